@@ -13,6 +13,7 @@
  * cu_seqlens, kv_lens, row_offsets, ids, positions, rows, labels and weights live in device memory, so that a captured CUDA
  * graph can be replayed on the next batch.
  *
+ * Dimensions are int32 (a 64-bit argument would cost a BigInt on every call); products of dimensions are formed in 64 bits.
  * Memory: `ml_ptr` arguments are addresses from ml_alloc (plus an offset); "host" arguments are ordinary host memory,
  * read or written before the call returns. All leading dimensions (ld*) count elements, not bytes.
  *
@@ -73,109 +74,109 @@ int32_t ml_download(ml_ctx* ctx, void* dst_host, ml_ptr src, uint64_t bytes);
 int32_t ml_copy(ml_ctx* ctx, ml_ptr dst, ml_ptr src, uint64_t bytes);
 int32_t ml_zero(ml_ctx* ctx, ml_ptr dst, uint64_t bytes);
 /* dst[i, j] = convert(src[i, j]), i < rows, j < cols; src dense in host memory, dst rows ld_dst apart. */
-int32_t ml_upload_2d(ml_ctx* ctx, int64_t rows, int64_t cols, const void* src_host, int32_t src_dtype, ml_ptr dst,
-                     int32_t dst_dtype, int64_t ld_dst);
+int32_t ml_upload_2d(ml_ctx* ctx, int32_t rows, int32_t cols, const void* src_host, int32_t src_dtype, ml_ptr dst,
+                     int32_t dst_dtype, int32_t ld_dst);
 /* dst[i, j] = src[i, j]: strided device copy within one dtype. */
-int32_t ml_copy_2d(ml_ctx* ctx, int64_t rows, int64_t cols, int32_t dtype, ml_ptr src, int64_t ld_src, ml_ptr dst,
-                   int64_t ld_dst);
+int32_t ml_copy_2d(ml_ctx* ctx, int32_t rows, int32_t cols, int32_t dtype, ml_ptr src, int32_t ld_src, ml_ptr dst,
+                   int32_t ld_dst);
 
 /* ---- matrix product: tests, benchmarks and whatever has no operator of its own ---------------------------------- */
 
 /* c [M, N] (f32 on the CPU) = alpha * op(a) op(b) + beta * c. trans_a: a is [K, M]; trans_b: b is [N, K]. */
-int32_t ml_gemm(ml_ctx* ctx, int32_t trans_a, int32_t trans_b, int64_t M, int64_t N, int64_t K, float alpha, ml_ptr a,
-                int32_t a_dtype, int64_t lda, ml_ptr b, int32_t b_dtype, int64_t ldb, float beta, ml_ptr c,
-                int32_t c_dtype, int64_t ldc);
+int32_t ml_gemm(ml_ctx* ctx, int32_t trans_a, int32_t trans_b, int32_t M, int32_t N, int32_t K, float alpha, ml_ptr a,
+                int32_t a_dtype, int32_t lda, ml_ptr b, int32_t b_dtype, int32_t ldb, float beta, ml_ptr c,
+                int32_t c_dtype, int32_t ldc);
 
 /* ---- model operators: T rows of activations of type `dtype` ----------------------------------------------------- */
 
 /* out [T, ldo] = table[ids] ; table [V, d] of type wdtype, ids int32 [T]. Ids outside 0..V-1 are an error. */
-int32_t ml_embedding_forward(ml_ctx* ctx, int64_t T, int64_t d, int64_t V, ml_ptr table, int32_t wdtype, ml_ptr ids,
-                             ml_ptr out, int64_t ldo, int32_t dtype);
+int32_t ml_embedding_forward(ml_ctx* ctx, int32_t T, int32_t d, int32_t V, ml_ptr table, int32_t wdtype, ml_ptr ids,
+                             ml_ptr out, int32_t ldo, int32_t dtype);
 
 /* sum = x + delta (delta NULL: sum = x, and sum may be NULL); y = sum / rms(sum) * weight; rstd f32 [T] = 1 / rms.
  * x, delta, sum dense [T, d]; y [T, ldy]; weight f32 [d]. */
-int32_t ml_rmsnorm_forward(ml_ctx* ctx, int64_t T, int64_t d, float eps, ml_ptr x, ml_ptr delta, ml_ptr weight,
-                           ml_ptr sum, ml_ptr y, int64_t ldy, ml_ptr rstd, int32_t dtype);
+int32_t ml_rmsnorm_forward(ml_ctx* ctx, int32_t T, int32_t d, float eps, ml_ptr x, ml_ptr delta, ml_ptr weight,
+                           ml_ptr sum, ml_ptr y, int32_t ldy, ml_ptr rstd, int32_t dtype);
 /* dx += d rmsnorm(x) / dx applied to dy; x dense [T, d] is the normalised input (`sum` above), dx dense [T, d], dy [T, lddy]. */
-int32_t ml_rmsnorm_backward(ml_ctx* ctx, int64_t T, int64_t d, ml_ptr x, ml_ptr weight, ml_ptr rstd, ml_ptr dy,
-                            int64_t lddy, ml_ptr dx, int32_t dtype);
+int32_t ml_rmsnorm_backward(ml_ctx* ctx, int32_t T, int32_t d, ml_ptr x, ml_ptr weight, ml_ptr rstd, ml_ptr dy,
+                            int32_t lddy, ml_ptr dx, int32_t dtype);
 
 /* theta (f32) -> what the GEMMs read: s_g B_g into the columns of W behind d_in, and A into a_cast [Q, d_in] of type
  * dtype (a_cast NULL where activations are f32: A is then read from theta itself). */
-int32_t ml_lora_refresh(ml_ctx* ctx, int64_t d_in, int32_t G, const int32_t* groups_host, const float* scales_host,
-                        ml_ptr theta, ml_ptr W, int32_t wdtype, int64_t ldw, ml_ptr a_cast, int32_t dtype);
+int32_t ml_lora_refresh(ml_ctx* ctx, int32_t d_in, int32_t G, const int32_t* groups_host, const float* scales_host,
+                        ml_ptr theta, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr a_cast, int32_t dtype);
 /* h = x A^T behind x; y [T, ldy] = x W^T + sum_g s_g h_g B_g^T + bias. A [Q, d_in] of type dtype; bias f32 [N] or NULL. */
-int32_t ml_linear_forward(ml_ctx* ctx, int64_t T, int64_t d_in, int32_t G, const int32_t* groups_host, ml_ptr xh,
-                          int64_t ldx, ml_ptr A, ml_ptr W, int32_t wdtype, int64_t ldw, ml_ptr bias, ml_ptr y,
-                          int64_t ldy, int32_t dtype);
+int32_t ml_linear_forward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr xh,
+                          int32_t ldx, ml_ptr A, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr bias, ml_ptr y,
+                          int32_t ldy, int32_t dtype);
 /* g_h = s dY B behind dx; dx = dY W + g_h A (need_dx = 0 computes g_h alone). dy [T, lddy]. Overwrites gxh. */
-int32_t ml_linear_backward(ml_ctx* ctx, int64_t T, int64_t d_in, int32_t G, const int32_t* groups_host, ml_ptr dy,
-                           int64_t lddy, ml_ptr A, ml_ptr W, int32_t wdtype, int64_t ldw, int32_t need_dx, ml_ptr gxh,
-                           int64_t ldg, int32_t dtype);
+int32_t ml_linear_backward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr dy,
+                           int32_t lddy, ml_ptr A, ml_ptr W, int32_t wdtype, int32_t ldw, int32_t need_dx, ml_ptr gxh,
+                           int32_t ldg, int32_t dtype);
 /* out_i [p, q] (f32) = beta * out_i + alpha * a_i^T b_i over the rows of segment i; out_i starts out_stride elements
  * after out_{i-1}. Per-sample adapter gradients: grad_A = outer(g_h, x), grad_B = s * outer(dY, h); core: outer(g_h, h).
  * cu_seqlens int32 [S + 1]. */
-int32_t ml_segment_outer(ml_ctx* ctx, int64_t S, ml_ptr cu_seqlens, int64_t p, int64_t q, ml_ptr a,
-                         int64_t lda, ml_ptr b, int64_t ldb, int32_t dtype, float alpha, float beta, ml_ptr out,
-                         int64_t out_stride);
+int32_t ml_segment_outer(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t p, int32_t q, ml_ptr a,
+                         int32_t lda, ml_ptr b, int32_t ldb, int32_t dtype, float alpha, float beta, ml_ptr out,
+                         int32_t out_stride);
 /* out [S, q] (f32), rows ld_out apart = mean of the rows of each segment of a [T, lda], first q columns. */
-int32_t ml_segment_mean(ml_ctx* ctx, int64_t S, ml_ptr cu_seqlens, int64_t q, ml_ptr a, int64_t lda,
-                        int32_t dtype, ml_ptr out, int64_t ld_out);
+int32_t ml_segment_mean(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t q, ml_ptr a, int32_t lda,
+                        int32_t dtype, ml_ptr out, int32_t ld_out);
 
 /* In place on x [T, ldx]: rotates `heads` consecutive heads of D. Halves are paired as in Hugging Face Llama
  * (x_j with x_{j + D/2}). cos, sin f32 [positions, D/2]; positions int32 [T]. inverse = 1 rotates back (the backward). */
-int32_t ml_rope(ml_ctx* ctx, int64_t T, int64_t heads, int64_t D, ml_ptr x, int64_t ldx, ml_ptr cos, ml_ptr sin,
-                ml_ptr positions, int64_t n_positions, int32_t inverse, int32_t dtype);
+int32_t ml_rope(ml_ctx* ctx, int32_t T, int32_t heads, int32_t D, ml_ptr x, int32_t ldx, ml_ptr cos, ml_ptr sin,
+                ml_ptr positions, int32_t n_positions, int32_t inverse, int32_t dtype);
 
 /* Causal attention within each segment; query head i reads key/value head i / (H / K). Rows of q [T, H*D], k and v
  * [T, K*D] are ldqkv apart (three parts of one buffer). out [T, ldo]; lse f32 [T, H] = log-sum-exp of the scaled scores.
  * max_length bounds the longest segment. kv_lens int32 [S] or NULL: only the first kv_lens[i] rows of segment i serve as keys (right padding). */
-int32_t ml_attention_forward(ml_ctx* ctx, int64_t S, int64_t max_length, ml_ptr cu_seqlens, ml_ptr kv_lens, int64_t H,
-                             int64_t K, int64_t D, float scale, ml_ptr q, ml_ptr k, ml_ptr v, int64_t ldqkv,
-                             ml_ptr out, int64_t ldo, ml_ptr lse, int32_t dtype);
+int32_t ml_attention_forward(ml_ctx* ctx, int32_t S, int32_t max_length, ml_ptr cu_seqlens, ml_ptr kv_lens, int32_t H,
+                             int32_t K, int32_t D, float scale, ml_ptr q, ml_ptr k, ml_ptr v, int32_t ldqkv,
+                             ml_ptr out, int32_t ldo, ml_ptr lse, int32_t dtype);
 /* dq, dk, dv overwrite three parts of one buffer with rows lddqkv apart. work f32 [T, H] is scratch. */
-int32_t ml_attention_backward(ml_ctx* ctx, int64_t S, int64_t max_length, ml_ptr cu_seqlens, ml_ptr kv_lens, int64_t H,
-                              int64_t K, int64_t D, float scale, ml_ptr q, ml_ptr k, ml_ptr v, int64_t ldqkv,
-                              ml_ptr out, int64_t ldo, ml_ptr lse, ml_ptr dout, int64_t lddout, ml_ptr dq, ml_ptr dk,
-                              ml_ptr dv, int64_t lddqkv, ml_ptr work, int32_t dtype);
+int32_t ml_attention_backward(ml_ctx* ctx, int32_t S, int32_t max_length, ml_ptr cu_seqlens, ml_ptr kv_lens, int32_t H,
+                              int32_t K, int32_t D, float scale, ml_ptr q, ml_ptr k, ml_ptr v, int32_t ldqkv,
+                              ml_ptr out, int32_t ldo, ml_ptr lse, ml_ptr dout, int32_t lddout, ml_ptr dq, ml_ptr dk,
+                              ml_ptr dv, int32_t lddqkv, ml_ptr work, int32_t dtype);
 
 /* y [T, ldy] = silu(gate) * up; gate_up [T, 2f] dense, gate first. */
-int32_t ml_swiglu_forward(ml_ctx* ctx, int64_t T, int64_t f, ml_ptr gate_up, ml_ptr y, int64_t ldy, int32_t dtype);
+int32_t ml_swiglu_forward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, ml_ptr y, int32_t ldy, int32_t dtype);
 /* dgate_up [T, 2f] dense, may be gate_up itself; dy [T, lddy]. */
-int32_t ml_swiglu_backward(ml_ctx* ctx, int64_t T, int64_t f, ml_ptr gate_up, ml_ptr dy, int64_t lddy, ml_ptr dgate_up,
+int32_t ml_swiglu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, ml_ptr dy, int32_t lddy, ml_ptr dgate_up,
                            int32_t dtype);
 
 /* out [R, d] = x[rows], out rows ldo apart; x [.., ldx]. */
-int32_t ml_gather_rows(ml_ctx* ctx, int64_t R, int64_t d, ml_ptr x, int64_t ldx, ml_ptr rows, ml_ptr out, int64_t ldo,
+int32_t ml_gather_rows(ml_ctx* ctx, int32_t R, int32_t d, ml_ptr x, int32_t ldx, ml_ptr rows, ml_ptr out, int32_t ldo,
                        int32_t dtype);
 /* out [T, ldo] = 0, then out[rows] = x; x [R, ldx]. */
-int32_t ml_scatter_rows(ml_ctx* ctx, int64_t R, int64_t T, int64_t d, ml_ptr x, int64_t ldx, ml_ptr rows, ml_ptr out,
-                        int64_t ldo, int32_t dtype);
+int32_t ml_scatter_rows(ml_ctx* ctx, int32_t R, int32_t T, int32_t d, ml_ptr x, int32_t ldx, ml_ptr rows, ml_ptr out,
+                        int32_t ldo, int32_t dtype);
 
 /* LM head and cross-entropy in one, over chunks that fit in `work`; whole logits are never stored.
  * x dense [R, d]; W [V, ldw]; labels int32 [R]; seeds f32 [R] = dL/d(loss of the row), 1/n_i of its sample for unit seeds.
  * losses f32 [R] = -log softmax(x W^T)[label]; argmax int32 [R] or NULL; dx dense [R, d] or NULL (no backward).
  * Errors when work cannot hold one chunk; ml_head_work_bytes tells what `rows` rows a chunk need. */
-int32_t ml_head_cross_entropy(ml_ctx* ctx, int64_t R, int64_t d, int64_t V, ml_ptr x, ml_ptr W, int32_t wdtype,
-                              int64_t ldw, ml_ptr labels, ml_ptr seeds, ml_ptr losses, ml_ptr argmax, ml_ptr dx,
+int32_t ml_head_cross_entropy(ml_ctx* ctx, int32_t R, int32_t d, int32_t V, ml_ptr x, ml_ptr W, int32_t wdtype,
+                              int32_t ldw, ml_ptr labels, ml_ptr seeds, ml_ptr losses, ml_ptr argmax, ml_ptr dx,
                               ml_ptr work, uint64_t work_bytes, int32_t dtype);
-uint64_t ml_head_work_bytes(ml_ctx* ctx, int64_t rows, int64_t V, int32_t dtype);
+uint64_t ml_head_work_bytes(ml_ctx* ctx, int32_t rows, int32_t V, int32_t dtype);
 /* out f64 [S] = sums of values f32 over row_offsets int32 [S + 1] (per-sample losses from per-row losses). */
-int32_t ml_segment_sum(ml_ctx* ctx, int64_t S, ml_ptr row_offsets, ml_ptr values, ml_ptr out);
+int32_t ml_segment_sum(ml_ctx* ctx, int32_t S, ml_ptr row_offsets, ml_ptr values, ml_ptr out);
 
 /* ---- flat vectors of adapter parameters, all f32 ----------------------------------------------------------------- */
 
 /* out f64 [n], out[i] = sum_j a[i * lda + j] * b[i * ldb + j], j < P; ldb = 0 shares one b (similarity to V),
  * b = a gives squared norms. Accumulated in double, in an order that does not depend on the number of threads. */
-int32_t ml_row_dots(ml_ctx* ctx, int64_t n, int64_t P, ml_ptr a, int64_t lda, ml_ptr b, int64_t ldb, ml_ptr out);
+int32_t ml_row_dots(ml_ctx* ctx, int32_t n, int32_t P, ml_ptr a, int32_t lda, ml_ptr b, int32_t ldb, ml_ptr out);
 /* y [P] = beta * y + sum_i weights[i] * x[i * ldx + .]; weights f32 [n]. Weighted combine, accumulation, EMA. */
-int32_t ml_combine(ml_ctx* ctx, int64_t n, int64_t P, ml_ptr weights, ml_ptr x, int64_t ldx, float beta,
+int32_t ml_combine(ml_ctx* ctx, int32_t n, int32_t P, ml_ptr weights, ml_ptr x, int32_t ldx, float beta,
                    ml_ptr y);
 /* out = g / (sqrt(v / bias2) + eps): the Adam preconditioner of similarity exact-adam (algorithms 5.1). */
-int32_t ml_adam_precondition(ml_ctx* ctx, int64_t P, ml_ptr g, ml_ptr v, double bias2, double eps, ml_ptr out);
+int32_t ml_adam_precondition(ml_ctx* ctx, int32_t P, ml_ptr g, ml_ptr v, double bias2, double eps, ml_ptr out);
 /* g' = grad_scale * g; m = b1 m + (1-b1) g'; v = b2 v + (1-b2) g'^2; theta -= lr * wd * theta;
  * theta -= lr * (m / bias1) / (sqrt(v / bias2) + eps). AdamW, decoupled decay; bias_k = 1 - b_k^t, from the caller. */
-int32_t ml_adam(ml_ctx* ctx, int64_t P, ml_ptr theta, ml_ptr g, ml_ptr m, ml_ptr v, double lr, double b1, double b2,
+int32_t ml_adam(ml_ctx* ctx, int32_t P, ml_ptr theta, ml_ptr g, ml_ptr m, ml_ptr v, double lr, double b1, double b2,
                 double eps, double weight_decay, double bias1, double bias2, double grad_scale);
 
 #ifdef __cplusplus

@@ -1,0 +1,85 @@
+/**
+ * The second floor of the boundary: finds and loads a native library, checks its ABI version, and turns a failed status
+ * into an error that carries the library's own message.
+ */
+import { ABI_VERSION, symbols } from "./symbols.ts";
+
+/** A native operator failed; the message names the operation and the shapes. */
+export class NativeError extends Error {
+  override name = "NativeError";
+}
+
+/** Which of the two libraries: they export the same symbols. */
+export type Backend = "cpu" | "cuda";
+
+type Library = Deno.DynamicLibrary<typeof symbols>;
+
+/**
+ * Where the library of a backend may lie, best first: `METALORA_LIBRARY_DIR`, then `build/` beside the program's own source
+ * (which is also where `deno compile` embeds it).
+ */
+export function libraryCandidates(backend: Backend): string[] {
+  const file = `libmetalora_${backend}.so`;
+  const directory = Deno.env.get("METALORA_LIBRARY_DIR");
+  const own = new URL(`../build/${file}`, import.meta.url);
+  return [...(directory ? [`${directory}/${file}`] : []), ...(own.protocol === "file:" ? [own.pathname] : [])];
+}
+
+const loaded = new Map<Backend, Native>();
+
+/** A loaded native library. */
+export class Native {
+  readonly symbols: Library["symbols"];
+
+  private constructor(readonly library: Library, readonly path: string) {
+    this.symbols = library.symbols;
+  }
+
+  /**
+   * Loads the library of a backend, once per process.
+   * @throws {NativeError} when it is missing, cannot be opened or speaks another ABI version
+   */
+  static load(backend: Backend): Native {
+    const known = loaded.get(backend);
+    if (known) return known;
+    const tried: string[] = [];
+    for (const path of libraryCandidates(backend)) {
+      let library: Library;
+      try {
+        library = Deno.dlopen(path, symbols);
+      } catch (error) {
+        tried.push(`${path} (${error instanceof Error ? error.message.split("\n")[0] : error})`);
+        continue;
+      }
+      const version = library.symbols.ml_abi_version();
+      if (version !== ABI_VERSION) {
+        library.close();
+        throw new NativeError(
+          `Cannot use ${path}: its ABI version is ${version}, this program needs ${ABI_VERSION}. Rebuild it: make`,
+        );
+      }
+      const native = new Native(library, path);
+      loaded.set(backend, native);
+      return native;
+    }
+    throw new NativeError(`Cannot load the ${backend} library: tried ${tried.join(", ")}. Build it: make`);
+  }
+
+  /** Closes the library. Only for programs that must leave nothing open (tests); every Device must be closed before. */
+  close(): void {
+    for (const [backend, native] of loaded) if (native === this) loaded.delete(backend);
+    this.library.close();
+  }
+
+  /** The last message of a context, or of the last failed `ml_create` when the context is null. */
+  lastError(ctx: Deno.PointerValue): string {
+    return readText((text, capacity) => this.symbols.ml_last_error(ctx, text, capacity));
+  }
+}
+
+/** Reads a C string that a function copies into a buffer of a given capacity. */
+export function readText(fill: (text: Uint8Array<ArrayBuffer>, capacity: number) => number): string {
+  const text = new Uint8Array(4096);
+  const length = Math.max(0, Math.min(fill(text, text.length), text.length - 1));
+  return new TextDecoder().decode(text.subarray(0, length));
+}

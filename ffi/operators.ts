@@ -1,0 +1,394 @@
+/**
+ * The operators of `metalora.h` on tensors. One function an operator, in the header's order; leading dimensions and types
+ * come from the tensors, `T` says how many of the rows that a buffer has room for are in use.
+ */
+import { type Device, dtypeCode, type Tensor } from "./device.ts";
+
+type Host = Uint8Array<ArrayBuffer> | Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer> | Int32Array<ArrayBuffer>;
+
+const pointer = (tensor: Tensor | null): Deno.PointerValue => tensor === null ? null : tensor.pointer;
+
+/** The matrices that read one input: see metalora.h. `table` is [G, 2] = (d_out, r). */
+export interface Groups {
+  readonly count: number;
+  readonly table: Int32Array<ArrayBuffer>;
+  readonly scales: Float32Array<ArrayBuffer>;
+}
+
+// ---- memory ----
+
+/** Host array → device, as many bytes as the array has. */
+export function upload(dev: Device, dst: Tensor, src: Host): void {
+  dev.check(dev.symbols.ml_upload(dev.ctx, dst.pointer, bytesOf(src), BigInt(src.byteLength)));
+}
+
+/** Device → host array, as many bytes as the array has. */
+export function download(dev: Device, dst: Host, src: Tensor): void {
+  dev.check(dev.symbols.ml_download(dev.ctx, bytesOf(dst), src.pointer, BigInt(dst.byteLength)));
+}
+
+const bytesOf = (array: Host): Uint8Array<ArrayBuffer> => new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+
+/** Converts dense host rows of `srcDtype` into the rows of dst. */
+export function upload2d(
+  dev: Device,
+  rows: number,
+  cols: number,
+  src: Uint8Array<ArrayBuffer>,
+  srcDtype: "f32" | "bf16" | "f16",
+  dst: Tensor,
+): void {
+  dev.check(dev.symbols.ml_upload_2d(dev.ctx, rows, cols, src, dtypeCode(srcDtype), dst.pointer, dtypeCode(dst.dtype), dst.ld));
+}
+
+/** dst = src, rows × cols, within one type. */
+export function copy2d(dev: Device, rows: number, cols: number, src: Tensor, dst: Tensor): void {
+  dev.check(dev.symbols.ml_copy_2d(dev.ctx, rows, cols, dtypeCode(src.dtype), src.pointer, src.ld, dst.pointer, dst.ld));
+}
+
+/** Sets the first `rows` rows (row padding included) to zero. */
+export function zero(dev: Device, dst: Tensor, rows = dst.rows): void {
+  const bytes = dst.bytes / dst.rows * rows;
+  dev.check(dev.symbols.ml_zero(dev.ctx, dst.pointer, BigInt(bytes)));
+}
+
+/** Copies the whole of a dense tensor. */
+export function copy(dev: Device, dst: Tensor, src: Tensor): void {
+  dev.check(dev.symbols.ml_copy(dev.ctx, dst.pointer, src.pointer, BigInt(src.bytes)));
+}
+
+// ---- matrix product ----
+
+/** c [M,N] = alpha · op(a) op(b) + beta · c; `transA`: a is [K,M], `transB`: b is [N,K]. */
+export function gemm(
+  dev: Device,
+  { M, N, K, a, b, c, transA = false, transB = false, alpha = 1, beta = 0 }: {
+    M: number;
+    N: number;
+    K: number;
+    a: Tensor;
+    b: Tensor;
+    c: Tensor;
+    transA?: boolean;
+    transB?: boolean;
+    alpha?: number;
+    beta?: number;
+  },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_gemm(dev.ctx, transA ? 1 : 0, transB ? 1 : 0, M, N, K, alpha, a.pointer, dtypeCode(a.dtype), a.ld,
+    b.pointer, dtypeCode(b.dtype), b.ld, beta, c.pointer, dtypeCode(c.dtype), c.ld));
+}
+
+// ---- model operators ----
+
+/** out [T,d] = table[ids]. */
+export function embeddingForward(dev: Device, T: number, { table, ids, out }: { table: Tensor; ids: Tensor; out: Tensor }): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_embedding_forward(dev.ctx, T, table.cols, table.rows, table.pointer, dtypeCode(table.dtype),
+    ids.pointer, out.pointer, out.ld, dtypeCode(out.dtype)));
+}
+
+/** sum = x + delta; y = sum / rms(sum) · weight. `delta` null: sum is x itself and is not written. */
+export function rmsnormForward(
+  dev: Device,
+  T: number,
+  { x, delta, weight, eps, sum, y, rstd }: {
+    x: Tensor;
+    delta: Tensor | null;
+    weight: Tensor;
+    eps: number;
+    sum: Tensor | null;
+    y: Tensor;
+    rstd: Tensor;
+  },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_rmsnorm_forward(dev.ctx, T, weight.cols, eps, x.pointer, pointer(delta), weight.pointer, pointer(sum),
+    y.pointer, y.ld, rstd.pointer, dtypeCode(x.dtype)));
+}
+
+/** dx += ∂rmsnorm(x)/∂x · dy. */
+export function rmsnormBackward(
+  dev: Device,
+  T: number,
+  { x, weight, rstd, dy, dx }: { x: Tensor; weight: Tensor; rstd: Tensor; dy: Tensor; dx: Tensor },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_rmsnorm_backward(dev.ctx, T, weight.cols, x.pointer, weight.pointer, rstd.pointer, dy.pointer, dy.ld,
+    dx.pointer, dtypeCode(x.dtype)));
+}
+
+/** theta → s·B in the columns of W behind d_in, and A cast to the activation type where that is not f32. */
+export function loraRefresh(
+  dev: Device,
+  { dIn, groups, theta, W, aCast, dtype }: {
+    dIn: number;
+    groups: Groups;
+    theta: Tensor;
+    W: Tensor;
+    aCast: Tensor | null;
+    dtype: "f32" | "bf16";
+  },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_lora_refresh(dev.ctx, dIn, groups.count, groups.table, groups.scales, theta.pointer, W.pointer,
+    dtypeCode(W.dtype), W.ld, pointer(aCast), dtypeCode(dtype)));
+}
+
+/** h = x Aᵀ behind x; y = x Wᵀ + Σ s h_g B_gᵀ + bias. */
+export function linearForward(
+  dev: Device,
+  T: number,
+  { dIn, groups, xh, A, W, bias, y }: {
+    dIn: number;
+    groups: Groups;
+    xh: Tensor;
+    A: Tensor | null;
+    W: Tensor;
+    bias: Tensor | null;
+    y: Tensor;
+  },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_linear_forward(dev.ctx, T, dIn, groups.count, groups.table, xh.pointer, xh.ld, pointer(A), W.pointer,
+    dtypeCode(W.dtype), W.ld, pointer(bias), y.pointer, y.ld, dtypeCode(y.dtype)));
+}
+
+/** g_h = s dY B behind dx; dx = dY W + g_h A. `needDx: false` computes g_h alone. */
+export function linearBackward(
+  dev: Device,
+  T: number,
+  { dIn, groups, dy, A, W, gxh, needDx = true }: {
+    dIn: number;
+    groups: Groups;
+    dy: Tensor;
+    A: Tensor | null;
+    W: Tensor;
+    gxh: Tensor;
+    needDx?: boolean;
+  },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_linear_backward(dev.ctx, T, dIn, groups.count, groups.table, dy.pointer, dy.ld, pointer(A), W.pointer,
+    dtypeCode(W.dtype), W.ld, needDx ? 1 : 0, gxh.pointer, gxh.ld, dtypeCode(dy.dtype)));
+}
+
+/** out_i [p,q] = beta · out_i + alpha · a_iᵀ b_i over the rows of segment i; `stride` elements from one out_i to the next. */
+export function segmentOuter(
+  dev: Device,
+  S: number,
+  { cu, p, q, a, b, out, stride = 0, alpha = 1, beta = 0 }: {
+    cu: Tensor;
+    p: number;
+    q: number;
+    a: Tensor;
+    b: Tensor;
+    out: Tensor;
+    stride?: number;
+    alpha?: number;
+    beta?: number;
+  },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_segment_outer(dev.ctx, S, cu.pointer, p, q, a.pointer, a.ld, b.pointer, b.ld, dtypeCode(a.dtype),
+    alpha, beta, out.pointer, stride));
+}
+
+/** out [S,q] = the mean row of each segment. */
+export function segmentMean(dev: Device, S: number, { cu, q, a, out }: { cu: Tensor; q: number; a: Tensor; out: Tensor }): void {
+  dev.check(dev.symbols.ml_segment_mean(dev.ctx, S, cu.pointer, q, a.pointer, a.ld, dtypeCode(a.dtype), out.pointer, out.ld));
+}
+
+/** Rotates `heads` heads of size D in place; cos and sin [positions, D/2]. */
+export function rope(
+  dev: Device,
+  T: number,
+  { heads, D, x, cos, sin, positions, inverse = false }: {
+    heads: number;
+    D: number;
+    x: Tensor;
+    cos: Tensor;
+    sin: Tensor;
+    positions: Tensor;
+    inverse?: boolean;
+  },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_rope(dev.ctx, T, heads, D, x.pointer, x.ld, cos.pointer, sin.pointer, positions.pointer, cos.rows,
+    inverse ? 1 : 0, dtypeCode(x.dtype)));
+}
+
+/** The segments of a packed batch on the device. */
+export interface Segments {
+  readonly count: number;
+  readonly maxLength: number;
+  readonly cu: Tensor;
+  /** Keys per segment when the rest is right padding, else null. */
+  readonly kvLens: Tensor | null;
+}
+
+/** Causal grouped-query attention within each segment; q, k, v are column ranges of one buffer. */
+export function attentionForward(
+  dev: Device,
+  segments: Segments,
+  { H, K, D, scale, q, k, v, out, lse }: {
+    H: number;
+    K: number;
+    D: number;
+    scale: number;
+    q: Tensor;
+    k: Tensor;
+    v: Tensor;
+    out: Tensor;
+    lse: Tensor;
+  },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_attention_forward(dev.ctx, segments.count, segments.maxLength, segments.cu.pointer,
+    pointer(segments.kvLens), H, K, D, scale, q.pointer, k.pointer, v.pointer, q.ld, out.pointer, out.ld, lse.pointer,
+    dtypeCode(q.dtype)));
+}
+
+/** dq, dk, dv from dout; probabilities are recomputed from lse. */
+export function attentionBackward(
+  dev: Device,
+  segments: Segments,
+  { H, K, D, scale, q, k, v, out, lse, dout, dq, dk, dv, work }: {
+    H: number;
+    K: number;
+    D: number;
+    scale: number;
+    q: Tensor;
+    k: Tensor;
+    v: Tensor;
+    out: Tensor;
+    lse: Tensor;
+    dout: Tensor;
+    dq: Tensor;
+    dk: Tensor;
+    dv: Tensor;
+    work: Tensor;
+  },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_attention_backward(dev.ctx, segments.count, segments.maxLength, segments.cu.pointer,
+    pointer(segments.kvLens), H, K, D, scale, q.pointer, k.pointer, v.pointer, q.ld, out.pointer, out.ld, lse.pointer,
+    dout.pointer, dout.ld, dq.pointer, dk.pointer, dv.pointer, dq.ld, work.pointer, dtypeCode(q.dtype)));
+}
+
+/** y [T,f] = silu(gate) · up. */
+export function swigluForward(dev: Device, T: number, { f, gateUp, y }: { f: number; gateUp: Tensor; y: Tensor }): void {
+  dev.check(dev.symbols.ml_swiglu_forward(dev.ctx, T, f, gateUp.pointer, y.pointer, y.ld, dtypeCode(y.dtype)));
+}
+
+/** dGateUp [T,2f] from dy [T,f]; may overwrite gateUp. */
+export function swigluBackward(
+  dev: Device,
+  T: number,
+  { f, gateUp, dy, dGateUp }: { f: number; gateUp: Tensor; dy: Tensor; dGateUp: Tensor },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_swiglu_backward(dev.ctx, T, f, gateUp.pointer, dy.pointer, dy.ld, dGateUp.pointer,
+    dtypeCode(gateUp.dtype)));
+}
+
+/** out [R,d] = x[rows]. */
+export function gatherRows(dev: Device, R: number, { x, rows, out }: { x: Tensor; rows: Tensor; out: Tensor }): void {
+  dev.check(
+    dev.symbols.ml_gather_rows(dev.ctx, R, out.cols, x.pointer, x.ld, rows.pointer, out.pointer, out.ld, dtypeCode(x.dtype)),
+  );
+}
+
+/** out [T,d] = 0, then out[rows] = x [R,d]. */
+export function scatterRows(dev: Device, R: number, T: number, { x, rows, out }: { x: Tensor; rows: Tensor; out: Tensor }): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_scatter_rows(dev.ctx, R, T, x.cols, x.pointer, x.ld, rows.pointer, out.pointer, out.ld,
+    dtypeCode(x.dtype)));
+}
+
+/** LM head and cross-entropy over R labelled rows; `dx` null computes losses (and argmax) alone. */
+export function headCrossEntropy(
+  dev: Device,
+  R: number,
+  { x, W, labels, seeds, losses, argmax, dx, work }: {
+    x: Tensor;
+    W: Tensor;
+    labels: Tensor;
+    seeds: Tensor;
+    losses: Tensor;
+    argmax: Tensor | null;
+    dx: Tensor | null;
+    work: Tensor;
+  },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_head_cross_entropy(dev.ctx, R, W.cols, W.rows, x.pointer, W.pointer, dtypeCode(W.dtype), W.ld,
+    labels.pointer, seeds.pointer, losses.pointer, pointer(argmax), pointer(dx), work.pointer, BigInt(work.bytes),
+    dtypeCode(x.dtype)));
+}
+
+/** Bytes of `work` that let headCrossEntropy take `rows` rows at a time. */
+export function headWorkBytes(dev: Device, rows: number, V: number): number {
+  return Number(dev.symbols.ml_head_work_bytes(dev.ctx, rows, V, dtypeCode(dev.activationDtype)));
+}
+
+/** out f64 [S] = sums of values over rowOffsets. */
+export function segmentSum(
+  dev: Device,
+  S: number,
+  { rowOffsets, values, out }: { rowOffsets: Tensor; values: Tensor; out: Tensor },
+): void {
+  dev.check(dev.symbols.ml_segment_sum(dev.ctx, S, rowOffsets.pointer, values.pointer, out.pointer));
+}
+
+// ---- flat vectors of adapter parameters ----
+
+/** Σ_j a_i[j] · b[j] for n rows of a, j over the columns of b; `b` with as many rows as n pairs row with row. */
+export function rowDots(dev: Device, n: number, { a, b, out }: { a: Tensor; b: Tensor; out: Tensor }): Float64Array<ArrayBuffer> {
+  const ldb = b.rows === 1 ? 0 : b.ld;
+  dev.check(dev.symbols.ml_row_dots(dev.ctx, n, b.cols, a.pointer, a.ld, b.pointer, ldb, out.pointer));
+  const sums = new Float64Array(n);
+  download(dev, sums, out);
+  return sums;
+}
+
+/** y = beta · y + Σ weights_i · x_i over the columns of y. */
+export function combine(
+  dev: Device,
+  n: number,
+  { weights, x, y, beta = 0 }: { weights: Tensor; x: Tensor; y: Tensor; beta?: number },
+): void {
+  dev.check(dev.symbols.ml_combine(dev.ctx, n, y.cols, weights.pointer, x.pointer, x.ld, beta, y.pointer));
+}
+
+/** out = g / (√(v / bias2) + eps): algorithms §5.1. */
+export function adamPrecondition(
+  dev: Device,
+  { g, v, bias2, eps, out }: { g: Tensor; v: Tensor; bias2: number; eps: number; out: Tensor },
+): void {
+  dev.check(dev.symbols.ml_adam_precondition(dev.ctx, g.cols, g.pointer, v.pointer, bias2, eps, out.pointer));
+}
+
+/** One AdamW update of all trained parameters; see lib/optim/adam.ts for who owns the numbers. */
+export function adam(
+  dev: Device,
+  { theta, grad, m, v, lr, beta1, beta2, eps, weightDecay, bias1, bias2, gradScale }: {
+    theta: Tensor;
+    grad: Tensor;
+    m: Tensor;
+    v: Tensor;
+    lr: number;
+    beta1: number;
+    beta2: number;
+    eps: number;
+    weightDecay: number;
+    bias1: number;
+    bias2: number;
+    gradScale: number;
+  },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_adam(dev.ctx, theta.cols, theta.pointer, grad.pointer, m.pointer, v.pointer, lr, beta1, beta2, eps,
+    weightDecay, bias1, bias2, gradScale));
+}

@@ -1,0 +1,66 @@
+/**
+ * Memory is planned, not discovered: everything that a run needs is reserved by name before step 0, then allocated in one
+ * block. The same reservations give `--dry-run` its table. (Design §4.)
+ */
+import { type Device, type Dtype, DTYPE_BYTES, type Memory, type Storage, Tensor } from "../../ffi/device.ts";
+
+/** What a reservation is for; a plan adds up by these. */
+export type Purpose = "weights" | "adapter" | "optimizer" | "reweighting" | "activations" | "workspace";
+
+const ALIGNMENT = 256;
+
+/** One block of device memory, laid out first and allocated once. */
+export class Arena implements Storage, Disposable {
+  #bytes = 0;
+  #memory: Memory | undefined;
+  readonly #purposes = new Map<Purpose, number>();
+
+  /** Reserves a [rows, cols] matrix with rows `ld` elements apart. Usable as an operand after `allocate`. */
+  reserve(
+    purpose: Purpose,
+    rows: number,
+    cols: number,
+    { dtype = "f32", ld = cols }: { dtype?: Dtype; ld?: number } = {},
+  ): Tensor {
+    if (this.#memory) throw new Error("Cannot reserve memory: the arena is allocated already");
+    const bytes = Math.ceil(rows * ld * DTYPE_BYTES[dtype] / ALIGNMENT) * ALIGNMENT;
+    const tensor = new Tensor(this, this.#bytes, rows, cols, dtype, ld);
+    this.#bytes += bytes;
+    this.#purposes.set(purpose, (this.#purposes.get(purpose) ?? 0) + bytes);
+    return tensor;
+  }
+
+  /** Bytes reserved so far, by purpose. */
+  plan(): Record<Purpose, number> {
+    const of = (purpose: Purpose) => this.#purposes.get(purpose) ?? 0;
+    return {
+      weights: of("weights"),
+      adapter: of("adapter"),
+      optimizer: of("optimizer"),
+      reweighting: of("reweighting"),
+      activations: of("activations"),
+      workspace: of("workspace"),
+    };
+  }
+
+  /** Bytes reserved in all. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** Takes the memory from the device, zero-filled. */
+  allocate(device: Device): void {
+    this.#memory = device.alloc(this.#bytes);
+  }
+
+  /** The base address. */
+  get address(): bigint {
+    if (!this.#memory) throw new Error("Cannot use a tensor: its arena is not allocated");
+    return this.#memory.address;
+  }
+
+  [Symbol.dispose](): void {
+    this.#memory?.close();
+    this.#memory = undefined;
+  }
+}
