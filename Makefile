@@ -1,0 +1,72 @@
+# Every target works as the first command in a fresh clone: what is missing (Deno, npm packages, the native library) is
+# fetched or built on the way. Needed on the machine: g++, node and npm. Nothing here needs CUDA.
+#
+#   make          build everything            make demo    META-LORA beside plain LoRA, in minutes
+#   make test     all tests                   make check   the gate: format, lint, types, docs, tests
+#   make bench    benchmarks                  make clean   remove what was built, keep what was fetched
+#
+#   DENO=/path/to/deno   use this Deno instead of the pinned one     ARGS="…"   more arguments for `make demo` and `make test`
+
+MACHINE := $(shell uname -m)
+DENO_VERSION := $(shell awk '$$1 == "$(MACHINE)" { print $$3 }' bootstrap/deno.pins)
+PINNED_DENO := $(CURDIR)/.tools/deno-$(or $(DENO_VERSION),unknown)/deno
+DENO ?= $(PINNED_DENO)
+PACKAGES := node_modules/.installed
+LIBRARY := build/libmetalora_cpu.so
+
+# `deno task` and the tests start other Deno processes: all of them are this one.
+export PATH := $(dir $(DENO)):$(PATH)
+# npm's own settings (registry, a company's certificates) hold for Deno's downloads, too.
+export DENO_TLS_CA_STORE ?= system,mozilla
+export DENO_NO_UPDATE_CHECK := 1
+export DENO_NO_PROMPT := 1
+
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+.PHONY: all demo test check bench doc clean distclean
+
+# Checked while the Makefile is read, so that it is the first and only message, also with make -j.
+ifneq ($(filter-out clean distclean,$(or $(MAKECMDGOALS),all)),)
+  MISSING := $(shell sh bootstrap/tools.sh $(or $(CXX:default=),g++) $(if $(wildcard $(DENO)),,node npm))
+  ifneq ($(MISSING),)
+    $(error $(MISSING))
+  endif
+endif
+
+all: $(DENO) $(PACKAGES) $(LIBRARY)
+
+-include kernels/kernels.mk
+
+$(PINNED_DENO): bootstrap/deno.pins bootstrap/deno.sh
+	@sh bootstrap/deno.sh $(@D) $(MACHINE)
+	@touch $@
+
+$(PACKAGES): deno.json deno.lock | $(DENO)
+	@if command -v npm >/dev/null && [ -z "$$NPM_CONFIG_REGISTRY" ]; then NPM_CONFIG_REGISTRY=$$(npm config get registry 2>/dev/null); export NPM_CONFIG_REGISTRY; fi; \
+	$(DENO) install --quiet --frozen
+	@touch $@
+
+demo: all
+	$(DENO) task --quiet metalora demo $(ARGS)
+
+test: all
+	@$(DENO) run --quiet --allow-read --allow-write --allow-env --allow-run tests/run.ts $(ARGS)
+
+check: all
+	$(DENO) fmt --check --quiet
+	$(DENO) lint --quiet
+	$(DENO) check --quiet
+	$(MAKE) --no-print-directory doc
+	$(MAKE) --no-print-directory test
+
+doc: all
+	$(DENO) test --doc --quiet --permit-no-files --allow-read --allow-write --allow-env --allow-sys --allow-ffi lib/
+
+bench: all
+	$(DENO) run --quiet --allow-ffi --allow-read --allow-write --allow-env --allow-sys --allow-run tests/bench/run.ts $(ARGS)
+
+clean:
+	rm -rf build coverage runs/demo
+
+distclean: clean
+	rm -rf .tools node_modules

@@ -1,0 +1,20 @@
+/**
+ * The one error that is meant for the person at the keyboard.
+ *
+ * Its message is complete by itself — "Cannot <action> <on what>: <value found>. <what to do>" — and the command line prints
+ * it as one line without a stack trace. Every other error is a defect of metalora.
+ */
+export class UserError extends Error {
+  override readonly name = "UserError";
+  /** 2: wrong usage, configuration or input data; 1: a run that failed. */
+  readonly exitCode: 1 | 2;
+
+  /**
+   * @param message One sentence or two: what was attempted, on what, the value found, what to do.
+   * @param exitCode Exit code of the program, 1 (a failed run) when omitted.
+   */
+  constructor(message: string, exitCode: 1 | 2 = 1) {
+    super(message);
+    this.exitCode = exitCode;
+  }
+}

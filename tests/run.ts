@@ -1,0 +1,36 @@
+/**
+ * Runs the tests of the project with sanitizers on and ends with one line, "N passed, N failed[, N skipped]".
+ *
+ *   deno run -A tests/run.ts [FILE | FOLDER | any option of deno test]…
+ *
+ * The counts come from the JUnit file that `deno test` writes, so what it prints on the terminal stays untouched (colours,
+ * progress), and its exit code is passed on.
+ */
+
+const permissions = ["ffi", "read", "write", "env", "sys", "run"].map((name) => `--allow-${name}`);
+const report = "build/tests.xml";
+
+Deno.mkdirSync("build", { recursive: true });
+try {
+  Deno.removeSync(report);
+} catch (error) {
+  if (!(error instanceof Deno.errors.NotFound)) throw error;
+}
+
+const { code } = await new Deno.Command(Deno.execPath(), {
+  args: ["test", "--quiet", "--parallel", ...permissions, `--junit-path=${report}`, ...Deno.args],
+  // Two modules at a time: the native library itself uses all cores.
+  env: { DENO_JOBS: Deno.env.get("DENO_JOBS") ?? "2" },
+  stdin: "null",
+}).spawn().status;
+
+try {
+  const cases = Deno.readTextFileSync(report).split("<testcase").slice(1);
+  const skipped = cases.filter((each) => each.includes("<skipped")).length;
+  const failed = cases.filter((each) => each.includes("<failure") || each.includes("<error")).length;
+  console.log(`${cases.length - failed - skipped} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ""}`);
+} catch (error) {
+  if (!(error instanceof Deno.errors.NotFound)) throw error;
+  console.error("Cannot run the tests: they did not start. See the messages above");
+}
+Deno.exit(code);
