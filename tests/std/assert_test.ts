@@ -108,9 +108,9 @@ Deno.test("assertThrows() demands the class and the text, and returns the error"
   assertThrows(() => assertThrows(thrower, RangeError, "elsewhere"), AssertionError, 'include "elsewhere"');
   assertThrows(() => assertThrows(() => 1), AssertionError, "Expected function to throw.");
   assertThrows(() => assertThrows(() => 1, Error, "", "note"), AssertionError, "Expected function to throw: note");
-  // deno-lint-ignore no-throw-literal
   assertStrictEquals(
     assertThrows(() => {
+      // deno-lint-ignore no-throw-literal
       throw "text";
     }),
     "text",
