@@ -1,0 +1,424 @@
+// attention.cpp: causal attention within segments, with grouped query heads, in tiles (FlashAttention: Dao et al. 2022,
+// arXiv:2205.14135). Nothing of size T x T exists; a thread works on ROWS queries and KEYS keys at a time.
+//
+//   s_ij = scale q_i . k_j  (j <= i, j < kv_len)     p_ij = exp(s_ij - lse_i)     out_i = sum_j p_ij v_j
+//   delta_i = dout_i . out_i                         ds_ij = p_ij (dout_i . v_j - delta_i) scale
+//   dq_i = sum_j ds_ij k_j        dk_j = sum_i ds_ij q_i        dv_j = sum_i p_ij dout_i
+//
+// Scores are kept transposed, [keys][rows]: then the softmax of VL rows runs in the lanes of one vector with no sum or
+// maximum across lanes, and every product of the forward and the backward has the form C += A B with A read one number at
+// a time and B along its rows, straight from q, k, v and dout. Only Q^T and dout^T are copied, once a strip of rows.
+#include "math.h"
+#include "ops.h"
+#include "vec.h"
+
+namespace metalora {
+namespace ML_ISA {
+
+// Register tile MR x 2 vectors: 12 accumulators of 16 registers, 24 of AVX-512's 32.
+constexpr int MR = VL == 16 ? 12 : 6;
+constexpr int PANEL = 2 * VL;     // rows whose scores are computed together
+constexpr int ROWS = 3 * PANEL;   // rows of a strip: a multiple of MR, so that products over rows have no remainder
+constexpr int KEYS = 96;          // keys of a tile: scores [96][48] are 18 KiB with AVX2
+constexpr int TILES = 2;          // tiles a task of the dk, dv pass: each strip is transposed once for both
+
+// ---- products ------------------------------------------------------------------------------------------------------
+
+// c [M, NV vectors, the last with `last` lanes] = (add ? c : 0) + sum_k a(i, k) b[k, :];  a(i, k) = a[i * ra + k * ca].
+template <int M, int NV, bool WHOLE>
+static void micro(int64_t K, const float* a, int64_t ra, int64_t ca, const float* b, int64_t ldb, float* c, int64_t ldc,
+                  int64_t last, bool add) {
+  vf acc[M][NV] = {};
+  if (add)
+    for (int i = 0; i < M; i++)
+      for (int j = 0; j < NV; j++) {
+        const float* at = c + i * ldc + j * VL;
+        acc[i][j] = WHOLE || j < NV - 1 ? load(at) : load_part(at, last);
+      }
+  for (int64_t k = 0; k < K; k++) {
+    vf bk[NV];
+    for (int j = 0; j < NV; j++) {
+      const float* at = b + k * ldb + j * VL;
+      bk[j] = WHOLE || j < NV - 1 ? load(at) : load_part(at, last);
+    }
+    for (int i = 0; i < M; i++) {
+      const vf ai = set1(a[i * ra + k * ca]);
+      for (int j = 0; j < NV; j++) acc[i][j] = fma(ai, bk[j], acc[i][j]);
+    }
+  }
+  for (int i = 0; i < M; i++)
+    for (int j = 0; j < NV; j++) {
+      float* at = c + i * ldc + j * VL;
+      if (WHOLE || j < NV - 1) store(at, acc[i][j]);
+      else store_part(at, acc[i][j], last);
+    }
+}
+
+// M rows of C, all N columns.
+template <int M>
+static void micro_row(int64_t N, int64_t K, const float* a, int64_t ra, int64_t ca, const float* b, int64_t ldb, float* c,
+                      int64_t ldc, bool add) {
+  int64_t j = 0;
+  for (; j + 2 * VL <= N; j += 2 * VL) micro<M, 2, true>(K, a, ra, ca, b + j, ldb, c + j, ldc, VL, add);
+  if (N - j > VL) micro<M, 2, false>(K, a, ra, ca, b + j, ldb, c + j, ldc, N - j - VL, add);
+  else if (N - j == VL) micro<M, 1, true>(K, a, ra, ca, b + j, ldb, c + j, ldc, VL, add);
+  else if (N > j) micro<M, 1, false>(K, a, ra, ca, b + j, ldb, c + j, ldc, N - j, add);
+}
+
+// C [M, N] = (add ? C : 0) + A B, where rows i .. i+m-1 only need k in begin(i) .. end(i + m)-1: the causal triangle.
+template <class Begin, class End>
+ML_INLINE void product(int64_t M, int64_t N, const float* a, int64_t ra, int64_t ca, const float* b, int64_t ldb, float* c,
+                       int64_t ldc, bool add, const Begin& begin, const End& end) {
+  for (int64_t i = 0; i < M;) {
+    const int64_t left = M - i, m = left >= MR ? MR : left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+    const int64_t k = begin(i), K = end(i + m) - k;
+    const float* ai = a + i * ra + k * ca;
+    const float* bi = b + k * ldb;
+    float* ci = c + i * ldc;
+    if (K <= 0 && add) { i += m; continue; }
+    switch (m) {
+      case MR: micro_row<MR>(N, K, ai, ra, ca, bi, ldb, ci, ldc, add); break;
+      case 8: micro_row<8>(N, K, ai, ra, ca, bi, ldb, ci, ldc, add); break;
+      case 4: micro_row<4>(N, K, ai, ra, ca, bi, ldb, ci, ldc, add); break;
+      case 2: micro_row<2>(N, K, ai, ra, ca, bi, ldb, ci, ldc, add); break;
+      default: micro_row<1>(N, K, ai, ra, ca, bi, ldb, ci, ldc, add);
+    }
+    i += m;
+  }
+}
+
+// ---- transposition ---------------------------------------------------------------------------------------------------
+
+ML_INLINE vi lanes() {
+  vi v = {};
+  for (int i = 0; i < VL; i++) v[i] = i;
+  return v;
+}
+
+// a[i][j] <-> a[j][i]: swaps blocks of 1, 2, 4 .. VL/2 off the diagonal (Eklundh 1972).
+ML_INLINE void transpose(vf a[VL]) {
+#pragma GCC unroll 4
+  for (int step = 1; step < VL; step *= 2) {
+    const vi upper = (lanes() & step) != 0;
+    const vi low = upper ? lanes() - step + VL : lanes(), high = upper ? lanes() + VL : lanes() + step;
+#pragma GCC unroll 16
+    for (int i = 0; i < VL; i++) {
+      if (i & step) continue;
+      const vf x = a[i], y = a[i + step];
+      a[i] = __builtin_shuffle(x, y, low);
+      a[i + step] = __builtin_shuffle(x, y, high);
+    }
+  }
+}
+
+// out [D][ROWS] = scale * x^T, x [rows, D]; columns behind `rows` are 0.
+static void transpose_strip(int64_t rows, int64_t D, const float* x, int64_t ldx, float scale, float* out) {
+  for (int64_t i = 0; i < ROWS; i += VL)
+    for (int64_t j = 0; j < D; j += VL) {
+      vf block[VL] = {};
+      const int64_t n = min64(VL, D - j), m = min64(VL, rows - i);
+      for (int64_t r = 0; r < m; r++) {
+        const float* at = x + (i + r) * ldx + j;
+        block[r] = (n == VL ? load(at) : load_part(at, n)) * scale;
+      }
+      transpose(block);
+      for (int64_t d = 0; d < n; d++) store(out + (j + d) * ROWS + i, block[d]);
+    }
+}
+
+// ---- what a task works on ------------------------------------------------------------------------------------------
+
+// One strip of rows of a segment, or one tile of keys: `first` counts from the start of the segment.
+struct Part {
+  int64_t start, length, keys;  // the segment: its first row in the stream, its rows, how many of them serve as keys
+  int64_t first, count;
+};
+
+struct Segments {
+  int64_t S;
+  const int32_t* cu;
+  const int32_t* kv_lens;
+  int64_t length(int64_t i) const { return cu[i + 1] - cu[i]; }
+  // How many parts of `size` rows all segments have.
+  int64_t parts(int64_t size) const {
+    int64_t n = 0;
+    for (int64_t i = 0; i < S; i++) n += ceil_div(length(i), size);
+    return n;
+  }
+  // Part `index` of them; within a segment the last comes first, since its rows see the most keys.
+  Part part(int64_t index, int64_t size) const {
+    int64_t i = 0, n;
+    for (; index >= (n = ceil_div(length(i), size)); i++) index -= n;
+    const int64_t first = (n - 1 - index) * size, keys = kv_lens ? min64(kv_lens[i], length(i)) : length(i);
+    return {cu[i], length(i), keys, first, min64(size, length(i) - first)};
+  }
+};
+
+// The keys of a tile that some row of the panel behind `row` may see: the tile starts at key k0 and has `keys`.
+ML_INLINE int64_t visible_keys(const Part& strip, int64_t row, int64_t k0, int64_t keys) {
+  const int64_t last = strip.first + min64(strip.count, row + PANEL) - 1;
+  return max64(0, min64(keys, last + 1 - k0));
+}
+
+// Lanes of rows first .. first+VL-1 that may see key j.
+ML_INLINE vi visible(int64_t first, int64_t j) { return lanes() >= (int32_t)(j - first); }
+
+static void zero_scores(float* s, int64_t from, int64_t to) {
+  for (int64_t j = from; j < to; j++)
+    for (int i = 0; i < PANEL; i += VL) store(s + j * ROWS + i, vf{});
+}
+
+// ---- forward ---------------------------------------------------------------------------------------------------------
+
+// Online softmax of one panel: s [keys][ROWS] becomes exp(s - max), max and sum [PANEL] are brought up to date, and
+// shrink [PANEL] is what earlier sums must be multiplied by.
+static void softmax_panel(float* s, int64_t keys, int64_t first_row, int64_t k0, float* max, float* sum, float* shrink) {
+  for (int i = 0; i < PANEL; i += VL) {
+    const vf before = load(max + i);
+    vf now = before;
+    const int64_t diagonal = max64(0, min64(keys, first_row + i + 1 - k0));  // keys before it are visible to all lanes
+    for (int64_t j = 0; j < diagonal; j++) now = vmax(load(s + j * ROWS + i), now);
+    for (int64_t j = diagonal; j < keys; j++) {
+      const vf x = visible(first_row + i, k0 + j) ? load(s + j * ROWS + i) : set1(-INFINITY);
+      store(s + j * ROWS + i, x);
+      now = vmax(x, now);
+    }
+    vf total = {};
+    for (int64_t j = 0; j < keys; j++) {
+      const vf p = vexp_negative(load(s + j * ROWS + i) - now);
+      store(s + j * ROWS + i, p);
+      total += p;
+    }
+    const vf factor = vexp_negative(before - now);
+    store(max + i, now);
+    store(sum + i, load(sum + i) * factor + total);
+    store(shrink + i, factor);
+  }
+}
+
+// Rows of q [T, H*D], k and v [T, K*D] are ldqkv apart; out [T, ldo]; lse [T, H].
+void attention_forward(Pool& pool, int64_t S, const int32_t* cu, const int32_t* kv_lens, int64_t H, int64_t K, int64_t D,
+                       float scale, const float* q, const float* k, const float* v, int64_t ldqkv, float* out, int64_t ldo,
+                       float* lse) {
+  const Segments segments = {S, cu, kv_lens};
+  const int64_t group = H / K;
+  parallel(pool, segments.parts(ROWS) * K, [&](int64_t task, int thread) {
+    const Part strip = segments.part(task / K, ROWS);
+    const int64_t kv = task % K, rows = strip.count, t0 = strip.start + strip.first;
+    const int64_t all_keys = min64(strip.first + rows, strip.keys);
+
+    const int64_t per_head = 2 * ROWS * D + 2 * ROWS;  // Q^T [D][ROWS], O [ROWS][D], max and sum [ROWS]
+    float* heads = (float*)pool.scratch(thread, 0, (size_t)(group * per_head + (KEYS + 1) * ROWS) * 4);
+    float* s = heads + group * per_head;  // [KEYS][ROWS]
+    float* shrink = s + KEYS * ROWS;      // [ROWS]
+
+    for (int64_t g = 0; g < group; g++) {
+      float* head = heads + g * per_head;
+      transpose_strip(rows, D, q + t0 * ldqkv + (kv * group + g) * D, ldqkv, scale, head);
+      memset(head + ROWS * D, 0, (size_t)ROWS * D * 4);
+      for (int64_t i = 0; i < ROWS; i++) {
+        head[2 * ROWS * D + i] = -INFINITY;
+        head[2 * ROWS * D + ROWS + i] = 0;
+      }
+    }
+
+    for (int64_t k0 = 0; k0 < all_keys; k0 += KEYS) {
+      const int64_t keys = min64(KEYS, all_keys - k0);
+      const float* kt = k + (strip.start + k0) * ldqkv + kv * D;  // [keys, D]
+      const float* vt = v + (strip.start + k0) * ldqkv + kv * D;
+      for (int64_t g = 0; g < group; g++) {
+        float* qT = heads + g * per_head;
+        float* o = qT + ROWS * D;
+        float* max = o + ROWS * D;
+        float* sum = max + ROWS;
+        for (int64_t row = 0; row < rows; row += PANEL) {
+          const int64_t seen = visible_keys(strip, row, k0, keys);
+          product(seen, PANEL, kt, ldqkv, 1, qT + row, ROWS, s + row, ROWS, false,
+                  [](int64_t) { return (int64_t)0; }, [&](int64_t) { return D; });
+          softmax_panel(s + row, seen, strip.first + row, k0, max + row, sum + row, shrink + row);
+          zero_scores(s + row, seen, keys);
+        }
+        if (k0)
+          for (int64_t i = 0; i < rows; i++)
+            for (int64_t d = 0; d < D; d++) o[i * D + d] *= shrink[i];
+        product(rows, D, s, 1, ROWS, vt, ldqkv, o, D, true, [](int64_t) { return (int64_t)0; },
+                [&](int64_t end) { return min64(keys, strip.first + end - k0); });
+      }
+    }
+
+    for (int64_t g = 0; g < group; g++) {
+      const float* o = heads + g * per_head + ROWS * D;
+      const float* max = o + ROWS * D;
+      const float* sum = max + ROWS;
+      const int64_t h = kv * group + g;
+      for (int64_t i = 0; i < rows; i++) {
+        const float share = sum[i] == 0 ? 0 : 1 / sum[i];  // 0 only when no key exists: kv_len = 0
+        for (int64_t d = 0; d < D; d++) out[(t0 + i) * ldo + h * D + d] = o[i * D + d] * share;
+        lse[(t0 + i) * H + h] = max[i] + logf(sum[i]);
+      }
+    }
+  });
+}
+
+// ---- backward --------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// The arguments of attention_backward, and what its passes share.
+struct Backward {
+  int64_t H, K, D;
+  float scale;
+  const float *q, *k, *v;
+  int64_t ldqkv;
+  const float *lse, *dout;
+  int64_t lddout;
+  float *dq, *dk, *dv;
+  int64_t lddqkv;
+  const float* delta;  // [T, H]
+
+  // Scratch of one head of a strip: Q^T and dout^T [D][ROWS], lse and delta [ROWS].
+  int64_t head_size() const { return 2 * ROWS * D + 2 * ROWS; }
+  float* scratch(Pool& pool, int thread) const {
+    return (float*)pool.scratch(thread, 0, (size_t)(H / K * head_size() + 2 * KEYS * ROWS) * 4);
+  }
+
+  void load_strip(const Part& strip, int64_t kv, float* heads) const {
+    const int64_t group = H / K, t0 = strip.start + strip.first;
+    for (int64_t g = 0; g < group; g++) {
+      const int64_t h = kv * group + g;
+      float* head = heads + g * head_size();
+      transpose_strip(strip.count, D, q + t0 * ldqkv + h * D, ldqkv, scale, head);
+      transpose_strip(strip.count, D, dout + t0 * lddout + h * D, lddout, 1.0f, head + ROWS * D);
+      float* rows = head + 2 * ROWS * D;
+      for (int64_t i = 0; i < ROWS; i++) {
+        rows[i] = i < strip.count ? lse[(t0 + i) * H + h] : 0;
+        rows[ROWS + i] = i < strip.count ? delta[(t0 + i) * H + h] : 0;
+      }
+    }
+  }
+
+  // Adds what the tile of keys k0 .. k0+KEYS-1 and the strip (all query heads of the group) give to dq, to dk and dv.
+  // Each element of them receives its tiles or strips in ascending order, whichever pass calls: so the passes agree bit
+  // for bit.
+  void tile(const Part& strip, int64_t kv, int64_t k0, float* heads, bool want_dq, bool want_dkv) const {
+    const int64_t group = H / K, rows = strip.count, t0 = strip.start + strip.first;
+    const int64_t keys = min64(KEYS, min64(strip.first + rows, strip.keys) - k0);
+    const float* kt = k + (strip.start + k0) * ldqkv + kv * D;  // [keys, D]
+    const float* vt = v + (strip.start + k0) * ldqkv + kv * D;
+    float* p = heads + group * head_size();  // [KEYS][ROWS]
+    float* ds = p + KEYS * ROWS;             // [KEYS][ROWS]
+    for (int64_t g = 0; g < group; g++) {
+      const float* qT = heads + g * head_size();
+      const float* gT = qT + ROWS * D;
+      const float* lse_row = gT + ROWS * D;
+      const float* delta_row = lse_row + ROWS;
+      const int64_t h = kv * group + g;
+      const auto zero = [](int64_t) { return (int64_t)0; };
+      for (int64_t row = 0; row < rows; row += PANEL) {
+        const int64_t seen = visible_keys(strip, row, k0, keys);
+        const auto whole = [&](int64_t) { return D; };
+        product(seen, PANEL, kt, ldqkv, 1, qT + row, ROWS, p + row, ROWS, false, zero, whole);
+        product(seen, PANEL, vt, ldqkv, 1, gT + row, ROWS, ds + row, ROWS, false, zero, whole);
+        for (int64_t i = row; i < row + PANEL; i += VL) {
+          const vf shift = load(lse_row + i), mean = load(delta_row + i);
+          const int64_t diagonal = max64(0, min64(seen, strip.first + i + 1 - k0));
+          for (int64_t j = 0; j < seen; j++) {
+            vf pj = vexp_negative(load(p + j * ROWS + i) - shift);
+            if (j >= diagonal) pj = visible(strip.first + i, k0 + j) ? pj : vf{};
+            store(p + j * ROWS + i, pj);
+            store(ds + j * ROWS + i, pj * (load(ds + j * ROWS + i) - mean) * scale);
+          }
+        }
+        zero_scores(p + row, seen, keys);
+        zero_scores(ds + row, seen, keys);
+      }
+      if (want_dq)
+        product(rows, D, ds, 1, ROWS, kt, ldqkv, dq + t0 * lddqkv + h * D, lddqkv, true, zero,
+                [&](int64_t end) { return min64(keys, strip.first + end - k0); });
+      if (want_dkv) {
+        const auto first_row = [&](int64_t j) { return max64(0, k0 + j - strip.first); };
+        const auto last_row = [&](int64_t) { return rows; };
+        const int64_t at = (strip.start + k0) * lddqkv + kv * D;
+        product(keys, D, ds, ROWS, 1, q + t0 * ldqkv + h * D, ldqkv, dk + at, lddqkv, true, first_row, last_row);
+        product(keys, D, p, ROWS, 1, dout + t0 * lddout + h * D, lddout, dv + at, lddqkv, true, first_row, last_row);
+      }
+    }
+  }
+};
+
+}  // namespace
+
+static void zero_rows(int64_t rows, int64_t cols, float* x, int64_t ldx) {
+  for (int64_t i = 0; i < rows; i++) memset(x + i * ldx, 0, (size_t)cols * 4);
+}
+
+// work [T, H] receives delta. dq, dk, dv are overwritten.
+void attention_backward(Pool& pool, int64_t S, const int32_t* cu, const int32_t* kv_lens, int64_t H, int64_t K, int64_t D,
+                        float scale, const float* q, const float* k, const float* v, int64_t ldqkv, const float* out,
+                        int64_t ldo, const float* lse, const float* dout, int64_t lddout, float* dq, float* dk, float* dv,
+                        int64_t lddqkv, float* work) {
+  const Segments segments = {S, cu, kv_lens};
+  const Backward back = {H, K, D, scale, q, k, v, ldqkv, lse, dout, lddout, dq, dk, dv, lddqkv, work};
+
+  parallel(pool, segments.parts(ROWS), [&](int64_t task, int) {
+    const Part strip = segments.part(task, ROWS);
+    const int64_t t0 = strip.start + strip.first;
+    for (int64_t t = t0; t < t0 + strip.count; t++)
+      for (int64_t h = 0; h < H; h++) {
+        vf sum = {};
+        for (int64_t d = 0; d < D; d += VL) {
+          const int64_t n = min64(VL, D - d);
+          sum = fma(load_part(dout + t * lddout + h * D + d, n), load_part(out + t * ldo + h * D + d, n), sum);
+        }
+        work[t * H + h] = hsum(sum);
+      }
+    zero_rows(strip.count, H * D, dq + t0 * lddqkv, lddqkv);
+    zero_rows(strip.count, K * D, dk + t0 * lddqkv, lddqkv);
+    zero_rows(strip.count, K * D, dv + t0 * lddqkv, lddqkv);
+  });
+
+  // One pass over (segment, key/value head) takes 5 products a tile but splits badly over many threads; two passes, one
+  // over strips of rows for dq and one over tiles of keys for dk and dv, take 7 and split well. Both give the same bits.
+  double all = 0, largest = 0;
+  for (int64_t i = 0; i < S; i++) {
+    const double cost = (double)segments.length(i) * (double)segments.length(i);
+    all += cost * (double)K;
+    largest = cost > largest ? cost : largest;
+  }
+  const double threads = pool.threads();
+  const bool one_pass = 5 * (all + largest * (threads - 1)) <= 7 * all;
+
+  if (one_pass) {
+    parallel(pool, S * K, [&](int64_t task, int thread) {
+      const int64_t i = task / K, kv = task % K, n = segments.length(i);
+      const int64_t seg_keys = kv_lens ? min64(kv_lens[i], n) : n;
+      float* heads = back.scratch(pool, thread);
+      for (int64_t first = 0; first < n; first += ROWS) {
+        const Part strip = {cu[i], n, seg_keys, first, min64(ROWS, n - first)};
+        back.load_strip(strip, kv, heads);
+        for (int64_t k0 = 0; k0 < min64(first + strip.count, seg_keys); k0 += KEYS) back.tile(strip, kv, k0, heads, true, true);
+      }
+    });
+    return;
+  }
+  parallel(pool, segments.parts(ROWS) * K, [&](int64_t task, int thread) {
+    const Part strip = segments.part(task / K, ROWS);
+    float* heads = back.scratch(pool, thread);
+    back.load_strip(strip, task % K, heads);
+    for (int64_t k0 = 0; k0 < min64(strip.first + strip.count, strip.keys); k0 += KEYS)
+      back.tile(strip, task % K, k0, heads, true, false);
+  });
+  parallel(pool, segments.parts(TILES * KEYS) * K, [&](int64_t task, int thread) {
+    const Part tiles = segments.part(task / K, TILES * KEYS);
+    float* heads = back.scratch(pool, thread);
+    for (int64_t first = tiles.first / ROWS * ROWS; first < tiles.length; first += ROWS) {
+      const Part strip = {tiles.start, tiles.length, tiles.keys, first, min64(ROWS, tiles.length - first)};
+      back.load_strip(strip, task % K, heads);
+      const int64_t end = min64(tiles.first + tiles.count, min64(first + strip.count, tiles.keys));
+      for (int64_t k0 = tiles.first; k0 < end; k0 += KEYS) back.tile(strip, task % K, k0, heads, false, true);
+    }
+  });
+}
+
+}  // namespace ML_ISA
+}  // namespace metalora
