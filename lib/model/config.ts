@@ -1,0 +1,178 @@
+/**
+ * `config.json` of a Hugging Face model, read into the numbers that the model is built from.
+ *
+ * @module
+ */
+
+import { join } from "node:path";
+import { UserError } from "../errors.ts";
+import { Fields } from "./fields.ts";
+import { readRopeScaling, type RopeScaling } from "./rope_config.ts";
+
+export type { RopeScaling } from "./rope_config.ts";
+
+/** Architecture of a Llama-family model. */
+export interface LlamaConfig {
+  readonly family: "llama";
+  /** `model_type` as it stands in config.json. */
+  readonly modelType: string;
+  /** Model width. */
+  readonly d: number;
+  /** MLP width. */
+  readonly f: number;
+  /** Layers. */
+  readonly L: number;
+  /** Query heads. */
+  readonly H: number;
+  /** Key/value heads; H / K query heads share one. */
+  readonly K: number;
+  /** Head dimension, even. */
+  readonly D: number;
+  /** Vocabulary. */
+  readonly V: number;
+  /** Added to the mean square in RMSNorm. */
+  readonly eps: number;
+  /** Base of the rotary frequencies. */
+  readonly ropeTheta: number;
+  readonly ropeScaling: RopeScaling;
+  /** Positions that the model was made for. */
+  readonly maxPositions: number;
+  /** The output head is the embedding table. */
+  readonly tied: boolean;
+  /** q, k, v and o have biases. */
+  readonly attentionBias: boolean;
+  /** gate, up and down have biases. */
+  readonly mlpBias: boolean;
+  readonly bosId: number | null;
+  /** Every id that ends a text; empty when config.json names none. */
+  readonly eosIds: readonly number[];
+  readonly padId: number | null;
+  /** Element type that the weights are said to be stored in. */
+  readonly dtype: "F32" | "BF16" | "F16" | null;
+}
+
+const SUPPORTED = 'Supported: model_type "llama" with the architecture LlamaForCausalLM';
+const DTYPES: Record<string, "F32" | "BF16" | "F16"> = { float32: "F32", bfloat16: "BF16", float16: "F16" };
+
+/**
+ * Reads and checks `config.json`. Missing optional values get the defaults of transformers' LlamaConfig, except token ids,
+ * which stay absent: the tokenizer knows them better.
+ *
+ * @param dir Folder of the model.
+ * @throws {UserError} When the file is missing, the family is not supported, or a value is missing or wrong.
+ */
+export function loadModelConfig(dir: string): LlamaConfig {
+  const path = join(dir, "config.json");
+  return parseModelConfig(path, readJson(path));
+}
+
+/** {@linkcode loadModelConfig} for a parsed config.json; `path` is for messages. */
+export function parseModelConfig(path: string, json: unknown): LlamaConfig {
+  const fields = Fields.of(path, json);
+  const modelType = fields.string("model_type");
+  if (modelType !== "llama") fields.refuse(`model_type is ${JSON.stringify(modelType)}`, SUPPORTED);
+  const architectures = fields.strings("architectures", ["LlamaForCausalLM"]);
+  if (!architectures.includes("LlamaForCausalLM")) {
+    fields.refuse(`architectures is ${JSON.stringify(architectures)}`, SUPPORTED);
+  }
+  if (fields.has("quantization_config")) {
+    fields.refuse("quantization_config is set", "Quantised weights cannot be trained here; use the original checkpoint");
+  }
+  const activation = fields.string("hidden_act", "silu");
+  if (activation !== "silu") fields.refuse(`hidden_act is ${JSON.stringify(activation)}`, 'Only "silu" is supported');
+  if (fields.number("attention_dropout", 0) !== 0) {
+    fields.refuse(
+      `attention_dropout is ${fields.number("attention_dropout", 0)}`,
+      "Dropout inside attention is not supported; set it to 0",
+    );
+  }
+
+  const d = fields.positive("hidden_size");
+  const H = fields.positive("num_attention_heads");
+  const K = fields.positive("num_key_value_heads", H);
+  if (H % K !== 0) {
+    fields.refuse(`num_key_value_heads is ${K}, which does not divide num_attention_heads = ${H}`, "Correct config.json");
+  }
+  if (!fields.has("head_dim") && d % H !== 0) {
+    fields.refuse(
+      `hidden_size is ${d}, which num_attention_heads = ${H} does not divide`,
+      "Correct config.json or give head_dim",
+    );
+  }
+  const D = fields.positive("head_dim", d / H);
+  if (D % 2 !== 0) fields.refuse(`head_dim is ${D}, but rotary positions need an even one`, "Correct config.json");
+  const maxPositions = fields.positive("max_position_embeddings", 2048);
+  const eps = fields.number("rms_norm_eps", 1e-6);
+  if (!(eps > 0 && eps < 1)) fields.refuse(`rms_norm_eps is ${eps}, which does not lie between 0 and 1`, "Correct config.json");
+  const V = fields.positive("vocab_size");
+  const { theta, scaling } = readRopeScaling(fields, { maxPositions, D });
+
+  return {
+    family: "llama",
+    modelType,
+    d,
+    f: fields.positive("intermediate_size"),
+    L: fields.positive("num_hidden_layers"),
+    H,
+    K,
+    D,
+    V,
+    eps,
+    ropeTheta: theta,
+    ropeScaling: scaling,
+    maxPositions,
+    tied: fields.boolean("tie_word_embeddings", { default: false }),
+    attentionBias: fields.boolean("attention_bias", { default: false }),
+    mlpBias: fields.boolean("mlp_bias", { default: false }),
+    bosId: tokenIds(fields, "bos_token_id", V)[0] ?? null,
+    eosIds: tokenIds(fields, "eos_token_id", V),
+    padId: padId(fields, V),
+    dtype: readDtype(fields),
+  };
+}
+
+/** An id, a list of ids, null or nothing. */
+function tokenIds(fields: Fields, key: string, V: number): number[] {
+  const value = fields.raw(key) ?? [];
+  const ids: unknown[] = Array.isArray(value) ? value : [value];
+  for (const id of ids) {
+    if (typeof id !== "number" || !Number.isInteger(id) || id < 0 || id >= V) {
+      fields.refuse(`${key} has ${JSON.stringify(id)}, which is no id below vocab_size = ${V}`, "Correct config.json");
+    }
+  }
+  return ids as number[];
+}
+
+/** Llama's first checkpoints say -1 for "none", and others the size of the vocabulary: padding is never computed here. */
+function padId(fields: Fields, V: number): number | null {
+  const id = fields.raw("pad_token_id") ?? null;
+  if (id !== null && (typeof id !== "number" || !Number.isInteger(id))) {
+    fields.refuse(`pad_token_id is ${JSON.stringify(id)} instead of an integer`, "Correct config.json");
+  }
+  return id !== null && id >= 0 && id < V ? id : null;
+}
+
+/** transformers 5 writes `dtype`, earlier versions `torch_dtype`. */
+function readDtype(fields: Fields): LlamaConfig["dtype"] {
+  const name = fields.has("dtype") ? fields.string("dtype") : fields.string("torch_dtype", "");
+  return DTYPES[name.replace(/^torch\./, "")] ?? null;
+}
+
+function readJson(path: string): unknown {
+  let text: string;
+  try {
+    text = Deno.readTextFileSync(path);
+  } catch (error) {
+    if (!(error instanceof Error)) throw error;
+    const reason = error instanceof Deno.errors.NotFound ? "there is no such file" : error.message;
+    throw new UserError(`Cannot read ${path}: ${reason}. Name the folder of a Hugging Face model`, 2);
+  }
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new UserError(
+      `Cannot read ${path}: ${error instanceof Error ? error.message : error}. Correct the file or download it again`,
+      2,
+    );
+  }
+}
