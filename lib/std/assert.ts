@@ -26,7 +26,14 @@ function suffix(msg?: string): string {
 }
 
 function show(value: unknown): string {
-  return Deno.inspect(value, { depth: Infinity, iterableLimit: 200, strAbbreviateSize: 10_000, sorted: true });
+  return Deno.inspect(value, {
+    depth: Infinity,
+    iterableLimit: 200,
+    strAbbreviateSize: 10_000,
+    sorted: true,
+    compact: false,
+    trailingComma: true,
+  });
 }
 
 /** Line by line difference; of long values only the beginnings and the first place where lists differ: a difference would take minutes. */
@@ -207,6 +214,8 @@ function expectation<E extends Error>(
   msg: string | undefined,
 ): { ErrorClass?: Constructor<E>; includes?: string | undefined; msg?: string | undefined } {
   if (typeof classOrMsg === "string") return { msg: classOrMsg };
+  const isClass = classOrMsg === undefined || classOrMsg.prototype instanceof Error || classOrMsg.prototype === Error.prototype;
+  if (!isClass) return { msg: second };
   return { ...(classOrMsg && { ErrorClass: classOrMsg }), includes: second, msg };
 }
 

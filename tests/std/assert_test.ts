@@ -134,7 +134,7 @@ Deno.test("assertRejects() demands a promise, its rejection, the class and the t
 
 Deno.test("assertArrayIncludes(), assertIsError() and assertStringIncludes() name what is missing", () => {
   assertArrayIncludes([{ a: 1 }, { a: 2 }], [{ a: 2 }]);
-  assertThrows(() => assertArrayIncludes([1, 2], [2, 3]), AssertionError, "missing: [ 3 ]");
+  assertThrows(() => assertArrayIncludes([1, 2], [2, 3]), AssertionError, "missing: [\n  3,\n]");
   assertIsError(new Error("\x1b[31mred\x1b[0m"), Error, /^red$/);
   assertThrows(() => assertStringIncludes("abc", "x"), AssertionError, 'Expected actual: "abc" to contain: "x".');
 });

@@ -1,0 +1,81 @@
+/** From the arguments of the program to a command and an exit code. */
+import { UserError } from "../errors.ts";
+import { didYouMean } from "../nearest.ts";
+import { VERSION } from "../version.ts";
+import { Arguments } from "./command.ts";
+import { type CommandEntry, commands as allCommands } from "./commands.ts";
+import { commandHelp, programHelp } from "./help.ts";
+import { OutputClosed, printLine, printNote } from "./output.ts";
+
+/**
+ * Runs the command that the arguments name. Errors become one line on stderr; `--debug` adds where they arose.
+ *
+ * @param args Arguments of the program.
+ * @returns Exit code: 0 done, 1 failed, 2 wrong usage; commands may return others.
+ */
+export async function runCli(args: readonly string[], commands: readonly CommandEntry[] = allCommands): Promise<number> {
+  try {
+    return await dispatch(args, commands);
+  } catch (error) {
+    if (error instanceof OutputClosed) return 0;
+    const own = error instanceof UserError;
+    const message = error instanceof Error ? error.message || error.name : String(error);
+    printNote(`metalora: ${message}`);
+    if (args.includes("--debug")) printNote(error instanceof Error && error.stack ? error.stack : Deno.inspect(error));
+    else if (!own) printNote("Run the same command with --debug to see where this arose.");
+    return own ? error.exitCode : 1;
+  }
+}
+
+async function dispatch(args: readonly string[], commands: readonly CommandEntry[]): Promise<number> {
+  const [first] = args;
+  if (first === undefined) {
+    printNote(programHelp(commands));
+    return 2;
+  }
+  if (first === "--version" || first === "-V") {
+    printLine(`metalora ${VERSION}`);
+    return 0;
+  }
+  if (first === "--help" || first === "-h" || (first === "help" && args.length === 1)) {
+    printLine(programHelp(commands));
+    return 0;
+  }
+  if (first === "help") return await dispatch([...args.slice(1), "--help"], commands);
+
+  const entry = commands.find(({ name }) => name === args.slice(0, name.split(" ").length).join(" "));
+  if (entry === undefined) return unknown(args, commands);
+  const { command } = await entry.load();
+  const parsed = new Arguments(command, args.slice(entry.name.split(" ").length));
+  if (parsed.flag("help")) {
+    printLine(commandHelp(command));
+    return 0;
+  }
+  return await command.run(parsed);
+}
+
+/** Groups such as `config` show their commands; anything else is an error with the nearest name. */
+function unknown(args: readonly string[], commands: readonly CommandEntry[]): number {
+  const [first, second] = args as readonly [string, ...string[]];
+  const group = commands.filter(({ name }) => name.startsWith(`${first} `));
+  if (group.length > 0 && (second === "--help" || second === "-h")) {
+    printLine(programHelp(group));
+    return 0;
+  }
+  if (group.length > 0) {
+    const names = group.map(({ name }) => name.slice(first.length + 1));
+    const what = second === undefined || second.startsWith("-")
+      ? "a command is missing behind it"
+      : `there is no '${first} ${second}'.`;
+    const help = (second && didYouMean(second, names)) || ` Commands: ${names.join(", ")}`;
+    throw new UserError(`Cannot run '${first}': ${what}${what.endsWith(".") ? "" : "."}${help}`, 2);
+  }
+  const names = [...new Set(commands.map(({ name }) => name.split(" ")[0]!))];
+  if (first.startsWith("-")) {
+    throw new UserError(`Cannot run metalora: there is no option '${first}' in front of a command. See 'metalora --help'`, 2);
+  }
+  throw new UserError(
+    `Cannot run '${first}': there is no such command.${didYouMean(first, names) || " See 'metalora --help'"}`,
+    2,
+  );
+}

@@ -1,0 +1,22 @@
+/**
+ * The commands in the order in which help shows them. A command is one line here and one module that exports `command`;
+ * modules are loaded only when they are used, so that `metalora --help` starts at once.
+ */
+import type { Command } from "./command.ts";
+
+/** A command that is not loaded yet. */
+export interface CommandEntry {
+  readonly name: string;
+  /** As in the command itself. */
+  readonly summary: string;
+  load(): Promise<{ command: Command }>;
+}
+
+export const commands: readonly CommandEntry[] = [
+  {
+    name: "config check",
+    summary: "Check a configuration and show it with every default",
+    load: () => import("./config_check.ts"),
+  },
+  { name: "config schema", summary: "Print the JSON Schema of configurations", load: () => import("./config_schema.ts") },
+];

@@ -1,0 +1,100 @@
+/** A YAML file as a value together with the place of every key in it. */
+import { isMap, isScalar, isSeq, LineCounter, parseDocument } from "yaml";
+import type { Node, Pair } from "yaml";
+import { UserError } from "../errors.ts";
+
+/** Keys and list positions from the top of the file down to a value. */
+export type KeyPath = readonly (string | number)[];
+
+/** A parsed YAML document. */
+export interface ConfigDocument {
+  /** Plain JavaScript value of the document. */
+  readonly value: Record<string, unknown>;
+  /**
+   * `file:line:column` of a value, of its key, or of the innermost part of the path that the file has.
+   *
+   * @param part The value itself, or the key in front of it.
+   */
+  locate(path: KeyPath, part?: "value" | "key"): string;
+}
+
+/** The path as people write it: `data.train.path`, `optimizer.betas[1]`. */
+export function pathText(path: KeyPath): string {
+  return path.map((part) => typeof part === "number" ? `[${part}]` : `.${part}`).join("").replace(/^\./, "");
+}
+
+/**
+ * Parses a configuration.
+ *
+ * @param text Contents of the file.
+ * @param name Name of the file, put in front of every error.
+ * @throws {UserError} `name:line:column: …` for text that is no YAML, has a key twice, is empty, or is no mapping at the top.
+ */
+export function parseConfigDocument(text: string, name: string): ConfigDocument {
+  const lines = new LineCounter();
+  const place = (offset: number) => {
+    const { line, col } = lines.linePos(offset);
+    return `${name}:${line || 1}:${col || 1}`;
+  };
+  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, uniqueKeys: true, merge: true });
+  const error = document.errors[0] ?? document.warnings[0];
+  if (error !== undefined) {
+    const what = error.code === "DUPLICATE_KEY"
+      ? duplicate(text, error.pos[0])
+      : error.code === "MULTIPLE_DOCS"
+      ? "a second document starts here. Keep one configuration a file"
+      : error.message.replace(/\s+/g, " ");
+    throw new UserError(`${place(error.pos[0])}: Cannot read the configuration: ${what}`, 2);
+  }
+  if (document.contents === null || (isScalar(document.contents) && document.contents.value === null)) {
+    throw new UserError(
+      `${name}:1:1: Cannot read the configuration: the file is empty. At least model, output and data are needed`,
+      2,
+    );
+  }
+  if (!isMap(document.contents)) {
+    throw new UserError(
+      `${
+        place(document.contents.range![0])
+      }: Cannot read the configuration: expected keys and values, such as 'model: models/tiny'`,
+      2,
+    );
+  }
+  let value: Record<string, unknown>;
+  try {
+    value = document.toJS({ maxAliasCount: 100 });
+  } catch (cause) { // an alias without anchor, or too many of them
+    throw new UserError(`${name}:1:1: Cannot read the configuration: ${(cause as Error).message}`, 2);
+  }
+
+  return {
+    value,
+    locate(path, part = "value") {
+      let node: unknown = document.contents;
+      let offset = 0;
+      for (const [depth, key] of path.entries()) {
+        const last = depth === path.length - 1;
+        if (isMap(node)) {
+          const pair: Pair | undefined = node.items.find((item) =>
+            String((item.key as { value?: unknown })?.value) === String(key)
+          );
+          if (pair === undefined) break;
+          const at = (pair.key as Node).range![0];
+          offset = last && part === "value" ? (pair.value as Node | null)?.range?.[0] ?? at : at;
+          node = pair.value;
+        } else if (isSeq(node)) {
+          const item = node.items[Number(key)] as Node | undefined;
+          if (item === undefined) break;
+          offset = item.range![0];
+          node = item;
+        } else break;
+      }
+      return place(offset);
+    },
+  };
+}
+
+function duplicate(text: string, offset: number): string {
+  const key = /^[^\s:]+/.exec(text.slice(offset))?.[0] ?? "a key";
+  return `the key '${key}' stands here a second time. Keep one of the two`;
+}

@@ -1,0 +1,21 @@
+/** The resolved configuration as YAML, and the schema as JSON Schema. */
+import { Document, visit } from "yaml";
+import { z } from "zod";
+import { type Config, configSchema } from "./schema.ts";
+
+/**
+ * YAML text with every key spelled out; `parseConfig` of it gives the same configuration again.
+ *
+ * @param comment Put on top, a line each.
+ */
+export function writeConfig(config: Config, comment: readonly string[] = []): string {
+  const head = comment.map((line) => `# ${line}\n`).join("");
+  const document = new Document(config);
+  visit(document, { Seq: (_, list) => void (list.flow = true) });
+  return head + document.toString({ lineWidth: 0, flowCollectionPadding: false });
+}
+
+/** JSON Schema (draft 2020-12) of a configuration file: editors complete and check with it. */
+export function configJsonSchema(): Record<string, unknown> {
+  return { title: "metalora configuration", ...z.toJSONSchema(configSchema, { io: "input" }) };
+}
