@@ -1,0 +1,188 @@
+/**
+ * Rows of a data file: JSONL (one object a line), or JSON (one array of objects). Which of the two a file is shows in its
+ * first character, not in its name: many `.json` files are JSONL.
+ *
+ * @module
+ */
+
+import { createHash } from "node:crypto";
+import { UserError } from "../errors.ts";
+import { parseStrictJson, StrictJsonError } from "../tensor/json.ts";
+
+/** One row. */
+export interface Row {
+  readonly fields: Readonly<Record<string, unknown>>;
+  /** JSONL: line of the file; JSON: place in the array; both from 0. */
+  readonly index: number;
+  /** `file:line`, lines counted from 1, for messages. */
+  readonly where: string;
+}
+
+const CHUNK_BYTES = 1 << 20;
+const KINDS = "A data file is JSONL (one object a line) or JSON (one array of objects)";
+
+/**
+ * Reads rows one after the other; a JSONL file of any size needs memory for one line only. A byte order mark, CRLF and
+ * blank lines are skipped.
+ *
+ * @param path The file.
+ * @throws {UserError} With `file:line:column` for what is no JSON object, or when the file cannot be read.
+ */
+export function* readRows(path: string): Generator<Row> {
+  using file = openData(path);
+  if (firstCharacter(file) === "[") yield* arrayRows(path);
+  else yield* lineRows(path, file);
+}
+
+/** SHA-256 of a file, in hexadecimal; read in pieces. */
+export function sha256OfFile(path: string): string {
+  using file = openData(path);
+  const hash = createHash("sha256");
+  const chunk = new Uint8Array(CHUNK_BYTES);
+  for (let n = file.readSync(chunk); n !== null; n = file.readSync(chunk)) hash.update(chunk.subarray(0, n));
+  return hash.digest("hex");
+}
+
+function openData(path: string): Deno.FsFile {
+  try {
+    if (Deno.statSync(path).isDirectory) throw new UserError(`Cannot read the data ${path}: it is a folder. ${KINDS}`, 2);
+    return Deno.openSync(path, { read: true });
+  } catch (error) {
+    if (error instanceof UserError || !(error instanceof Error)) throw error;
+    const reason = error instanceof Deno.errors.NotFound ? "there is no such file" : error.message;
+    throw new UserError(`Cannot read the data ${path}: ${reason}. Check the path`, 2);
+  }
+}
+
+/** The first character that is neither white space nor a byte order mark; the file is rewound. */
+function firstCharacter(file: Deno.FsFile): string {
+  const chunk = new Uint8Array(4096);
+  let text = "";
+  for (let n = file.readSync(chunk); n !== null && text === ""; n = file.readSync(chunk)) {
+    text = new TextDecoder().decode(chunk.subarray(0, n)).trimStart();
+  }
+  file.seekSync(0, Deno.SeekMode.Start);
+  return text.charAt(0);
+}
+
+function* lineRows(path: string, file: Deno.FsFile): Generator<Row> {
+  let index = 0;
+  for (const bytes of lines(file)) {
+    const text = decode(path, bytes, index + 1);
+    if (text.trim() !== "") yield { fields: parseObject(path, text, index + 1), index, where: `${path}:${index + 1}` };
+    index++;
+  }
+}
+
+/** Lines without their "\n". A slice is valid until the next one is asked for. */
+function* lines(file: Deno.FsFile): Generator<Uint8Array> {
+  const chunk = new Uint8Array(CHUNK_BYTES);
+  let parts: Uint8Array[] = []; // a line that began in earlier chunks
+  for (let n = file.readSync(chunk); n !== null; n = file.readSync(chunk)) {
+    let start = 0;
+    for (let end = chunk.indexOf(10); end >= 0 && end < n; end = chunk.indexOf(10, start)) {
+      const tail = chunk.subarray(start, end);
+      yield parts.length === 0 ? tail : concatenate([...parts, tail]);
+      parts = [];
+      start = end + 1;
+    }
+    if (start < n) parts.push(chunk.slice(start, n));
+  }
+  if (parts.length > 0) yield concatenate(parts);
+}
+
+function concatenate(parts: Uint8Array[]): Uint8Array {
+  const all = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
+}
+
+function* arrayRows(path: string): Generator<Row> {
+  const text = decode(path, Deno.readFileSync(path), 1);
+  const rows = parse(path, text, 1) as unknown[];
+  const starts = elementLines(text);
+  for (const [index, fields] of rows.entries()) {
+    const where = `${path}:${starts[index]}`;
+    if (!isObject(fields)) {
+      throw new UserError(`${where}: Cannot use element ${index} of the array: it is ${kindOf(fields)}. ${KINDS}`, 2);
+    }
+    yield { fields, index, where };
+  }
+}
+
+/** The line on which each element of a (valid) JSON array starts, from 1. */
+function elementLines(text: string): number[] {
+  const result: number[] = [];
+  let line = 1;
+  let depth = 0;
+  let expecting = false; // an element of the outer array comes next
+  for (let i = 0; i < text.length; i++) {
+    const c = text[i]!;
+    if (c === "\n") line++;
+    if (/\s/.test(c)) continue;
+    if (expecting && c !== "]") {
+      result.push(line);
+      expecting = false;
+    }
+    if (c === '"') {
+      for (i++; text[i] !== '"'; i++) if (text[i] === "\\") i++;
+    } else if (c === "[" || c === "{") {
+      expecting = ++depth === 1;
+    } else if (c === "]" || c === "}") {
+      depth--;
+    } else if (c === "," && depth === 1) {
+      expecting = true;
+    }
+  }
+  return result;
+}
+
+function decode(path: string, bytes: Uint8Array, line: number): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes); // drops a byte order mark
+  } catch {
+    throw new UserError(`${path}:${line}: Cannot read the data: it is not valid UTF-8. Save the file as UTF-8`, 2);
+  }
+}
+
+function parseObject(path: string, text: string, line: number): Record<string, unknown> {
+  const value = parse(path, text, line);
+  if (isObject(value)) return value;
+  throw new UserError(`${path}:${line}: Cannot use the row: it is ${kindOf(value)} instead of an object. ${KINDS}`, 2);
+}
+
+function parse(path: string, text: string, line: number): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    const { message, offset } = explain(text, error);
+    const before = text.slice(0, offset).split("\n");
+    const where = `${path}:${line + before.length - 1}:${before.at(-1)!.length + 1}`;
+    throw new UserError(`${where}: Cannot read the data: ${message}. ${KINDS}`, 2);
+  }
+}
+
+/** V8 gives a position for some errors only; the strict parser gives it for all. */
+function explain(text: string, error: unknown): { message: string; offset: number } {
+  try {
+    parseStrictJson(text);
+  } catch (strict) {
+    if (strict instanceof StrictJsonError) return { message: strict.message, offset: strict.offset };
+  }
+  return { message: error instanceof Error ? error.message : String(error), offset: 0 };
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** "a number", "a list", … for messages. */
+export function kindOf(value: unknown): string {
+  if (value === null) return "null";
+  if (Array.isArray(value)) return "a list";
+  return typeof value === "object" ? "an object" : typeof value === "boolean" ? String(value) : `a ${typeof value}`;
+}
