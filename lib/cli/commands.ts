@@ -13,6 +13,7 @@ export interface CommandEntry {
 }
 
 export const commands: readonly CommandEntry[] = [
+  { name: "preview", summary: "Show samples as the model will see them", load: () => import("./preview.ts") },
   {
     name: "config check",
     summary: "Check a configuration and show it with every default",

@@ -33,6 +33,8 @@ export type DataSpec = Pick<DataSource, "path" | "format" | "fields" | "limit">;
 /** How {@linkcode loadDataset} makes samples of rows. */
 export interface DatasetOptions extends EncodeOptions {
   readonly template: TemplateName;
+  /** Stop reading when there are so many samples; all when omitted. */
+  readonly maxSamples?: number;
 }
 
 /**
@@ -55,7 +57,7 @@ export function loadDataset(spec: DataSpec, tokenizer: Tokenizer, options: Datas
   let rows = 0;
   let truncated = 0;
   for (const row of readRows(path)) {
-    if (spec.limit !== null && rows === spec.limit) break;
+    if (rows === spec.limit || samples.length === options.maxSamples) break;
     rows++;
     const example = toExample(row, spec);
     const rendered = render(options.template, example);
