@@ -1,5 +1,5 @@
 /** The resolved configuration as YAML, and the schema as JSON Schema. */
-import { Document, visit } from "yaml";
+import { stringify } from "@std/yaml";
 import { z } from "zod";
 import { type Config, configSchema } from "./schema.ts";
 
@@ -10,9 +10,7 @@ import { type Config, configSchema } from "./schema.ts";
  */
 export function writeConfig(config: Config, comment: readonly string[] = []): string {
   const head = comment.map((line) => `# ${line}\n`).join("");
-  const document = new Document(config);
-  visit(document, { Seq: (_, list) => void (list.flow = true) });
-  return head + document.toString({ lineWidth: 0, flowCollectionPadding: false });
+  return head + stringify(config);
 }
 
 /** JSON Schema (draft 2020-12) of a configuration file: editors complete and check with it. */
