@@ -43,7 +43,7 @@ export function problemsOf(issues: readonly Issue[], input: unknown): Problem[] 
 function expected(issue: Issue): string {
   switch (issue.code) {
     case "invalid_type":
-      if (issue.expected === "int") return "a whole number";
+      if (issue.expected === "int" || isWhole(issue.path as KeyPath)) return "a whole number";
       return {
         number: "a number",
         string: "text",
@@ -103,6 +103,10 @@ function unwrap(schema: unknown): unknown {
     inner = (inner as { def: { innerType: unknown } }).def.innerType;
   }
   return inner;
+}
+
+function isWhole(path: KeyPath): boolean {
+  return (unwrap(schemaAt(path)) as { def?: { format?: string } } | undefined)?.def?.format === "safeint";
 }
 
 function shapeOf(schema: unknown): Record<string, { description?: string }> | undefined {
