@@ -8,6 +8,10 @@ namespace ML_ISA {
 // gemm.cpp. Uses scratch slots 0 and 1; must not be called from inside parallel().
 void gemm(Pool&, int64_t M, int64_t N, int64_t K, float alpha, Operand a, Operand b, float beta, float* c, int64_t ldc);
 
+// The same by one thread, for use inside parallel(): `thread` is the number parallel() gave. Same bits as gemm().
+void gemm_alone(Pool&, int thread, int64_t M, int64_t N, int64_t K, float alpha, Operand a, Operand b, float beta, float* c,
+                int64_t ldc);
+
 // linear.cpp
 void linear_forward(Pool&, int64_t T, int64_t d_in, int G, const Group* groups, float* xh, int64_t ldx, const float* A,
                     const void* W, int wdtype, int64_t ldw, const float* bias, float* y, int64_t ldy);
@@ -51,6 +55,8 @@ void head_cross_entropy(Pool&, int64_t R, int64_t d, int64_t V, const float* x, 
 // vector.cpp
 void row_dots(Pool&, int64_t n, int64_t P, const float* a, int64_t lda, const float* b, int64_t ldb, double* out);
 void combine(Pool&, int64_t n, int64_t P, const float* weights, const float* x, int64_t ldx, float beta, float* y);
+
+// adam.cpp
 void adam_precondition(Pool&, int64_t P, const float* g, const float* v, double bias2, double eps, float* out);
 void adam(Pool&, int64_t P, float* theta, const float* g, float* m, float* v, double lr, double b1, double b2, double eps,
           double weight_decay, double bias1, double bias2, double grad_scale);

@@ -62,7 +62,15 @@ ML_INLINE void store_part(float* p, vf v, int64_t n) {
 }
 #endif
 
+// a * b + c in one rounding where the machine can. Written out, because the compiler may otherwise choose which of two
+// products it fuses, and the same sum could round differently in two places.
+#if defined(__AVX512F__)
+ML_INLINE vf fma(vf a, vf b, vf c) { return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+#elif defined(__FMA__)
+ML_INLINE vf fma(vf a, vf b, vf c) { return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+#else
 ML_INLINE vf fma(vf a, vf b, vf c) { return a * b + c; }
+#endif
 ML_INLINE vf vmax(vf a, vf b) { return a > b ? a : b; }
 ML_INLINE vf vmin(vf a, vf b) { return a < b ? a : b; }
 
