@@ -1,5 +1,5 @@
 /** A YAML file as a value together with the place of every key in it. */
-import { isMap, isScalar, isSeq, LineCounter, parseDocument } from "yaml";
+import { isMap, isScalar, isSeq, LineCounter, parseDocument, visit } from "yaml";
 import type { Node, Pair } from "yaml";
 import { UserError } from "../errors.ts";
 
@@ -60,10 +60,17 @@ export function parseConfigDocument(text: string, name: string): ConfigDocument 
       2,
     );
   }
+  visit(document, {
+    Alias(_, alias) {
+      if (alias.resolve(document) !== undefined) return;
+      const what = `*${alias.source} refers to an anchor (&${alias.source}) that is not in the file above it`;
+      throw new UserError(`${place(alias.range![0])}: Cannot read the configuration: ${what}`, 2);
+    },
+  });
   let value: Record<string, unknown>;
   try {
     value = document.toJS({ maxAliasCount: 100 });
-  } catch (cause) { // an alias without anchor, or too many of them
+  } catch (cause) { // more aliases than a person writes
     throw new UserError(`${name}:1:1: Cannot read the configuration: ${(cause as Error).message}`, 2);
   }
 

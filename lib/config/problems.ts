@@ -56,10 +56,10 @@ function expected(issue: Issue): string {
       return `one of ${issue.values.join(", ")}`;
     case "too_small":
       if (issue.origin === "string") return "text that is not empty";
-      if (issue.origin === "array") return `a list of ${issue.exact ? "" : "at least "}${issue.minimum}`;
+      if (issue.origin === "array") return `a list of ${tupleLength(issue.path as KeyPath) ?? `at least ${issue.minimum}`}`;
       return `a number ${issue.inclusive ? "of at least" : "above"} ${issue.minimum}`;
     case "too_big":
-      if (issue.origin === "array") return `a list of ${issue.exact ? "" : "at most "}${issue.maximum}`;
+      if (issue.origin === "array") return `a list of ${tupleLength(issue.path as KeyPath) ?? `at most ${issue.maximum}`}`;
       return `a number ${issue.inclusive ? "of at most" : "below"} ${issue.maximum}`;
     default:
       return issue.message;
@@ -103,6 +103,10 @@ function unwrap(schema: unknown): unknown {
     inner = (inner as { def: { innerType: unknown } }).def.innerType;
   }
   return inner;
+}
+
+function tupleLength(path: KeyPath): number | undefined {
+  return (unwrap(schemaAt(path)) as { def?: { items?: unknown[] } } | undefined)?.def?.items?.length;
 }
 
 function isWhole(path: KeyPath): boolean {

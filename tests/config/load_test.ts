@@ -105,7 +105,7 @@ Deno.test("text that is no configuration is refused with its place", () => {
   assertStringIncludes(failure("- a\n- b"), "run.yaml:1:1: Cannot read the configuration: expected keys and values");
   assertStringIncludes(failure("model: m\n  output: o\n"), "run.yaml:1:8: Cannot read the configuration: Nested mappings");
   assertStringIncludes(failure("model: [m\n"), "Cannot read the configuration: ");
-  assertStringIncludes(failure("model: *nowhere\n"), "run.yaml:1:8: Cannot read the configuration: Unresolved alias");
+  assertStringIncludes(failure("model: *nowhere\n"), "run.yaml:1:8: Cannot read the configuration: *nowhere refers to an anchor");
   assertStringIncludes(failure("model: m\n---\nmodel: n\n"), "a second document starts here");
   assertEquals(
     failure("model: m\noutput: o\nmodel: n\n"),
