@@ -177,7 +177,8 @@ for name, (T, d_in, groups, scales, has_bias) in {
          dict(x=half(x), W=W, bias=bias, theta=torch.cat([t.flatten() for t in A + B]) if Q else torch.zeros(1), dy=half(dy), y=y,
               h=torch.cat(hs, 1), gh=torch.cat([zero(h) for h in hs], 1), dx=xg.grad,
               dtheta=torch.cat([zero(t).flatten() for t in Ag + Bg]) if Q else torch.zeros(1)),
-         T=T, d_in=d_in, N=N, Q=Q, groups=groups, scales=scales, bias=has_bias)
+         T=T, d_in=d_in, N=N, Q=Q, groups=groups, scales=scales, bias=has_bias,
+         exact_in_bf16=all(torch.equal(s * b, bf16(s * b)) for s, b in zip(scales, B)))
 
 # ---- sums over segments ------------------------------------------------------------------------------------------------
 for name, (lengths, p, q, alpha, beta) in {

@@ -1,0 +1,183 @@
+/** Operators that work row by row, and the head, against PyTorch float64 (tests/oracle/operators.py). */
+import { assert, assertEquals } from "@std/assert";
+import * as ops from "../../ffi/operators.ts";
+import { assertClose, fixtureCases, Workbench } from "./harness.ts";
+
+const TOLERANCE = 1e-5; // f32 arithmetic against float64; most operators are ten times closer
+
+Deno.test("embeddingForward() copies the rows of an f32 or bf16 table", () => {
+  using bench = new Workbench();
+  for (const each of fixtureCases("embedding")) {
+    const [T, d, V] = [each.number("T"), each.number("d"), each.number("V")];
+    for (const dtype of ["f32", "bf16"] as const) {
+      const out = bench.out(T, d, d + 3);
+      const table = bench.put(each.f32("table"), V, d, { dtype });
+      ops.embeddingForward(bench.dev, T, { table, ids: bench.ints(each.i32("ids")), out });
+      assertEquals(bench.read(out), each.f32("out"), `${each.name} ${dtype}`);
+      bench.paddingUntouched(out);
+    }
+  }
+});
+
+Deno.test("rmsnormForward() adds the residual, normalises and keeps 1/rms", () => {
+  using bench = new Workbench();
+  for (const each of fixtureCases("rmsnorm")) {
+    const [T, d] = [each.number("T"), each.number("d")];
+    const y = bench.out(T, d, d + 5);
+    const rstd = bench.out(1, T);
+    const sum = bench.out(T, d);
+    const x = bench.put(each.f32("x"), T, d);
+    const weight = bench.put(each.f32("weight"), 1, d);
+    const delta = each.value<boolean>("delta") ? bench.put(each.f32("delta"), T, d) : null;
+    ops.rmsnormForward(bench.dev, T, { x, delta, weight, eps: each.number("eps"), sum: delta ? sum : null, y, rstd });
+    assertClose(bench.read(y), each.f32("y"), TOLERANCE, `${each.name} y`);
+    assertClose(bench.read(rstd), each.f32("rstd"), TOLERANCE, `${each.name} rstd`);
+    if (delta) assertClose(bench.read(sum), each.f32("sum"), 1e-7, `${each.name} sum`);
+    bench.paddingUntouched(y);
+  }
+});
+
+Deno.test("rmsnormForward() may write the sum over either of its terms", () => {
+  using bench = new Workbench();
+  const each = fixtureCases("rmsnorm").find((one) => one.value<boolean>("delta"))!;
+  const [T, d] = [each.number("T"), each.number("d")];
+  for (const target of ["x", "delta"] as const) {
+    const terms = { x: bench.put(each.f32("x"), T, d), delta: bench.put(each.f32("delta"), T, d) };
+    const weight = bench.put(each.f32("weight"), 1, d);
+    const y = bench.out(T, d);
+    const rstd = bench.out(1, T);
+    ops.rmsnormForward(bench.dev, T, { ...terms, weight, eps: each.number("eps"), sum: terms[target], y, rstd });
+    assertClose(bench.read(y), each.f32("y"), TOLERANCE, `y, sum over ${target}`);
+    assertClose(bench.read(terms[target]), each.f32("sum"), 1e-7, `sum over ${target}`);
+  }
+});
+
+Deno.test("rmsnormBackward() adds the gradient to what dx already holds", () => {
+  using bench = new Workbench();
+  for (const each of fixtureCases("rmsnorm")) {
+    const [T, d] = [each.number("T"), each.number("d")];
+    const x = bench.put(each.f32("sum"), T, d);
+    const weight = bench.put(each.f32("weight"), 1, d);
+    const rstd = bench.put(each.f32("rstd"), 1, T);
+    const dx = bench.put(each.f32("dx0"), T, d);
+    ops.rmsnormBackward(bench.dev, T, { x, weight, rstd, dy: bench.put(each.f32("dy"), T, d, { ld: d + 2 }), dx });
+    assertClose(bench.read(dx), each.f32("dx"), TOLERANCE, `${each.name} dx`);
+  }
+});
+
+Deno.test("rope() rotates as Hugging Face Llama does, and back", () => {
+  using bench = new Workbench();
+  for (const each of fixtureCases("rope")) {
+    const [T, heads, D, n] = [each.number("T"), each.number("heads"), each.number("D"), each.number("n")];
+    const cos = bench.put(each.f32("cos"), n, D / 2);
+    const sin = bench.put(each.f32("sin"), n, D / 2);
+    const positions = bench.ints(each.i32("positions"));
+    for (const [from, to, inverse] of [["x", "y", false], ["dy", "dx", true]] as const) {
+      const x = bench.put(each.f32(from), T, heads * D, { ld: heads * D + 4 });
+      ops.rope(bench.dev, T, { heads, D, x, cos, sin, positions, inverse });
+      assertClose(bench.read(x), each.f32(to), 1e-6, `${each.name} ${to}`);
+      bench.paddingUntouched(x);
+    }
+  }
+});
+
+Deno.test("swigluForward() and swigluBackward() agree with autograd, in place too", () => {
+  using bench = new Workbench();
+  for (const each of fixtureCases("swiglu")) {
+    const [T, f] = [each.number("T"), each.number("f")];
+    const gateUp = bench.put(each.f32("gate_up"), T, 2 * f);
+    const y = bench.out(T, f, f + 1);
+    const dy = bench.put(each.f32("dy"), T, f, { ld: f + 6 });
+    const dGateUp = bench.out(T, 2 * f);
+    ops.swigluForward(bench.dev, T, { f, gateUp, y });
+    assertClose(bench.read(y), each.f32("y"), 1e-6, `${each.name} y`);
+    bench.paddingUntouched(y);
+    ops.swigluBackward(bench.dev, T, { f, gateUp, dy, dGateUp });
+    assertClose(bench.read(dGateUp), each.f32("dgate_up"), 1e-6, `${each.name} dgate_up`);
+    ops.swigluBackward(bench.dev, T, { f, gateUp, dy, dGateUp: gateUp });
+    assertEquals(bench.read(gateUp), bench.read(dGateUp), `${each.name} in place`);
+  }
+});
+
+Deno.test("swigluForward() is within 4 units in the last place for every size of gate", () => {
+  using bench = new Workbench();
+  const gates = Float32Array.from({ length: 4096 }, (_, i) => (i - 2048) / 20); // -102.4 .. 102.4: exp from denormal to inf
+  const f = gates.length;
+  const ones = new Float32Array(f).fill(1);
+  const y = bench.out(1, f);
+  ops.swigluForward(bench.dev, 1, { f, gateUp: bench.put([...gates, ...ones], 1, 2 * f), y });
+  bench.read(y).forEach((value, i) => {
+    const exact = gates[i]! / (1 + Math.exp(-gates[i]!));
+    if (Math.abs(exact) < 1e-36 && value === 0) return; // e^-x overflowed: silu is at the edge of the normal numbers
+    const ulp = 2 ** (Math.floor(Math.log2(Math.abs(exact) || 1)) - 23);
+    assert(Math.abs(value - exact) <= 4 * ulp, `silu(${gates[i]}) = ${value}, exactly ${exact}`);
+  });
+});
+
+Deno.test("headCrossEntropy() gives losses, argmax and dx for any chunk size and weight type", () => {
+  using bench = new Workbench();
+  for (const each of fixtureCases("head")) {
+    const [R, d, V] = [each.number("R"), each.number("d"), each.number("V")];
+    for (const dtype of ["f32", "bf16"] as const) {
+      for (const rows of [1, 3, R]) {
+        const losses = bench.out(1, R);
+        const dx = bench.out(R, d);
+        const argmax = bench.ints(new Int32Array(R).fill(-1));
+        const common = {
+          x: bench.put(each.f32("x"), R, d),
+          W: bench.put(each.f32("W"), V, d, { ld: d + 2, dtype }),
+          labels: bench.ints(each.i32("labels")),
+          seeds: bench.put(each.f32("seeds"), 1, R),
+          work: bench.out(1, ops.headWorkBytes(bench.dev, rows, V) / 4),
+        };
+        const what = `${each.name} ${dtype}, ${rows} rows a chunk,`;
+        ops.headCrossEntropy(bench.dev, R, { ...common, losses, argmax, dx });
+        assertClose(bench.read(losses), each.f32("losses"), TOLERANCE, `${what} losses`);
+        assertClose(bench.read(dx), each.f32("dx"), TOLERANCE, `${what} dx`);
+        assertEquals(bench.readInts(argmax), each.i32("argmax"), `${what} argmax`);
+        const alone = bench.out(1, R);
+        ops.headCrossEntropy(bench.dev, R, { ...common, losses: alone, argmax: null, dx: null });
+        assertEquals(bench.read(alone), bench.read(losses), `${what} losses without a backward`);
+      }
+    }
+  }
+});
+
+Deno.test("headCrossEntropy() picks the first of equal maxima", () => {
+  using bench = new Workbench();
+  const V = 131;
+  const x = bench.put([1], 1, 1);
+  const seeds = bench.put([1], 1, 1);
+  const labels = bench.ints([0]);
+  for (const first of [0, 1, 40, 63, 64, 129]) {
+    const logits = new Float32Array(V).fill(-1).fill(2, first, first + 1).fill(2, V - 1);
+    const argmax = bench.ints([-1]);
+    const losses = bench.out(1, 1);
+    const work = bench.out(1, V);
+    const W = bench.put(logits, V, 1);
+    ops.headCrossEntropy(bench.dev, 1, { x, W, labels, seeds, losses, argmax, dx: null, work });
+    assertEquals(bench.readInts(argmax)[0], first);
+  }
+});
+
+Deno.test("headCrossEntropy() turns NaN and infinite logits into a loss that is not finite", () => {
+  using bench = new Workbench();
+  const V = 50;
+  const x = bench.put([1], 1, 1);
+  const seeds = bench.put([1], 1, 1);
+  const labels = bench.ints([3]);
+  for (const bad of [NaN, Infinity, -Infinity]) {
+    for (const at of [0, 3, V - 1]) {
+      const logits = new Float32Array(V).fill(bad === -Infinity && at === 3 ? 0 : 0.5);
+      logits[at] = bad;
+      const losses = bench.out(1, 1);
+      const dx = bench.out(1, 1);
+      const argmax = bench.ints([-1]);
+      const work = bench.out(1, V);
+      const W = bench.put(logits, V, 1);
+      ops.headCrossEntropy(bench.dev, 1, { x, W, labels, seeds, losses, argmax, dx, work });
+      const harmless = bad === -Infinity && at !== 3; // a probability of exactly 0 elsewhere is fine
+      assertEquals(Number.isFinite(bench.read(losses)[0]), harmless, `${bad} at ${at} gives ${bench.read(losses)[0]}`);
+    }
+  }
+});
