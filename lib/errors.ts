@@ -6,15 +6,18 @@
  */
 export class UserError extends Error {
   override readonly name = "UserError";
-  /** 2: wrong usage, configuration or input data; 1: a run that failed. */
-  readonly exitCode: 1 | 2;
+  /** 2: wrong usage, configuration or input data; 1: a run that failed; 75: another run holds the output. */
+  readonly exitCode: ExitCode;
 
   /**
    * @param message One sentence or two: what was attempted, on what, the value found, what to do.
    * @param exitCode Exit code of the program, 1 (a failed run) when omitted.
    */
-  constructor(message: string, exitCode: 1 | 2 = 1) {
+  constructor(message: string, exitCode: ExitCode = 1) {
     super(message);
     this.exitCode = exitCode;
   }
 }
+
+/** Exit codes that an error may ask for. */
+export type ExitCode = 1 | 2 | 75;

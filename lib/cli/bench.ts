@@ -1,0 +1,182 @@
+import { Device } from "../../ffi/device.ts";
+import { gemm } from "../../ffi/operators.ts";
+import { parseConfig } from "../config/load.ts";
+import type { Sample } from "../data/encode.ts";
+import { BatchCursor } from "../data/order.ts";
+import { Rng } from "../data/random.ts";
+import { UserError } from "../errors.ts";
+import { randomWeights } from "../model/load.ts";
+import { modelShape, stepFlops } from "../model/shapes.ts";
+import { Arena } from "../tensor/arena.ts";
+import { adapterOf, initialAdapters } from "../train/adapters.ts";
+import { buildTraining } from "../train/build.ts";
+import { limitsFor } from "../train/engine.ts";
+import { formatBytes, memoryPlan, peakMemoryBytes } from "../train/memory.ts";
+import { Trainer, trainerOptions } from "../train/trainer.ts";
+import { type Command, jsonOption, setOption } from "./command.ts";
+import { memoryTable } from "./memory_table.ts";
+import { printJson, printLine } from "./output.ts";
+
+/** `metalora bench`: the time and memory of a training step on random weights of a shape. */
+export const command: Command = {
+  name: "bench",
+  summary: "Time training steps of a model shape with random weights",
+  usage: "[--model-shape NAME|DIR] [--batch N] [--length N] [--precision f32|bf16] [--method none|meta-lora] [--steps N]",
+  details: [
+    "Every token is labelled, rank 32 on all linear layers. With --method meta-lora a validation batch of the same size comes " +
+    "every 10 batches, and its share is part of the step time.",
+    "mfu is the arithmetic of the step divided by its time and by the rate of one large matrix product measured in the same run.",
+  ],
+  options: [
+    { name: "model-shape", value: "NAME|DIR", description: "Shape, or a model folder whose config.json gives it (default: smollm2-135m)" },
+    { name: "batch", value: "N", description: "Samples a step (default: 4)" },
+    { name: "length", value: "N", description: "Tokens a sample (default: 128)" },
+    { name: "precision", value: "f32|bf16", description: "Type of the frozen weights (default: the device's)" },
+    { name: "method", value: "METHOD", description: "none, mix or meta-lora (default: none)" },
+    { name: "steps", value: "N", description: "Training batches to time, after one to warm up (default: 10)" },
+    { name: "threads", value: "N", description: "CPU threads (default: all cores)" },
+    { name: "dry-run", description: "Print the memory plan and stop" },
+    setOption,
+    jsonOption,
+  ],
+  examples: [
+    ["bench --model-shape smollm2-135m --batch 4 --length 128", "A LoRA step of SmolLM2-135M"],
+    ["bench --method meta-lora --json", "The same with META-LORA, as JSON"],
+  ],
+  run(args) {
+    const shape = args.value("model-shape") ?? "smollm2-135m";
+    const model = modelShape(shape);
+    const batch = args.number("batch", { min: 1, whole: true }) ?? 4;
+    const length = args.number("length", { min: 2, max: model.maxPositions, whole: true }) ?? 128;
+    const steps = args.number("steps", { min: 1, whole: true }) ?? 10;
+    const precision = args.value("precision") ?? "auto";
+    const method = args.value("method") ?? "none";
+    if (!["none", "mix", "meta-lora"].includes(method)) {
+      throw new UserError(`Cannot use --method: expected none, mix or meta-lora, found '${method}'`, 2);
+    }
+    if (!["auto", "f32", "bf16"].includes(precision)) {
+      throw new UserError(`Cannot use --precision: expected f32 or bf16, found '${precision}'`, 2);
+    }
+    const sets = [
+      `train.precision=${precision}`,
+      `train.batch_size=${batch}`,
+      `reweight.method=${method}`,
+      `reweight.validation.batch_size=${batch}`,
+      `train.steps=${10 * (steps + 1) + 2}`,
+      ...args.values("set"),
+    ];
+    const { config } = parseConfig(BASE, "bench", sets);
+
+    using dev = Device.open({ threads: args.number("threads", { min: 1, whole: true }) ?? 0 });
+    const samples = randomSamples(model.V, batch, length);
+    const limits = limitsFor(samples, samples, { batchSize: batch, padded: false });
+    const training = buildTraining(dev, config, { model, limits, adapterOf: adapterOf(config.adapter), padId: 0 });
+    const { engine } = training;
+    using _arena = engine;
+    const plan = memoryPlan(dev, training);
+    if (args.flag("dry-run")) {
+      if (args.flag("json")) printJson(plan);
+      else printLine(memoryTable(plan));
+      return 0;
+    }
+    engine.allocate();
+    randomWeights(dev, engine.model);
+    engine.setAdapters(initialAdapters(engine.adapters, engine.parameters, { init: "kaiming", seed: 0 }));
+
+    const times = timeSteps(training, config, samples, steps);
+    const stepMs = times.train.median + times.validation.median / config.reweight.validation.every;
+    const peak = peakMemoryBytes();
+    const flops = stepFlops(model, { T: batch * length, R: batch * (length - 1), length, adapterParameters: 2 * engine.parameters });
+    const gemmRate = measureGemm(dev);
+    const result = {
+      shape,
+      batch,
+      length,
+      precision: engine.options.weightDtype,
+      method,
+      step_ms: round(stepMs),
+      step_ms_min: round(times.train.min),
+      step_ms_max: round(times.train.max),
+      ...(times.validation.median > 0 ? { train_ms: round(times.train.median), validation_ms: round(times.validation.median) } : {}),
+      tokens_per_second: Math.round(batch * length / stepMs * 1000),
+      mfu: round(flops / stepMs * 1000 / gemmRate, 3),
+      gemm_gflops: Math.round(gemmRate / 1e9),
+      peak_memory_bytes: peak,
+      planned_bytes: plan.total_bytes,
+      device: dev.name,
+    };
+    if (args.flag("json")) printJson(result);
+    else {
+      printLine(`${shape}, ${batch} × ${length} tokens, ${result.precision}, method ${method}, on ${dev.name}`);
+      printLine(`  step     ${result.step_ms} ms (${result.step_ms_min} – ${result.step_ms_max} over ${steps})`);
+      if (times.validation.median > 0) printLine(`           of it 1/${config.reweight.validation.every} of a validation batch of ${result.validation_ms} ms`);
+      printLine(`  speed    ${result.tokens_per_second.toLocaleString("en")} tokens/s`);
+      printLine(`  mfu      ${(100 * result.mfu).toFixed(1)} % of ${result.gemm_gflops} GFLOP/s, the matrix product's rate`);
+      printLine(`  memory   ${formatBytes(peak)}, planned ${formatBytes(plan.total_bytes)}`);
+    }
+    return 0;
+  },
+};
+
+const BASE = `
+model: random
+output: none
+data: { train: { path: random }, validation: { path: random } }
+adapter: { rank: 32 }
+`;
+
+const round = (value: number, digits = 1) => Number(value.toFixed(digits));
+
+function randomSamples(V: number, count: number, length: number): Sample[] {
+  const rng = new Rng(0, "bench");
+  return Array.from({ length: count }, (_, i) => {
+    const ids = Int32Array.from({ length }, () => rng.below(V));
+    return { id: String(i), ids, labels: ids, prompt: "", response: "", source: null };
+  });
+}
+
+interface Times {
+  min: number;
+  median: number;
+  max: number;
+}
+
+/** Times `steps` training batches and the validation batches between them; the first of each warms up. */
+function timeSteps(
+  { engine, adam, similarity }: ReturnType<typeof buildTraining>,
+  config: ReturnType<typeof parseConfig>["config"],
+  samples: Sample[],
+  steps: number,
+): { train: Times; validation: Times } {
+  const order = (stream: string) => new BatchCursor({ samples: samples.length, batchSize: samples.length, order: "sequential", seed: 0, stream });
+  const data = { train: samples, validation: samples, trainOrder: order("train"), validationOrder: order("validation") };
+  const trainer = new Trainer(engine, adam, similarity, data, trainerOptions(config, config.train.steps!));
+  const times: Record<"train" | "validation", number[]> = { train: [], validation: [] };
+  let start = performance.now();
+  for (const report of trainer.run()) {
+    times[report.kind].push(performance.now() - start);
+    if (times.train.length > steps) break;
+    start = performance.now();
+  }
+  const summary = (values: number[]): Times => {
+    const sorted = (values.length > 1 ? values.slice(1) : values).sort((a, b) => a - b);
+    return { min: sorted[0] ?? 0, median: sorted[Math.floor(sorted.length / 2)] ?? 0, max: sorted.at(-1) ?? 0 };
+  };
+  return { train: summary(times.train), validation: summary(times.validation) };
+}
+
+/** Rate of a [512,2048]·[2048,1536] product in f32, in FLOP/s: the yardstick of mfu. */
+function measureGemm(dev: Device): number {
+  const M = 512, N = 1536, K = 2048;
+  using arena = new Arena();
+  const a = arena.reserve("workspace", M, K), b = arena.reserve("workspace", N, K), c = arena.reserve("workspace", M, N);
+  arena.allocate(dev);
+  let best = Infinity;
+  for (let i = 0; i < 8; i++) {
+    const start = performance.now();
+    gemm(dev, { M, N, K, a, b, c, transB: true });
+    dev.synchronize();
+    best = Math.min(best, performance.now() - start);
+  }
+  return 2 * M * N * K / (best / 1000);
+}

@@ -1,0 +1,125 @@
+import { Device } from "../../ffi/device.ts";
+import { loadConfig } from "../config/load.ts";
+import type { Config } from "../config/schema.ts";
+import { loadDataset } from "../data/dataset.ts";
+import { datasetOptions, loadRunData } from "../data/load.ts";
+import type { Sample } from "../data/encode.ts";
+import { guessSource } from "../data/guess.ts";
+import { UserError } from "../errors.ts";
+import { weightDtype } from "../train/build.ts";
+import { loadModelInputs, type ModelInputs } from "../train/inputs.ts";
+import { loadToEvaluate } from "../train/loaded.ts";
+import { type Arguments, type Command, jsonOption, setOption } from "./command.ts";
+import { deviceOption, requireCpu, threadsOption } from "./device.ts";
+import { printJson, printLine, printNote } from "./output.ts";
+
+/** `metalora eval`: losses of a model, with or without an adapter, on data. */
+export const command: Command = {
+  name: "eval",
+  summary: "Measure the loss of a model, with or without an adapter",
+  usage: "CONFIG|--model DIR [--adapter DIR|none] [--data FILE] [--per-sample] [--json]",
+  details: [
+    "With a configuration: its model, the adapter in its output folder (when there is one) and its test data, or else its " +
+    "validation data. With --model alone: the base model on --data.",
+    "loss is the mean over labelled tokens in nats; an answer is exact when every one of its tokens is the model's first choice.",
+  ],
+  options: [
+    { name: "model", value: "DIR", description: "Model folder, instead of a configuration" },
+    { name: "adapter", value: "DIR|none", description: "PEFT adapter folder; none: the base model" },
+    { name: "data", value: "FILE", description: "JSON or JSONL file to measure on" },
+    { name: "max-length", value: "N", description: "With --model: longest sample in tokens (default: what the model was made for)" },
+    { name: "per-sample", description: "One line a sample before the summary" },
+    setOption,
+    deviceOption,
+    threadsOption,
+    jsonOption,
+  ],
+  positional: [0, 1],
+  examples: [
+    ["eval configs/mawps.yaml", "The run's adapter on its test data"],
+    ["eval --model models/SmolLM2-135M --adapter runs/math/adapter --data test.jsonl --json", "Any adapter on any file"],
+  ],
+  run(args) {
+    requireCpu(args);
+    const { inputs, samples, adapter, precision } = resolve(args);
+    using dev = Device.open({ threads: args.number("threads", { min: 1, whole: true }) ?? 0 });
+    using engine = loadToEvaluate(dev, inputs, samples, { adapter, weightDtype: weightDtype(dev, precision) });
+    const { sums, tokens, exact } = engine.evaluate(samples);
+    const json = args.flag("json");
+    if (args.flag("per-sample")) {
+      samples.forEach(({ id }, i) => {
+        const line = { id, loss: sums[i]! / tokens[i]!, tokens: tokens[i]! };
+        if (json) printJson(line);
+        else printLine(`${id}\t${line.loss.toFixed(6)}\t${line.tokens}`);
+      });
+    }
+    const total = tokens.reduce((a, b) => a + b, 0);
+    const loss = sums.reduce((a, b) => a + b, 0) / total;
+    const accuracy = exact.filter(Boolean).length / samples.length;
+    const result = { loss, tokens: total, samples: samples.length, perplexity: Math.exp(loss), accuracy };
+    if (json) printJson(result);
+    else {
+      printLine(
+        `loss ${loss.toFixed(4)}, perplexity ${result.perplexity.toFixed(3)}, ${(100 * accuracy).toFixed(1)} % of ` +
+          `${samples.length} answers exact (${total.toLocaleString("en")} labelled tokens)`,
+      );
+    }
+    return 0;
+  },
+};
+
+interface Resolved {
+  inputs: ModelInputs;
+  samples: readonly Sample[];
+  adapter: string | null;
+  precision: Config["train"]["precision"];
+}
+
+function resolve(args: Arguments): Resolved {
+  const [path] = args.positional;
+  const modelDir = args.value("model");
+  if ((path === undefined) === (modelDir === undefined)) {
+    throw new UserError("Cannot evaluate: give either a configuration or --model DIR. See 'metalora eval --help'", 2);
+  }
+  const adapterOption = args.value("adapter");
+  const file = args.value("data");
+  if (path !== undefined) {
+    const { config } = loadConfig(path, [...args.values("set")]);
+    const inputs = loadModelInputs(config.model);
+    const samples = file === undefined
+      ? configuredSamples(config, inputs)
+      : loadDataset({ ...guessSource(file, config.data.train), path: file }, inputs.tokenizer, datasetOptions(config)).samples;
+    return { inputs, samples, adapter: adapterOption ? named(adapterOption) : outputAdapter(config.output), precision: config.train.precision };
+  }
+  if (file === undefined) throw new UserError("Cannot evaluate: --model needs --data FILE", 2);
+  const inputs = loadModelInputs(modelDir!);
+  const source = guessSource(file, null);
+  const samples = loadDataset(source, inputs.tokenizer, {
+    template: source.format === "alpaca" ? "alpaca" : "none",
+    maxLength: args.number("max-length", { min: 2, max: inputs.model.maxPositions, whole: true }) ?? inputs.model.maxPositions,
+    appendEos: inputs.tokenizer.eosId !== null,
+    mode: "standard",
+  }).samples;
+  return { inputs, samples, adapter: adapterOption ? named(adapterOption) : null, precision: "auto" };
+}
+
+const named = (adapter: string): string | null => adapter === "none" ? null : adapter;
+
+function configuredSamples(config: Config, { tokenizer }: ModelInputs): readonly Sample[] {
+  const data = loadRunData(config, tokenizer);
+  const chosen = data.test ?? data.validation;
+  if (chosen) return chosen.samples;
+  throw new UserError("Cannot evaluate: the configuration has neither data.test nor data.validation. Give --data FILE", 2);
+}
+
+/** The adapter that a run of this configuration wrote, if it has. */
+function outputAdapter(output: string): string | null {
+  const dir = `${output}/adapter`;
+  try {
+    Deno.statSync(`${dir}/adapter_config.json`);
+    return dir;
+  } catch {
+    printNote(`${dir} does not exist: measuring the base model`);
+    return null;
+  }
+}

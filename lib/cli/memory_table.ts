@@ -1,0 +1,21 @@
+/** The memory plan as a person reads it. */
+import { formatBytes, type MemoryPlan } from "../train/memory.ts";
+
+const MEANING: readonly (readonly [keyof MemoryPlan, string])[] = [
+  ["weights", "frozen weights, with room for the adapters behind each row"],
+  ["adapter", "adapters and their gradient"],
+  ["optimizer", "Adam's moments"],
+  ["reweighting", "per-sample gradients and validation gradient"],
+  ["activations", "kept from forward to backward"],
+  ["workspace", "scratch, logits of one chunk"],
+  ["host", "program, runtime, data set"],
+  ["total_bytes", "total"],
+];
+
+/** One line a purpose, total last. */
+export function memoryTable(plan: MemoryPlan): string {
+  return MEANING.map(([key, meaning]) => {
+    const name = key === "total_bytes" ? "total" : key;
+    return `${name.padEnd(12)} ${formatBytes(plan[key]).padStart(10)}${key === "total_bytes" ? "" : `   ${meaning}`}`;
+  }).join("\n");
+}

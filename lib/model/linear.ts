@@ -1,0 +1,129 @@
+/**
+ * A linear layer with its adapters inside the matrix product (design §4), and where each adapter lies in the flat vector
+ * of trained parameters.
+ *
+ * Several matrices that read the same input (q/k/v, gate/up) form one layer: y = [x | h] · [W | s·B]ᵀ with h = x Aᵀ.
+ */
+import type { Device, Tensor } from "../../ffi/device.ts";
+import { type Groups, linearBackward, linearForward, loraRefresh } from "../../ffi/operators.ts";
+import type { Arena } from "../tensor/arena.ts";
+
+/** Which half of a block a matrix belongs to; `reweight.modules` selects by it. */
+export type ModuleKind = "attention" | "mlp";
+
+/** One frozen matrix of the checkpoint: y = x Wᵀ, W [dOut, dIn]. */
+export interface MatrixSpec {
+  /** Module name as in Hugging Face, such as "model.layers.0.self_attn.q_proj". */
+  readonly name: string;
+  readonly dOut: number;
+}
+
+/** The adapter of one matrix and its place in the flat vector θ [P]. */
+export interface AdaptedMatrix {
+  readonly name: string;
+  readonly kind: ModuleKind;
+  readonly dIn: number;
+  readonly dOut: number;
+  readonly rank: number;
+  /** s = alpha / rank (or alpha / √rank for rank-stabilised LoRA). */
+  readonly scale: number;
+  /** First element of A [rank, dIn] in θ. */
+  readonly aOffset: number;
+  /** First element of B [dOut, rank] in θ. */
+  readonly bOffset: number;
+}
+
+/** Rank and scale of the adapter on a matrix; rank 0 leaves it alone. */
+export type AdapterOf = (moduleName: string) => { rank: number; scale: number };
+
+const ROW_ALIGNMENT = 16; // elements: rows of 64 bytes in f32, so that no vector load straddles two rows
+
+/** Elements from one row to the next of a buffer that holds `width` columns. */
+export const paddedWidth = (width: number): number => Math.ceil(width / ROW_ALIGNMENT) * ROW_ALIGNMENT;
+
+/** A frozen linear layer of one or more matrices over the same input, with their adapters. */
+export class Linear {
+  /** Σ dOut: columns of the output. */
+  readonly dOut: number;
+  /** Σ rank: columns of h behind x. */
+  readonly rank: number;
+  readonly groups: Groups;
+  readonly adapters: readonly AdaptedMatrix[];
+  /** First element and length of this layer's block in θ: all A, then all B. */
+  readonly thetaOffset: number;
+  readonly thetaLength: number;
+  /** [dOut, dIn + rank]: the frozen weight, then s·B. */
+  readonly W: Tensor;
+  readonly bias: Tensor | null;
+  readonly #aCast: Tensor | null;
+  #theta: Tensor | undefined;
+  #A: Tensor | null = null;
+
+  constructor(
+    readonly kind: ModuleKind,
+    readonly dIn: number,
+    readonly matrices: readonly MatrixSpec[],
+    { arena, adapterOf, thetaOffset, weightDtype, activationDtype, hasBias }: {
+      arena: Arena;
+      adapterOf: AdapterOf;
+      thetaOffset: number;
+      weightDtype: "f32" | "bf16";
+      activationDtype: "f32" | "bf16";
+      hasBias: boolean;
+    },
+  ) {
+    const lora = matrices.map((matrix) => adapterOf(matrix.name));
+    this.dOut = matrices.reduce((sum, matrix) => sum + matrix.dOut, 0);
+    this.rank = lora.reduce((sum, { rank }) => sum + rank, 0);
+    this.groups = {
+      count: matrices.length,
+      table: Int32Array.from(matrices.flatMap((matrix, g) => [matrix.dOut, lora[g]!.rank])),
+      scales: Float32Array.from(lora.map(({ scale }) => scale)),
+    };
+    this.thetaOffset = thetaOffset;
+    let a = thetaOffset, b = thetaOffset + this.rank * dIn;
+    const adapters: AdaptedMatrix[] = [];
+    matrices.forEach(({ name, dOut }, g) => {
+      const { rank, scale } = lora[g]!;
+      if (rank > 0) adapters.push({ name, kind, dIn, dOut, rank, scale, aOffset: a, bOffset: b });
+      a += rank * dIn;
+      b += rank * dOut;
+    });
+    this.adapters = adapters;
+    this.thetaLength = b - thetaOffset;
+    this.W = arena.reserve("weights", this.dOut, this.width, { dtype: weightDtype, ld: paddedWidth(this.width) });
+    this.bias = hasBias ? arena.reserve("weights", 1, this.dOut) : null;
+    this.#aCast = activationDtype === "f32" || this.rank === 0
+      ? null
+      : arena.reserve("adapter", this.rank, dIn, { dtype: activationDtype });
+  }
+
+  /** Columns of [x | h]. */
+  get width(): number {
+    return this.dIn + this.rank;
+  }
+
+  /** Tells the layer where θ is; `refresh` must follow whenever θ changes. */
+  bind(theta: Tensor): void {
+    if (this.rank === 0) return;
+    this.#theta = theta.part(this.thetaOffset, 1, this.thetaLength);
+    this.#A = this.#aCast ?? theta.part(this.thetaOffset, this.rank, this.dIn);
+  }
+
+  /** Writes s·B behind W (and A in the activation type). */
+  refresh(dev: Device, activationDtype: "f32" | "bf16"): void {
+    if (!this.#theta) return;
+    const { dIn, groups, W } = this;
+    loraRefresh(dev, { dIn, groups, theta: this.#theta, W, aCast: this.#aCast, dtype: activationDtype });
+  }
+
+  /** xh [T, dIn + rank] (x given, h written) → y [T, dOut]. */
+  forward(dev: Device, T: number, xh: Tensor, y: Tensor): void {
+    linearForward(dev, T, { dIn: this.dIn, groups: this.groups, xh, A: this.#A, W: this.W, bias: this.bias, y });
+  }
+
+  /** dy [T, dOut] → gxh [T, dIn + rank] = (dL/dx, dL/dh); without `needDx` only dL/dh. */
+  backward(dev: Device, T: number, dy: Tensor, gxh: Tensor, { needDx = true }: { needDx?: boolean } = {}): void {
+    linearBackward(dev, T, { dIn: this.dIn, groups: this.groups, dy, A: this.#A, W: this.W, gxh, needDx });
+  }
+}

@@ -1,0 +1,89 @@
+/** Puts a checkpoint's tensors, or random numbers of the same shape, where the model's products read them. */
+import { type Device, DTYPE_BYTES, type Tensor } from "../../ffi/device.ts";
+import { upload, upload2d } from "../../ffi/operators.ts";
+import type { Checkpoint } from "../tensor/checkpoint.ts";
+import type { LlamaConfig } from "./config.ts";
+import type { Llama } from "./llama.ts";
+import { ropeTables } from "./rope.ts";
+
+/** Bytes read at a time: weights never lie in host memory twice, and pieces this large reach the disk's speed. */
+const PIECE_BYTES = 16 * 2 ** 20;
+
+const FILE_DTYPE = { F32: "f32", BF16: "bf16", F16: "f16" } as const;
+
+/** One tensor of a checkpoint and the place it goes to: the first `cols` columns of `target`. */
+interface Placement {
+  name: string;
+  shape: number[];
+  target: Tensor;
+}
+
+/** Where every tensor of a Llama checkpoint goes. */
+export function placements(model: Llama): Placement[] {
+  const { d, V, tied } = model.config;
+  const all: Placement[] = [
+    { name: "model.embed_tokens.weight", shape: [V, d], target: model.embedding },
+    { name: "model.norm.weight", shape: [d], target: model.finalNorm },
+  ];
+  if (!tied) all.push({ name: "lm_head.weight", shape: [V, d], target: model.head });
+  model.layers.forEach((layer, l) => {
+    all.push({ name: `model.layers.${l}.input_layernorm.weight`, shape: [d], target: layer.norm1 });
+    all.push({ name: `model.layers.${l}.post_attention_layernorm.weight`, shape: [d], target: layer.norm2 });
+    for (const linear of [layer.qkv, layer.o, layer.gateUp, layer.down]) {
+      let row = 0;
+      for (const { name, dOut } of linear.matrices) {
+        all.push({ name: `${name}.weight`, shape: [dOut, linear.dIn], target: linear.W.rowRange(row, dOut) });
+        if (linear.bias) all.push({ name: `${name}.bias`, shape: [dOut], target: linear.bias.columns(row, dOut) });
+        row += dOut;
+      }
+    }
+  });
+  return all;
+}
+
+/**
+ * Loads the weights into an allocated model, converting to its weight type.
+ * @throws {UserError} when a tensor is missing, has another shape or type, or cannot be read
+ */
+export function loadWeights(dev: Device, model: Llama, checkpoint: Checkpoint): void {
+  for (const { name, shape, target } of placements(model)) {
+    const { dtype } = checkpoint.expect(name, shape);
+    const cols = shape.at(-1)!, rows = shape.length === 2 ? shape[0]! : 1;
+    const rowBytes = cols * DTYPE_BYTES[FILE_DTYPE[dtype]];
+    const piece = Math.min(rows, Math.max(1, Math.floor(PIECE_BYTES / rowBytes)));
+    const buffer = new Uint8Array(piece * rowBytes);
+    for (let row = 0; row < rows; row += piece) {
+      const count = Math.min(piece, rows - row);
+      const bytes = buffer.subarray(0, count * rowBytes);
+      checkpoint.read(name, bytes, row * rowBytes);
+      upload2d(dev, count, cols, bytes, FILE_DTYPE[dtype], target.rowRange(row, count));
+    }
+  }
+  loadRope(dev, model);
+}
+
+/** Fills the model with normal(0, 0.02) numbers (norms with ones), for benchmarks of a shape. */
+export function randomWeights(dev: Device, model: Llama): void {
+  const noise = new Float32Array(2 ** 20);
+  let state = 1;
+  const uniform = () => (state = Math.imul(state, 1664525) + 1013904223 >>> 0) / 2 ** 32;
+  for (let i = 0; i < noise.length; i++) noise[i] = 0.02 * Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
+  for (const { shape, target } of placements(model)) {
+    const cols = shape.at(-1)!, rows = shape.length === 2 ? shape[0]! : 1;
+    const piece = Math.min(rows, Math.floor(noise.length / cols));
+    const values = shape.length === 2 ? noise : new Float32Array(cols).fill(1);
+    const bytes = new Uint8Array(values.buffer);
+    for (let row = 0; row < rows; row += piece) {
+      const count = Math.min(piece, rows - row);
+      upload2d(dev, count, cols, bytes.subarray(0, count * cols * 4), "f32", target.rowRange(row, count));
+    }
+  }
+  loadRope(dev, model);
+}
+
+function loadRope(dev: Device, model: Llama): void {
+  const config: LlamaConfig = model.config;
+  const { cos, sin } = ropeTables(config, model.cos.rows, model.cos.rows);
+  upload(dev, model.cos, cos);
+  upload(dev, model.sin, sin);
+}

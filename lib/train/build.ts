@@ -1,0 +1,90 @@
+/** Builds engine, optimizer and similarity out of a configuration and lays out their memory. */
+import type { Device } from "../../ffi/device.ts";
+import type { Config } from "../config/schema.ts";
+import { UserError } from "../errors.ts";
+import type { LlamaConfig } from "../model/config.ts";
+import type { AdapterOf } from "../model/linear.ts";
+import { Adam } from "../optim/adam.ts";
+import { PooledSimilarity } from "../reweight/pooled.ts";
+import { CoreSimilarity, ExactSimilarity, type Similarity } from "../reweight/similarity.ts";
+import type { Limits } from "../model/llama.ts";
+import { Engine } from "./engine.ts";
+import type { PassOptions } from "./plan.ts";
+
+/** What a training run is made of. */
+export interface Training {
+  readonly engine: Engine;
+  readonly adam: Adam;
+  readonly similarity: Similarity | null;
+}
+
+/** The order of passes that a configuration asks for. */
+export function passOptions({ reweight: { method, similarity, preset, validation } }: Config): PassOptions {
+  const zeroAtStart = similarity === "core" || similarity === "pooled";
+  const plainStart = preset === "reference" ? "epoch" : zeroAtStart ? "first" : "never";
+  return { method, every: validation.every, plainStart };
+}
+
+/** The type that frozen weights have on a device: `train.precision`, where auto is the device's own. */
+export function weightDtype(dev: Device, precision: Config["train"]["precision"]): "f32" | "bf16" {
+  return precision === "auto" ? dev.activationDtype : precision;
+}
+
+/**
+ * Lays out a training run without taking memory: `engine.arena` then knows the plan, `engine.allocate()` takes it.
+ * @throws {UserError} when keys of the configuration contradict each other
+ */
+export function buildTraining(
+  dev: Device,
+  config: Config,
+  { model, limits, adapterOf, padId }: { model: LlamaConfig; limits: Limits; adapterOf: AdapterOf; padId: number | null },
+): Training {
+  const { reweight, optimizer, train } = config;
+  const weighted = reweight.method === "meta-lora";
+  const samples = train.batch_size * train.accumulate;
+  const engine = new Engine(dev, model, {
+    adapterOf,
+    weightDtype: weightDtype(dev, train.precision),
+    limits,
+    purpose: "train",
+    staged: weighted ? samples : 0,
+    padding: isPadded(config) ? { id: requirePad(padId) } : null,
+  });
+  if (engine.parameters === 0) {
+    throw new UserError(`Cannot train: adapter.targets ${JSON.stringify(config.adapter.targets)} matches no matrix of the model`, 2);
+  }
+  const { eps, clip, placement, weight_decay: weightDecay } = optimizer;
+  const adam = new Adam(dev, engine.arena, engine.parameters, { betas: optimizer.betas, eps, weightDecay, clip, placement });
+  return { engine, adam, similarity: weighted ? buildSimilarity(dev, config, engine, adam) : null };
+}
+
+/** Whether samples run padded to the longest of their batch, as the authors' code does. */
+export const isPadded = ({ reweight }: Config): boolean => reweight.preset === "reference";
+
+function requirePad(padId: number | null): number {
+  if (padId !== null) return padId;
+  throw new UserError("Cannot use reweight.preset: reference: the tokenizer names neither a padding nor an end-of-text token", 2);
+}
+
+function buildSimilarity(dev: Device, config: Config, engine: Engine, adam: Adam): Similarity {
+  const { reweight, train } = config;
+  const { modules, normalize, validation: { ema, batch_size: m } } = reweight;
+  const n = train.batch_size * train.accumulate;
+  const { arena, model } = engine;
+  switch (reweight.similarity) {
+    case "exact":
+      return new ExactSimilarity(dev, arena, model, { staging: engine.staging!, ema, modules, normalize, adam: null });
+    case "exact-adam":
+      return new ExactSimilarity(dev, arena, model, { staging: engine.staging!, ema, modules, normalize, adam });
+    case "core":
+      return new CoreSimilarity(dev, arena, model, { samples: n, ema, modules, normalize });
+    case "pooled": {
+      if (normalize !== "none") {
+        throw new UserError("Cannot use reweight.normalize: cosine with similarity: pooled, which has no gradient to divide by. Use none", 2);
+      }
+      const reduction = reweight.preset === "paper" ? "mean-of-products" : "product-of-means";
+      const loss = reweight.preset === "reference" ? "token-mean" : "sample-mean";
+      return new PooledSimilarity(dev, arena, model, Math.max(n, m), { ema, modules, reduction, loss });
+    }
+  }
+}

@@ -1,0 +1,231 @@
+/**
+ * A model with its adapters θ [P] and the passes that training is made of: evaluate, sum gradients over a batch, stage one
+ * gradient per sample. It knows nothing of methods or schedules; `trainer.ts` does.
+ */
+import { type Device, DTYPE_BYTES, type Tensor } from "../../ffi/device.ts";
+import { combine, download, segmentSum, upload } from "../../ffi/operators.ts";
+import type { LlamaConfig } from "../model/config.ts";
+import type { AdaptedMatrix, AdapterOf } from "../model/linear.ts";
+import { type GradientSink, type Limits, Llama } from "../model/llama.ts";
+import type { Observed } from "../reweight/similarity.ts";
+import { Arena } from "../tensor/arena.ts";
+import { BatchBuffers, labelledTokens, type Normalisation, type PackedBatch, packBatch, rowSeeds, type Tokens } from "./batch.ts";
+import { AdapterGradients, SinkList } from "./gradients.ts";
+
+/** What a pass tells about its samples. */
+export interface SampleLosses {
+  /** Sum of the losses of each sample's labelled tokens, in nats [S]. */
+  readonly sums: Float64Array<ArrayBuffer>;
+  /** Labelled tokens of each sample [S]. */
+  readonly tokens: number[];
+  /** Whether every labelled token of the sample is the model's first choice [S]: what greedy decoding would produce. */
+  readonly exact: boolean[];
+}
+
+/** Makes a sink that watches a micro-batch beside the gradients. */
+export type Observer = (observed: Observed) => GradientSink | null;
+
+/** How an engine is laid out. */
+export interface EngineOptions {
+  readonly adapterOf: AdapterOf;
+  readonly weightDtype: "f32" | "bf16";
+  readonly limits: Limits;
+  readonly purpose: "train" | "evaluate";
+  /** Training samples whose gradients are staged at once; 0 stages none. */
+  readonly staged: number;
+  /** Runs samples with right padding of this id; only the reference preset does. */
+  readonly padding?: { id: number } | null;
+}
+
+/** A model, its adapters and its buffers on one device. */
+export class Engine implements Disposable {
+  readonly arena = new Arena();
+  readonly model: Llama;
+  /** Adapter parameters θ [1,P]: master copies in f32. */
+  readonly theta: Tensor;
+  /** Gradient [1,P] of the current step; null when laid out to evaluate. */
+  readonly grad: Tensor | null;
+  /** Per-sample gradients [n,P]. */
+  readonly staging: Tensor | null;
+  readonly #batch: BatchBuffers;
+  readonly #weights: Tensor; // f32 [n]
+  readonly #sums: Tensor; // f64 [S]
+
+  constructor(readonly dev: Device, config: LlamaConfig, readonly options: EngineOptions) {
+    const { adapterOf, weightDtype, limits, purpose, staged } = options;
+    this.model = new Llama(dev, config, { arena: this.arena, limits, adapterOf, weightDtype, purpose });
+    const P = Math.max(1, this.model.parameters);
+    this.theta = this.arena.reserve("adapter", 1, P);
+    this.grad = purpose === "train" ? this.arena.reserve("adapter", 1, P) : null;
+    this.staging = staged > 0 ? this.arena.reserve("reweighting", staged, P) : null;
+    this.#batch = new BatchBuffers(this.arena, limits);
+    this.#weights = this.arena.reserve("workspace", 1, Math.max(1, staged));
+    this.#sums = this.arena.reserve("workspace", 1, limits.segments, { dtype: "f64" });
+  }
+
+  /** Takes the memory. Everything else that shares the arena must be laid out before. */
+  allocate(): void {
+    this.arena.allocate(this.dev);
+    this.model.bind(this.theta);
+  }
+
+  /** Adapter parameters, P. */
+  get parameters(): number {
+    return this.model.parameters;
+  }
+
+  /** The adapted matrices in the order of θ. */
+  get adapters(): AdaptedMatrix[] {
+    return this.model.linears().flatMap(({ adapters }) => adapters);
+  }
+
+  /** Sets θ. */
+  setAdapters(theta: Float32Array<ArrayBuffer>): void {
+    if (theta.length !== this.parameters) throw new RangeError(`Cannot set adapters: ${theta.length} numbers for P = ${this.parameters}`);
+    if (theta.length > 0) upload(this.dev, this.theta, theta);
+    this.model.refresh();
+  }
+
+  /** A copy of θ. */
+  getAdapters(): Float32Array<ArrayBuffer> {
+    const theta = new Float32Array(this.parameters);
+    if (theta.length > 0) download(this.dev, theta, this.theta);
+    return theta;
+  }
+
+  /** Losses of samples in evaluation: no gradients. Micro-batches are as large as the buffers allow. */
+  evaluate(samples: readonly Tokens[]): SampleLosses {
+    const all: SampleLosses = { sums: new Float64Array(samples.length), tokens: [], exact: [] };
+    for (const { first, part } of microBatches(samples, this.options.limits)) {
+      const losses = this.#pass(part, { per: "sample", samples: 1 }, null);
+      all.sums.set(losses.sums, first);
+      all.tokens.push(...losses.tokens);
+      all.exact.push(...losses.exact);
+    }
+    return all;
+  }
+
+  /** Writes (or with `accumulate`, adds) the gradient of the samples' normalised loss to `out` [1,P]. */
+  sumGradients(
+    samples: readonly Tokens[],
+    normalisation: Normalisation,
+    { out, accumulate = false, observe = () => null }: { out: Tensor; accumulate?: boolean; observe?: Observer },
+  ): SampleLosses {
+    const all: SampleLosses = { sums: new Float64Array(samples.length), tokens: [], exact: [] };
+    for (const { first, part } of microBatches(samples, this.options.limits, this.options.padding ?? null)) {
+      const beta = accumulate || first > 0 ? 1 : 0;
+      const target = { out, cu: this.#batch.cuWhole, segments: 1, beta } as const;
+      const losses = this.#pass(part, normalisation, { target, first, observe });
+      all.sums.set(losses.sums, first);
+      all.tokens.push(...losses.tokens);
+      all.exact.push(...losses.exact);
+    }
+    return all;
+  }
+
+  /** Stages ∇ℓ_i of every sample, ℓ_i the mean over its labelled tokens, in rows first .. of `staging`. */
+  stageGradients(samples: readonly Tokens[], { first, observe }: { first: number; observe: Observer }): SampleLosses {
+    const out = this.staging!.rowRange(first, samples.length);
+    const target = { out, cu: this.#batch.cu, segments: samples.length, beta: 0 } as const;
+    return this.#pass(samples, { per: "sample", samples: 1 }, { target, first, observe });
+  }
+
+  /** grad = Σ w_i ∇ℓ_i over the n staged samples. */
+  combineStaged(weights: Float64Array<ArrayBuffer>): void {
+    upload(this.dev, this.#weights, Float32Array.from(weights));
+    combine(this.dev, weights.length, { weights: this.#weights, x: this.staging!, y: this.grad! });
+  }
+
+  #pass(
+    samples: readonly Tokens[],
+    normalisation: Normalisation,
+    backward:
+      | null
+      | { target: { out: Tensor; cu: Tensor; segments: number; beta: 0 | 1 }; first: number; observe: Observer },
+  ): SampleLosses {
+    const packed = packBatch(samples, { padding: this.options.padding ?? null });
+    const batch = this.#batch.upload(this.dev, packed, rowSeeds(packed, normalisation));
+    this.model.forward(batch);
+    this.model.loss(batch, { backward: backward !== null });
+    if (backward) {
+      const { target, first, observe } = backward;
+      const { cu, cuWhole } = this.#batch;
+      const lengths = segmentLengths(packed);
+      const observer = observe({ cu, cuWhole, samples: packed.S, lengths, first });
+      const gradients = new AdapterGradients(this.dev, target);
+      this.model.backward(batch, observer ? new SinkList([gradients, observer]) : gradients);
+    }
+    return this.#losses(packed);
+  }
+
+  #losses(packed: PackedBatch): SampleLosses {
+    const { S, R, rowOffsets, labels } = packed;
+    segmentSum(this.dev, S, { rowOffsets: this.#batch.rowOffsets, values: this.model.losses, out: this.#sums });
+    const sums = new Float64Array(S);
+    download(this.dev, sums, this.#sums);
+    const argmax = new Int32Array(R);
+    if (R > 0) download(this.dev, argmax, this.model.argmax);
+    const tokens: number[] = [], exact: boolean[] = [];
+    for (let i = 0; i < S; i++) {
+      const from = rowOffsets[i]!, to = rowOffsets[i + 1]!;
+      tokens.push(to - from);
+      let all = true;
+      for (let row = from; row < to; row++) all &&= argmax[row] === labels[row];
+      exact.push(all);
+    }
+    return { sums, tokens, exact };
+  }
+
+  [Symbol.dispose](): void {
+    this.arena[Symbol.dispose]();
+  }
+}
+
+function segmentLengths({ cuSeqlens, S }: PackedBatch): number[] {
+  return Array.from({ length: S }, (_, i) => cuSeqlens[i + 1]! - cuSeqlens[i]!);
+}
+
+/** Splits samples, in order, into micro-batches that the limits can hold. */
+export function* microBatches<Sample extends Tokens>(
+  samples: readonly Sample[],
+  limits: Limits,
+  padding: { id: number } | null = null,
+): Generator<{ first: number; part: readonly Sample[] }> {
+  let first = 0;
+  while (first < samples.length) {
+    let end = first, tokens = 0, rows = 0, longest = 0;
+    for (; end < samples.length && end - first < limits.segments; end++) {
+      const { ids } = samples[end]!;
+      longest = Math.max(longest, ids.length);
+      tokens = padding ? longest * (end - first + 1) : tokens + ids.length;
+      rows += labelledTokens(samples[end]!);
+      if (end > first && (tokens > limits.tokens || rows > limits.rows)) break;
+    }
+    yield { first, part: samples.slice(first, end) };
+    first = end;
+  }
+}
+
+/**
+ * Limits that hold any `batchSize` of the training samples together, and any single one of the others.
+ * @param length tokens of the longest sample when every sample is padded to it, else null
+ */
+export function limitsFor(
+  training: readonly Tokens[],
+  others: readonly Tokens[],
+  { batchSize, padded }: { batchSize: number; padded: boolean },
+): Limits {
+  const largest = (values: number[], count: number) => values.sort((a, b) => b - a).slice(0, count).reduce((a, b) => a + b, 0);
+  const longest = (samples: readonly Tokens[]) => samples.reduce((max, { ids }) => Math.max(max, ids.length), 1);
+  const all = Math.max(longest(training), longest(others));
+  const tokens = padded ? batchSize * all : largest(training.map(({ ids }) => ids.length), batchSize);
+  return {
+    tokens: Math.max(tokens, all),
+    rows: Math.max(1, largest(training.map(labelledTokens), batchSize), ...others.map(labelledTokens)),
+    segments: batchSize,
+    positions: all,
+  };
+}
+
+/** Bytes of an adapter of P parameters as it is saved. */
+export const adapterBytes = (P: number): number => P * DTYPE_BYTES.f32;

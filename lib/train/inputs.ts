@@ -1,0 +1,54 @@
+/** What a configuration names: model, tokenizer and data, opened and checked against each other before anything is built. */
+import type { Config } from "../config/schema.ts";
+import { loadRunData, type RunData } from "../data/load.ts";
+import { UserError } from "../errors.ts";
+import { type LlamaConfig, loadModelConfig } from "../model/config.ts";
+import { checkTokenizerFits, loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
+
+/** A model folder, without its weights. */
+export interface ModelInputs {
+  readonly dir: string;
+  readonly model: LlamaConfig;
+  readonly tokenizer: Tokenizer;
+}
+
+/** Everything that a run reads, without the weights. */
+export interface RunInputs extends ModelInputs {
+  readonly data: RunData;
+}
+
+/**
+ * Reads config.json and the tokenizer of a model folder.
+ * @throws {UserError} when the folder is missing or incomplete, or the tokenizer does not fit
+ */
+export function loadModelInputs(dir: string): ModelInputs {
+  try {
+    if (!Deno.statSync(dir).isDirectory) throw new Deno.errors.NotFound();
+  } catch {
+    throw new UserError(`Cannot load the model ${dir}: there is no such folder. Name the folder of a Hugging Face model in 'model'`, 2);
+  }
+  const model = loadModelConfig(dir);
+  const tokenizer = loadTokenizer(dir);
+  checkTokenizerFits(tokenizer, model.V, dir);
+  return { dir, model, tokenizer };
+}
+
+/**
+ * Reads everything but the weights.
+ * @throws {UserError} for a model or data that cannot be used
+ */
+export function loadRunInputs(config: Config): RunInputs {
+  const inputs = loadModelInputs(config.model);
+  const data = loadRunData(config, inputs.tokenizer);
+  for (const dataset of [data.train, data.validation, data.test]) {
+    const longest = dataset?.samples.reduce((max, { ids }) => Math.max(max, ids.length), 0) ?? 0;
+    if (longest > inputs.model.maxPositions) {
+      throw new UserError(
+        `Cannot use ${dataset!.path} with ${config.model}: its longest sample has ${longest} tokens, the model was made for ` +
+          `${inputs.model.maxPositions}. Set data.max_length to at most that`,
+        2,
+      );
+    }
+  }
+  return { ...inputs, data };
+}
