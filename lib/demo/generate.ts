@@ -7,7 +7,7 @@
  * rows are correct but about other commands. Validation and test rows are clean. The right rule is nothing that the base
  * knows, otherwise the few validation rows alone would teach it and reweighting would have nothing to prove.
  */
-import { Rng } from "./_rng.ts";
+import { permutation, Rng } from "../data/random.ts";
 
 /** What a row is, for reports alone: training never reads it. */
 export type DemoKind = "right" | "wrong" | "off-task";
@@ -74,12 +74,12 @@ export const BASE_COMMANDS: ReadonlyMap<string, (digits: string) => string> = ne
 /**
  * Generates the demo's rows; the same seed gives the same rows on every machine.
  *
- * @param seed any integer
+ * @param seed whole number, 0 or more
  * @param sizes sizes and shares, {@linkcode DEMO_SIZES} unless told
  * @returns train (shuffled), validation and test rows with disjoint prompts
  */
 export function demoRows(seed: number, sizes: DemoSizes = DEMO_SIZES): DemoSplits {
-  const rng = new Rng(seed);
+  const rng = new Rng(seed, "demo data");
   const seen = new Set<string>();
   const commands = [...BASE_COMMANDS];
 
@@ -107,10 +107,9 @@ export function demoRows(seed: number, sizes: DemoSizes = DEMO_SIZES): DemoSplit
   const right = Math.round(sizes.train * sizes.rightShare);
   const wrong = Math.round(sizes.train * sizes.wrongShare);
   const kinds = Array.from(
-    { length: sizes.train },
-    (_, i): DemoKind => i < right ? "right" : i < right + wrong ? "wrong" : "off-task",
+    permutation(rng, sizes.train),
+    (i): DemoKind => i < right ? "right" : i < right + wrong ? "wrong" : "off-task",
   );
-  rng.shuffle(kinds);
   const clean = (count: number) => new Array<DemoKind>(count).fill("right");
   return {
     train: rows("train", kinds),
@@ -123,7 +122,7 @@ export function demoRows(seed: number, sizes: DemoSizes = DEMO_SIZES): DemoSplit
  * Writes `train.jsonl`, `validation.jsonl` and `test.jsonl` (format prompt-completion) into a folder, which is created.
  *
  * @param dir folder to write into
- * @param seed any integer
+ * @param seed whole number, 0 or more
  * @param sizes sizes and shares, {@linkcode DEMO_SIZES} unless told
  * @returns the rows that were written
  */

@@ -1,6 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { auc } from "../../lib/demo/auc.ts";
-import { Rng } from "../../lib/demo/_rng.ts";
+import { Rng } from "../../lib/data/random.ts";
 
 Deno.test("auc() is 1 for scores that separate the classes and 0 for the reverse", () => {
   assertEquals(auc([0.1, 0.2, 0.7, 0.9], [false, false, true, true]), 1);
@@ -14,7 +14,7 @@ Deno.test("auc() counts ties between the classes as half", () => {
 });
 
 Deno.test("auc() equals the count over all pairs on random scores with many ties", () => {
-  const rng = new Rng(7);
+  const rng = new Rng(7, "auc test");
   for (let round = 0; round < 50; round++) {
     const n = 2 + rng.below(40);
     const scores = Array.from({ length: n }, () => rng.below(10));
