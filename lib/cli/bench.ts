@@ -28,7 +28,11 @@ export const command: Command = {
     "mfu is the arithmetic of the step divided by its time and by the rate of one large matrix product measured in the same run.",
   ],
   options: [
-    { name: "model-shape", value: "NAME|DIR", description: "Shape, or a model folder whose config.json gives it (default: smollm2-135m)" },
+    {
+      name: "model-shape",
+      value: "NAME|DIR",
+      description: "Shape, or a model folder whose config.json gives it (default: smollm2-135m)",
+    },
     { name: "batch", value: "N", description: "Samples a step (default: 4)" },
     { name: "length", value: "N", description: "Tokens a sample (default: 128)" },
     { name: "precision", value: "f32|bf16", description: "Type of the frozen weights (default: the device's)" },
@@ -86,7 +90,12 @@ export const command: Command = {
     const times = timeSteps(training, config, samples, steps);
     const stepMs = times.train.median + times.validation.median / config.reweight.validation.every;
     const peak = peakMemoryBytes();
-    const flops = stepFlops(model, { T: batch * length, R: batch * (length - 1), length, adapterParameters: 2 * engine.parameters });
+    const flops = stepFlops(model, {
+      T: batch * length,
+      R: batch * (length - 1),
+      length,
+      adapterParameters: 2 * engine.parameters,
+    });
     const gemmRate = measureGemm(dev);
     const result = {
       shape,
@@ -97,7 +106,9 @@ export const command: Command = {
       step_ms: round(stepMs),
       step_ms_min: round(times.train.min),
       step_ms_max: round(times.train.max),
-      ...(times.validation.median > 0 ? { train_ms: round(times.train.median), validation_ms: round(times.validation.median) } : {}),
+      ...(times.validation.median > 0
+        ? { train_ms: round(times.train.median), validation_ms: round(times.validation.median) }
+        : {}),
       tokens_per_second: Math.round(batch * length / stepMs * 1000),
       mfu: round(flops / stepMs * 1000 / gemmRate, 3),
       gemm_gflops: Math.round(gemmRate / 1e9),
@@ -109,7 +120,9 @@ export const command: Command = {
     else {
       printLine(`${shape}, ${batch} × ${length} tokens, ${result.precision}, method ${method}, on ${dev.name}`);
       printLine(`  step     ${result.step_ms} ms (${result.step_ms_min} – ${result.step_ms_max} over ${steps})`);
-      if (times.validation.median > 0) printLine(`           of it 1/${config.reweight.validation.every} of a validation batch of ${result.validation_ms} ms`);
+      if (times.validation.median > 0) {
+        printLine(`           of it 1/${config.reweight.validation.every} of a validation batch of ${result.validation_ms} ms`);
+      }
       printLine(`  speed    ${result.tokens_per_second.toLocaleString("en")} tokens/s`);
       printLine(`  mfu      ${(100 * result.mfu).toFixed(1)} % of ${result.gemm_gflops} GFLOP/s, the matrix product's rate`);
       printLine(`  memory   ${formatBytes(peak)}, planned ${formatBytes(plan.total_bytes)}`);
@@ -148,7 +161,8 @@ function timeSteps(
   samples: Sample[],
   steps: number,
 ): { train: Times; validation: Times } {
-  const order = (stream: string) => new BatchCursor({ samples: samples.length, batchSize: samples.length, order: "sequential", seed: 0, stream });
+  const order = (stream: string) =>
+    new BatchCursor({ samples: samples.length, batchSize: samples.length, order: "sequential", seed: 0, stream });
   const data = { train: samples, validation: samples, trainOrder: order("train"), validationOrder: order("validation") };
   const trainer = new Trainer(engine, adam, similarity, data, trainerOptions(config, config.train.steps!));
   const times: Record<"train" | "validation", number[]> = { train: [], validation: [] };

@@ -13,7 +13,11 @@ export interface CommandEntry {
 }
 
 export const commands: readonly CommandEntry[] = [
-  { name: "train", summary: "Fine-tune a model with LoRA, plain or guided by a validation set", load: () => import("./train.ts") },
+  {
+    name: "train",
+    summary: "Fine-tune a model with LoRA, plain or guided by a validation set",
+    load: () => import("./train.ts"),
+  },
   { name: "eval", summary: "Measure the loss of a model, with or without an adapter", load: () => import("./eval.ts") },
   { name: "bench", summary: "Time training steps of a model shape with random weights", load: () => import("./bench.ts") },
   { name: "preview", summary: "Show samples as the model will see them", load: () => import("./preview.ts") },

@@ -12,6 +12,9 @@ export const threadsOption: Option = { name: "threads", value: "N", description:
 export function requireCpu(args: Arguments): void {
   const device = args.value("device") ?? "cpu";
   if (device !== "cpu") {
-    throw new UserError(`Cannot use --device ${device}: this version computes on the CPU only. Leave the option out, or give cpu`, 2);
+    throw new UserError(
+      `Cannot use --device ${device}: this version computes on the CPU only. Leave the option out, or give cpu`,
+      2,
+    );
   }
 }

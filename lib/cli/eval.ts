@@ -27,7 +27,11 @@ export const command: Command = {
     { name: "model", value: "DIR", description: "Model folder, instead of a configuration" },
     { name: "adapter", value: "DIR|none", description: "PEFT adapter folder; none: the base model" },
     { name: "data", value: "FILE", description: "JSON or JSONL file to measure on" },
-    { name: "max-length", value: "N", description: "With --model: longest sample in tokens (default: what the model was made for)" },
+    {
+      name: "max-length",
+      value: "N",
+      description: "With --model: longest sample in tokens (default: what the model was made for)",
+    },
     { name: "per-sample", description: "One line a sample before the summary" },
     setOption,
     deviceOption,
@@ -89,7 +93,12 @@ function resolve(args: Arguments): Resolved {
     const samples = file === undefined
       ? configuredSamples(config, inputs)
       : loadDataset({ ...guessSource(file, config.data.train), path: file }, inputs.tokenizer, datasetOptions(config)).samples;
-    return { inputs, samples, adapter: adapterOption ? named(adapterOption) : outputAdapter(config.output), precision: config.train.precision };
+    return {
+      inputs,
+      samples,
+      adapter: adapterOption ? named(adapterOption) : outputAdapter(config.output),
+      precision: config.train.precision,
+    };
   }
   if (file === undefined) throw new UserError("Cannot evaluate: --model needs --data FILE", 2);
   const inputs = loadModelInputs(modelDir!);

@@ -60,7 +60,11 @@ function write(text: string): void {
 /** Such as "step 120/500  loss 1.2345  1,234 tokens/s  ESS 9.1/16  2m10s left". */
 export function line({ step, steps, loss, tokensPerSecond, seconds, effective }: ProgressState): string {
   const left = step > 0 ? seconds / step * (steps - step) : 0;
-  const parts = [`step ${step}/${steps}`, `loss ${loss.toFixed(4)}`, `${Math.round(tokensPerSecond).toLocaleString("en")} tokens/s`];
+  const parts = [
+    `step ${step}/${steps}`,
+    `loss ${loss.toFixed(4)}`,
+    `${Math.round(tokensPerSecond).toLocaleString("en")} tokens/s`,
+  ];
   if (effective) parts.push(`ESS ${effective.size.toFixed(1)}/${effective.samples}`);
   parts.push(step === steps ? `done in ${duration(seconds)}` : `${duration(left)} left`);
   return parts.join("  ");

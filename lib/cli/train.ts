@@ -45,8 +45,10 @@ export const command: Command = {
     if (json) printJson(result);
     else {
       const { steps, seconds, tokens_per_second, peak_memory_bytes, output, loss } = result;
-      printLine(`${steps} steps in ${duration(seconds)}, ${Math.round(tokens_per_second).toLocaleString("en")} tokens/s, ` +
-        `peak memory ${formatBytes(peak_memory_bytes)}`);
+      printLine(
+        `${steps} steps in ${duration(seconds)}, ${Math.round(tokens_per_second).toLocaleString("en")} tokens/s, ` +
+          `peak memory ${formatBytes(peak_memory_bytes)}`,
+      );
       printLine(`last training loss ${loss.toFixed(4)}`);
       for (const name of ["validation", "test"] as const) {
         const evaluation = result[name];
@@ -94,7 +96,9 @@ function observer(config: Config, progress: Progress): RunObserver {
 }
 
 function describe({ loss, perplexity, accuracy, samples }: Evaluation): string {
-  return `loss ${loss.toFixed(4)}, perplexity ${perplexity.toFixed(3)}, ${(100 * accuracy).toFixed(1)} % of ${samples} answers exact`;
+  return `loss ${loss.toFixed(4)}, perplexity ${perplexity.toFixed(3)}, ${
+    (100 * accuracy).toFixed(1)
+  } % of ${samples} answers exact`;
 }
 
 /** Such as "train      data.jsonl: 3,038 samples, 12 truncated; dropped 3 response longer than max_length". */

@@ -150,7 +150,8 @@ export class Llama {
 
     // Activations: kept per layer to train, one set for all layers to evaluate.
     const buffer = (rows: number, cols: number) => arena.reserve("activations", rows, cols, { dtype, ld: cols });
-    const beside = (rows: number, layer: Linear) => arena.reserve("activations", rows, layer.width, { dtype, ld: paddedWidth(layer.width) });
+    const beside = (rows: number, layer: Linear) =>
+      arena.reserve("activations", rows, layer.width, { dtype, ld: paddedWidth(layer.width) });
     const perRow = (cols = 1) => arena.reserve("activations", T, cols);
     for (const layer of train ? this.layers : this.layers.slice(0, 1)) {
       this.#saved.push({

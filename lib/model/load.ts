@@ -67,7 +67,9 @@ export function randomWeights(dev: Device, model: Llama): void {
   const noise = new Float32Array(2 ** 20);
   let state = 1;
   const uniform = () => (state = Math.imul(state, 1664525) + 1013904223 >>> 0) / 2 ** 32;
-  for (let i = 0; i < noise.length; i++) noise[i] = 0.02 * Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
+  for (let i = 0; i < noise.length; i++) {
+    noise[i] = 0.02 * Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
+  }
   for (const { shape, target } of placements(model)) {
     const cols = shape.at(-1)!, rows = shape.length === 2 ? shape[0]! : 1;
     const piece = Math.min(rows, Math.floor(noise.length / cols));

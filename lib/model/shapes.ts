@@ -49,7 +49,12 @@ export function modelShape(nameOrDir: string): LlamaConfig {
   if (known) return parseModelConfig(nameOrDir, known);
   if (nameOrDir.includes("/") || isDirectory(nameOrDir)) return loadModelConfig(nameOrDir);
   const names = Object.keys(SHAPES);
-  throw new UserError(`Cannot use the shape '${nameOrDir}': it is no folder and no known name.${didYouMean(nameOrDir, names)} Names: ${names.join(", ")}`, 2);
+  throw new UserError(
+    `Cannot use the shape '${nameOrDir}': it is no folder and no known name.${didYouMean(nameOrDir, names)} Names: ${
+      names.join(", ")
+    }`,
+    2,
+  );
 }
 
 function isDirectory(path: string): boolean {

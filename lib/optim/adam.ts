@@ -88,6 +88,19 @@ export class Adam {
     return scratch;
   }
 
+  /** Continues from a saved state. The arena must be allocated. */
+  restore({ step, m, v }: { step: number; m: Float32Array<ArrayBuffer>; v: Float32Array<ArrayBuffer> }): void {
+    this.step = step;
+    const moments = this.#moments;
+    if (moments.placement === "host") {
+      moments.m.set(m);
+      moments.v.set(v);
+    } else {
+      upload(this.dev, moments.m, m);
+      upload(this.dev, moments.v, v);
+    }
+  }
+
   /** Copies of both moments, for a checkpoint. */
   state(): { m: Float32Array<ArrayBuffer>; v: Float32Array<ArrayBuffer> } {
     const copy = (moment: Tensor | Float32Array<ArrayBuffer>) => {

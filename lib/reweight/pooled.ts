@@ -3,7 +3,7 @@
  * tokens, and u_i = Σ_l (z_i·z_v)(g_i·g_v) (paper, equations 17 and 18; the authors' code, algorithms §1.3). 0 while B = 0.
  *
  * The paper and its code read the validation side differently:
- *   product-of-means (the code): z and g are averaged over the validation samples first, then multiplied;
+ *   product-of-means (the code): z and g are averaged over the validation samples first, each on its own, then multiplied;
  *   mean-of-products (equation 17): (1/m) Σ_j Σ_l (z_j·z_i)(g_j·g_i).
  */
 import { type Device, Tensor } from "../../ffi/device.ts";
@@ -36,8 +36,6 @@ export class PooledSimilarity implements Similarity {
   readonly #columns = new Map<Linear, number>();
   /** First column and length of each adapted matrix that takes part. */
   readonly #ranges: { first: number; rank: number }[] = [];
-  #observed: { samples: number; lengths: number[] } = { samples: 0, lengths: [] };
-  #train: Row[] = [];
   #cache: Row[] = [];
 
   constructor(readonly dev: Device, arena: Arena, model: Llama, readonly samples: number, readonly options: PooledOptions) {
@@ -67,20 +65,18 @@ export class PooledSimilarity implements Similarity {
 
   /** `samples` of the validation batch were seeded with their share of the batch loss. */
   refresh(_gradient: Tensor, samples: number): void {
-    const rows = this.#read(samples);
+    // Under sample-mean, undo the 1/m of the batch loss: g_j belongs to the sample's own mean loss.
+    const unit = this.options.loss === "sample-mean" ? samples : 1;
+    const rows = this.#read(samples).map(({ z, g }) => ({ z, g: g.map((value) => value * unit) }));
     if (this.options.reduction === "mean-of-products") {
-      // Undo the 1/m of the batch loss: g_j belongs to the sample's own mean loss.
-      this.#cache = rows.map(({ z, g }) => ({ z, g: g.map((value) => value * samples) }));
+      this.#cache = rows;
       return;
     }
-    // A mean over all tokens of all samples, as the code takes it; without padding lengths differ, so weigh by them.
-    const { lengths } = this.#observed;
-    const total = lengths.reduce((sum, length) => sum + length, 0);
     const keep = this.ready ? this.options.ema : 0;
     const mean = (part: "z" | "g") => {
       const old = this.#cache[0]?.[part];
       return new Float32Array(this.#Q).map((_, q) => {
-        const fresh = rows.reduce((sum, row, j) => sum + row[part][q]! * lengths[j]! / total, 0);
+        const fresh = rows.reduce((sum, row) => sum + row[part][q]!, 0) / samples;
         return keep * (old?.[q] ?? 0) + (1 - keep) * fresh;
       });
     };
@@ -88,9 +84,8 @@ export class PooledSimilarity implements Similarity {
   }
 
   similarities(n: number, tokens: readonly number[]): Float64Array<ArrayBuffer> {
-    this.#train = this.#read(n);
     const all = tokens.reduce((sum, count) => sum + count, 0);
-    return Float64Array.from(this.#train, (row, i) => {
+    return Float64Array.from(this.#read(n), (row, i) => {
       const share = this.options.loss === "token-mean" ? tokens[i]! / all : 1;
       const sum = this.#cache.reduce((total, cached) => total + this.#product(row, cached), 0);
       return share * sum / this.#cache.length;
@@ -121,17 +116,19 @@ export class PooledSimilarity implements Similarity {
     }));
   }
 
-  #sink({ cu, samples, first, lengths }: Observed): GradientSink {
-    if (first === 0) this.#observed = { samples: 0, lengths: [] };
-    this.#observed.samples += samples;
-    this.#observed.lengths.push(...lengths);
+  #sink({ cu, samples, first }: Observed): GradientSink {
     const out = this.#means.rowRange(first, samples);
     return {
       linear: (linear, _T, { xh, gxh }) => {
         if (linear.rank === 0) return;
         const column = this.#columns.get(linear)!;
         const mean = (from: Tensor, to: number) =>
-          segmentMean(this.dev, samples, { cu, q: linear.rank, a: from.columns(linear.dIn, linear.rank), out: out.columns(to, linear.rank) });
+          segmentMean(this.dev, samples, {
+            cu,
+            q: linear.rank,
+            a: from.columns(linear.dIn, linear.rank),
+            out: out.columns(to, linear.rank),
+          });
         mean(xh, column);
         mean(gxh, this.#Q + column);
       },

@@ -18,8 +18,6 @@ export interface Observed {
   readonly cu: Tensor; // i32 [S+1]
   readonly cuWhole: Tensor; // i32 [2]
   readonly samples: number; // S
-  /** Rows of the stream per sample, padding included [S]. */
-  readonly lengths: readonly number[];
   /** Index of the first sample of the micro-batch within the whole batch. */
   readonly first: number;
 }
@@ -196,7 +194,12 @@ export class CoreSimilarity implements Similarity {
 
   similarities(n: number): Float64Array<ArrayBuffer> {
     const { first, count } = this.#columns;
-    return this.#feature.dots(n, this.#staging.columns(first, count), this.#feature.V.columns(first, count), this.options.normalize);
+    return this.#feature.dots(
+      n,
+      this.#staging.columns(first, count),
+      this.#feature.V.columns(first, count),
+      this.options.normalize,
+    );
   }
 
   #sink({ out, cu, segments, beta }: { out: Tensor; cu: Tensor; segments: number; beta: 0 | 1 }): GradientSink {

@@ -27,7 +27,9 @@ export function adapterOf(config: AdapterConfig): AdapterOf {
     const last = target.split(".").at(-1)!;
     if (!LINEAR_NAMES.some((name) => name === last)) {
       throw new UserError(
-        `Cannot adapt '${target}': the model has no such matrix.${didYouMean(last, [...LINEAR_NAMES])} Names: ${LINEAR_NAMES.join(", ")}`,
+        `Cannot adapt '${target}': the model has no such matrix.${didYouMean(last, [...LINEAR_NAMES])} Names: ${
+          LINEAR_NAMES.join(", ")
+        }`,
         2,
       );
     }
@@ -107,7 +109,10 @@ export function fromPeft(
     const matrix = known.get(name);
     if (!matrix) {
       const shape = `${config.L} layers of q, k, v, o, gate, up and down`;
-      throw new UserError(`Cannot use the adapter in ${dir}: the model has no matrix '${name}' (it has ${shape}). Use the model it was trained on`, 2);
+      throw new UserError(
+        `Cannot use the adapter in ${dir}: the model has no matrix '${name}' (it has ${shape}). Use the model it was trained on`,
+        2,
+      );
     }
     if (matrix.dIn !== inFeatures || matrix.dOut !== outFeatures) {
       throw new UserError(

@@ -51,7 +51,10 @@ export function buildTraining(
     padding: isPadded(config) ? { id: requirePad(padId) } : null,
   });
   if (engine.parameters === 0) {
-    throw new UserError(`Cannot train: adapter.targets ${JSON.stringify(config.adapter.targets)} matches no matrix of the model`, 2);
+    throw new UserError(
+      `Cannot train: adapter.targets ${JSON.stringify(config.adapter.targets)} matches no matrix of the model`,
+      2,
+    );
   }
   const { eps, clip, placement, weight_decay: weightDecay } = optimizer;
   const adam = new Adam(dev, engine.arena, engine.parameters, { betas: optimizer.betas, eps, weightDecay, clip, placement });
@@ -80,7 +83,10 @@ function buildSimilarity(dev: Device, config: Config, engine: Engine, adam: Adam
       return new CoreSimilarity(dev, arena, model, { samples: n, ema, modules, normalize });
     case "pooled": {
       if (normalize !== "none") {
-        throw new UserError("Cannot use reweight.normalize: cosine with similarity: pooled, which has no gradient to divide by. Use none", 2);
+        throw new UserError(
+          "Cannot use reweight.normalize: cosine with similarity: pooled, which has no gradient to divide by. Use none",
+          2,
+        );
       }
       const reduction = reweight.preset === "paper" ? "mean-of-products" : "product-of-means";
       const loss = reweight.preset === "reference" ? "token-mean" : "sample-mean";

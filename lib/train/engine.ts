@@ -9,7 +9,7 @@ import type { AdaptedMatrix, AdapterOf } from "../model/linear.ts";
 import { type GradientSink, type Limits, Llama } from "../model/llama.ts";
 import type { Observed } from "../reweight/similarity.ts";
 import { Arena } from "../tensor/arena.ts";
-import { BatchBuffers, labelledTokens, type Normalisation, type PackedBatch, packBatch, rowSeeds, type Tokens } from "./batch.ts";
+import { BatchBuffers, labelledTokens, type Normalisation, packBatch, type PackedBatch, rowSeeds, type Tokens } from "./batch.ts";
 import { AdapterGradients, SinkList } from "./gradients.ts";
 
 /** What a pass tells about its samples. */
@@ -81,7 +81,9 @@ export class Engine implements Disposable {
 
   /** Sets θ. */
   setAdapters(theta: Float32Array<ArrayBuffer>): void {
-    if (theta.length !== this.parameters) throw new RangeError(`Cannot set adapters: ${theta.length} numbers for P = ${this.parameters}`);
+    if (theta.length !== this.parameters) {
+      throw new RangeError(`Cannot set adapters: ${theta.length} numbers for P = ${this.parameters}`);
+    }
     if (theta.length > 0) upload(this.dev, this.theta, theta);
     this.model.refresh();
   }
@@ -150,8 +152,7 @@ export class Engine implements Disposable {
     if (backward) {
       const { target, first, observe } = backward;
       const { cu, cuWhole } = this.#batch;
-      const lengths = segmentLengths(packed);
-      const observer = observe({ cu, cuWhole, samples: packed.S, lengths, first });
+      const observer = observe({ cu, cuWhole, samples: packed.S, first });
       const gradients = new AdapterGradients(this.dev, target);
       this.model.backward(batch, observer ? new SinkList([gradients, observer]) : gradients);
     }
@@ -179,10 +180,6 @@ export class Engine implements Disposable {
   [Symbol.dispose](): void {
     this.arena[Symbol.dispose]();
   }
-}
-
-function segmentLengths({ cuSeqlens, S }: PackedBatch): number[] {
-  return Array.from({ length: S }, (_, i) => cuSeqlens[i + 1]! - cuSeqlens[i]!);
 }
 
 /** Splits samples, in order, into micro-batches that the limits can hold. */

@@ -22,7 +22,9 @@ export class RunFolder implements Disposable {
     try {
       Deno.mkdirSync(path, { recursive: true });
     } catch (error) {
-      throw new UserError(`Cannot write the output ${path}: ${(error as Error).message}. Choose another output or check its permissions`);
+      throw new UserError(
+        `Cannot write the output ${path}: ${(error as Error).message}. Choose another output or check its permissions`,
+      );
     }
     const lock = join(path, LOCK);
     for (let attempt = 0;; attempt++) {
@@ -32,12 +34,17 @@ export class RunFolder implements Disposable {
         return new RunFolder(path);
       } catch (error) {
         if (!(error instanceof Deno.errors.AlreadyExists)) {
-          throw new UserError(`Cannot write the output ${path}: ${(error as Error).message}. Choose another output or check its permissions`);
+          throw new UserError(
+            `Cannot write the output ${path}: ${(error as Error).message}. Choose another output or check its permissions`,
+          );
         }
       }
       const holder = readPid(lock);
       if (attempt > 0 || (holder !== null && isAlive(holder))) {
-        throw new UserError(`Cannot use the output ${path}: the run of process ${holder} holds it. Wait for it or choose another output`, 75);
+        throw new UserError(
+          `Cannot use the output ${path}: the run of process ${holder} holds it. Wait for it or choose another output`,
+          75,
+        );
       }
       removeQuietly(lock); // left behind by a run that was killed
     }

@@ -70,7 +70,17 @@ export class AdapterGradients implements GradientSink {
       beta,
     });
     for (const { rank, scale, dOut, h, dy, bOffset } of adapterColumns(linear, tensors)) {
-      segmentOuter(this.dev, segments, { cu, p: dOut, q: rank, a: dy, b: h, out: at(bOffset), stride: out.ld, alpha: scale, beta });
+      segmentOuter(this.dev, segments, {
+        cu,
+        p: dOut,
+        q: rank,
+        a: dy,
+        b: h,
+        out: at(bOffset),
+        stride: out.ld,
+        alpha: scale,
+        beta,
+      });
     }
   }
 }

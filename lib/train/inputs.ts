@@ -25,7 +25,10 @@ export function loadModelInputs(dir: string): ModelInputs {
   try {
     if (!Deno.statSync(dir).isDirectory) throw new Deno.errors.NotFound();
   } catch {
-    throw new UserError(`Cannot load the model ${dir}: there is no such folder. Name the folder of a Hugging Face model in 'model'`, 2);
+    throw new UserError(
+      `Cannot load the model ${dir}: there is no such folder. Name the folder of a Hugging Face model in 'model'`,
+      2,
+    );
   }
   const model = loadModelConfig(dir);
   const tokenizer = loadTokenizer(dir);

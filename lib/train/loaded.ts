@@ -32,7 +32,9 @@ export function loadToEvaluate(
     purpose: "evaluate",
     staged: 0,
   });
-  const theta = saved ? fromPeft(saved, engine.adapters, { P: engine.parameters, config: model, dir: adapter! }) : new Float32Array(0);
+  const theta = saved
+    ? fromPeft(saved, engine.adapters, { P: engine.parameters, config: model, dir: adapter! })
+    : new Float32Array(0);
   engine.allocate();
   loadWeights(dev, engine.model, checkpoint);
   engine.setAdapters(theta);

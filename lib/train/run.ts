@@ -97,7 +97,8 @@ export function makeTrainer({ engine, adam, similarity, config, inputs, steps }:
   const { train, validation } = inputs.data;
   const { reweight, data, seed } = config;
   const order = data.shuffle ? "shuffled" as const : "sequential" as const;
-  const cursor = (samples: number, batchSize: number, stream: string) => new BatchCursor({ samples, batchSize, order, seed, stream });
+  const cursor = (samples: number, batchSize: number, stream: string) =>
+    new BatchCursor({ samples, batchSize, order, seed, stream });
   const guided = reweight.method !== "none";
   return new Trainer(engine, adam, similarity, {
     train: train.samples,

@@ -50,7 +50,11 @@ export class SampleStatistics {
     return samples.map(({ id, source }, i) => {
       const { seen, compared, weightSum, lastWeight, similaritySum, lastLoss } = this.records[i]!;
       const mean = (sum: number) => compared === 0 ? null : sum / compared;
-      const weights = { weight: mean(weightSum), last_weight: compared === 0 ? null : lastWeight, similarity: mean(similaritySum) };
+      const weights = {
+        weight: mean(weightSum),
+        last_weight: compared === 0 ? null : lastWeight,
+        similarity: mean(similaritySum),
+      };
       return JSON.stringify({ id, seen, ...weights, loss: seen === 0 ? null : lastLoss, source }) + "\n";
     }).join("");
   }

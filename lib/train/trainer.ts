@@ -15,7 +15,7 @@ import { effectiveSampleSize, sampleWeights, uniform, type WeightMap } from "../
 import { labelledTokens, type Normalisation } from "./batch.ts";
 import type { Engine, SampleLosses } from "./engine.ts";
 import { passOptions } from "./build.ts";
-import { type PassOptions, passesAt } from "./plan.ts";
+import { passesAt, type PassOptions } from "./plan.ts";
 import { SampleStatistics } from "./statistics.ts";
 
 /** How the loss of a batch is normalised. */
@@ -32,6 +32,8 @@ export interface TrainerOptions extends PassOptions {
   readonly validationLoss: LossNormalisation;
   readonly validationBatch: number;
   readonly trainOn: boolean;
+  /** A training batch whose validation batch made the last step is still trained on (at rate 0), as in the authors' loop. */
+  readonly finishBatch: boolean;
   readonly weights: { weights: WeightMap; lambda: number; temperature: number };
   readonly schedule: { lr: number; schedule: ScheduleShape; warmup: number };
 }
@@ -51,6 +53,7 @@ export function trainerOptions(config: Config, steps: number): TrainerOptions {
     validationLoss: method === "meta-lora" && preset !== "reference" ? "sample-mean" : loss,
     validationBatch: validation.batch_size,
     trainOn: method === "mix" || validation.train_on,
+    finishBatch: preset === "reference",
     weights: { weights, lambda, temperature },
     schedule: { lr: optimizer.lr, schedule: optimizer.schedule, warmup: optimizer.warmup },
   };
@@ -116,7 +119,7 @@ export class Trainer {
       this.#epoch = epoch;
       const at = { consumed: this.#consumed, inEpoch: this.#inEpoch };
       for (const pass of passesAt(at, this.options)) {
-        if (this.step >= this.options.steps) return;
+        if (this.step >= this.options.steps && !(pass !== "refresh" && this.options.finishBatch)) return;
         if (pass === "refresh") yield this.#refresh();
         else yield this.#train(pass);
       }
@@ -237,7 +240,9 @@ export class Trainer {
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
       throw new UserError(
-        `Cannot continue at step ${this.step + 1}: ${error.message}. Lower optimizer.lr (now ${this.options.schedule.lr}) or check the data`,
+        `Cannot continue at step ${
+          this.step + 1
+        }: ${error.message}. Lower optimizer.lr (now ${this.options.schedule.lr}) or check the data`,
       );
     }
     this.engine.model.refresh();
