@@ -13,6 +13,16 @@ PINNED_DENO := $(CURDIR)/.tools/deno-$(or $(DENO_VERSION),unknown)/deno
 DENO ?= $(PINNED_DENO)
 PACKAGES := node_modules/.installed
 LIBRARY := build/libmetalora_cpu.so
+# What metalora itself needs; tests and benchmarks start processes, too.
+ALLOW := $(addprefix --allow-,ffi read write env sys)
+
+ifneq ($(DENO),$(PINNED_DENO))
+  FOUND_DENO := $(shell command -v $(DENO))
+  ifeq ($(FOUND_DENO),)
+    $(error Cannot use DENO=$(DENO): there is no such program. Leave DENO out to use the pinned one)
+  endif
+  override DENO := $(FOUND_DENO)
+endif
 
 # `deno task` and the tests start other Deno processes: all of them are this one.
 export PATH := $(dir $(DENO)):$(PATH)
@@ -22,6 +32,10 @@ export DENO_NO_UPDATE_CHECK := 1
 export DENO_NO_PROMPT := 1
 
 .DEFAULT_GOAL := all
+# As many compilers at once as there are cores, unless -j is given.
+ifeq ($(filter -j%,$(MAKEFLAGS)),)
+  MAKEFLAGS += -j$(shell nproc)
+endif
 .DELETE_ON_ERROR:
 .PHONY: all demo test check bench doc clean distclean
 
@@ -35,7 +49,7 @@ endif
 
 all: $(DENO) $(PACKAGES) $(LIBRARY)
 
--include kernels/kernels.mk
+include kernels/kernels.mk
 
 $(PINNED_DENO): bootstrap/deno.pins bootstrap/deno.sh
 	@sh bootstrap/deno.sh $(@D) $(MACHINE)
@@ -50,7 +64,7 @@ demo: all
 	$(DENO) task --quiet metalora demo $(ARGS)
 
 test: all
-	@$(DENO) run --quiet --allow-read --allow-write --allow-env --allow-run tests/run.ts $(ARGS)
+	@$(DENO) run --quiet $(ALLOW) --allow-run tests/run.ts $(ARGS)
 
 check: all
 	$(DENO) fmt --check --quiet
@@ -59,11 +73,14 @@ check: all
 	$(MAKE) --no-print-directory doc
 	$(MAKE) --no-print-directory test
 
+# Everything exported is documented, and the examples in docstrings run.
 doc: all
-	$(DENO) test --doc --quiet --permit-no-files --allow-read --allow-write --allow-env --allow-sys --allow-ffi lib/
+	$(DENO) run --quiet --allow-read --allow-run bootstrap/docs.ts
+	$(DENO) test --doc --quiet --permit-no-files $(ALLOW) lib/ ffi/
 
-bench: all
-	$(DENO) run --quiet --allow-ffi --allow-read --allow-write --allow-env --allow-sys --allow-run tests/bench/run.ts $(ARGS)
+# Each tests/bench/NAME_bench.ts prints its own table, the peer beside us where there is one.
+bench: all bench-gemm
+	@set -e; for each in $(wildcard tests/bench/*_bench.ts); do echo; echo "== $$each"; $(DENO) run --quiet $(ALLOW) --allow-run $$each $(ARGS); done
 
 clean:
 	rm -rf build coverage runs/demo

@@ -22,8 +22,8 @@ trap 'rm -rf "$scratch"' EXIT
 trap 'exit 130' INT TERM
 
 echo "Fetching Deno $version ($package) from the npm registry" >&2
-(cd "$scratch" && npm pack --silent --pack-destination . "$package@$version" >/dev/null 2>npm.log) ||
-  fail "npm could not fetch $package@$version: $(grep -v '^npm warn' "$scratch/npm.log" | head -n 1). Check the network and 'npm config get registry'"
+(cd "$scratch" && npm pack --loglevel=error --pack-destination . "$package@$version" >/dev/null 2>npm.log) ||
+  fail "npm could not fetch $package@$version: $(sed -n 's/^npm error //p; s/^npm ERR! //p' "$scratch/npm.log" | grep -vE '^(code|syscall|errno|network) ' | head -n 1). Check the network and 'npm config get registry'"
 archive=$(ls "$scratch"/*.tgz)
 found=$(node -e 'const h = require("crypto").createHash("sha512"); h.update(require("fs").readFileSync(process.argv[1])); console.log("sha512-" + h.digest("base64"))' "$archive")
 [ "$found" = "$wanted" ] || fail "$package@$version has the hash $found instead of $wanted. The download is damaged or was tampered with"

@@ -12,6 +12,7 @@ export interface CommandEntry {
   load(): Promise<{ command: Command }>;
 }
 
+/** Every command. */
 export const commands: readonly CommandEntry[] = [
   {
     name: "train",
@@ -19,6 +20,11 @@ export const commands: readonly CommandEntry[] = [
     load: () => import("./train.ts"),
   },
   { name: "eval", summary: "Measure the loss of a model, with or without an adapter", load: () => import("./eval.ts") },
+  {
+    name: "score",
+    summary: "Compare every training sample with the validation set, without training",
+    load: () => import("./score.ts"),
+  },
   { name: "bench", summary: "Time training steps of a model shape with random weights", load: () => import("./bench.ts") },
   { name: "preview", summary: "Show samples as the model will see them", load: () => import("./preview.ts") },
   {

@@ -26,6 +26,7 @@ const shared = {
   "reweight.validation.every": 10,
 };
 
+/** Every preset by its name in `reweight.preset`. */
 export const presets: Readonly<Record<"paper" | "reference", PresetTable>> = {
   // The paper's text: u_i = mean over validation samples j of Σ_l (z_i·z_j)(g_i·g_j), Eq. 17; clip at 0, Eq. 7-8; validation
   // samples give weights only.
