@@ -1,0 +1,60 @@
+import { Device } from "../../ffi/device.ts";
+import { loadConfig } from "../config/load.ts";
+import { UserError } from "../errors.ts";
+import { sampleWeights } from "../reweight/weights.ts";
+import { scoreSamples } from "../train/score.ts";
+import { loadRunInputs } from "../train/inputs.ts";
+import { type Command, jsonOption, setOption } from "./command.ts";
+import { deviceOption, requireCpu, threadsOption } from "./device.ts";
+import { printJson, printLine, printNote } from "./output.ts";
+
+/** `metalora score`: similarity of every training sample to the validation set, without training. */
+export const command: Command = {
+  name: "score",
+  summary: "Compare every training sample with the validation set, without training",
+  usage: "CONFIG [--adapter DIR] [--set KEY=VALUE]… [--json]",
+  details: [
+    "similarity is the inner product of the gradient of a sample's mean response loss with the mean of the validation samples' " +
+    "gradients, over all adapter parameters: at the given adapter, or at a fresh one. weight is what reweight.weights makes of the " +
+    "similarities of the whole training set; they sum to 1.",
+    "Most useful first; with --json in the order of the file.",
+  ],
+  options: [
+    { name: "adapter", value: "DIR", description: "PEFT adapter at which gradients are taken (default: a fresh one)" },
+    setOption,
+    deviceOption,
+    threadsOption,
+    jsonOption,
+  ],
+  positional: [1, 1],
+  examples: [["score run.yaml --json > scores.jsonl", "One line a training sample: id, similarity, weight"]],
+  run(args) {
+    requireCpu(args);
+    const { config } = loadConfig(args.positional[0]!, [...args.values("set")]);
+    const inputs = loadRunInputs(config);
+    if (!inputs.data.validation) {
+      throw new UserError("Cannot score: the configuration has no validation data. Set data.validation or data.validation_split", 2);
+    }
+    using dev = Device.open({ threads: args.number("threads", { min: 1, whole: true }) ?? 0 });
+    const samples = inputs.data.train.samples;
+    const similarities = scoreSamples(dev, config, inputs, {
+      adapter: args.value("adapter") ?? null,
+      progress: (done) => {
+        if (Deno.stderr.isTerminal()) Deno.stderr.writeSync(new TextEncoder().encode(`\r${done}/${samples.length} samples`));
+      },
+    });
+    if (Deno.stderr.isTerminal()) printNote("");
+    const weights = sampleWeights(similarities, config.reweight);
+    const lines = samples.map(({ id, response }, i) => ({ id, similarity: similarities[i]!, weight: weights[i]!, response }));
+    if (args.flag("json")) {
+      for (const { id, similarity, weight } of lines) printJson({ id, similarity, weight });
+      return 0;
+    }
+    printLine(`${"similarity".padStart(12)}  ${"weight".padStart(10)}  id`);
+    for (const { id, similarity, weight, response } of lines.sort((a, b) => b.similarity - a.similarity)) {
+      const text = response.replace(/\s+/g, " ").slice(0, 50);
+      printLine(`${similarity.toPrecision(5).padStart(12)}  ${weight.toExponential(3).padStart(10)}  ${id}  ${text}`);
+    }
+    return 0;
+  },
+};
