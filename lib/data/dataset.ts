@@ -57,21 +57,21 @@ export function loadDataset(spec: DataSpec, tokenizer: Tokenizer, options: Datas
   let rows = 0;
   let truncated = 0;
   for (const row of readRows(path)) {
-    if (rows === spec.limit || samples.length === options.maxSamples) break;
     rows++;
     const example = toExample(row, spec);
     const rendered = render(options.template, example);
     const encoded = encodeSample(rendered, tokenizer, options);
     if ("dropped" in encoded) {
       dropped.set(encoded.dropped, (dropped.get(encoded.dropped) ?? 0) + 1);
-      continue;
+    } else {
+      if (encoded.truncated) truncated++;
+      // Ids name samples in weights.jsonl; a repeated one gets the place of its row.
+      const id = seen.has(example.id) ? `${example.id}#${row.index}` : example.id;
+      seen.add(id);
+      const { ids, labels } = encoded;
+      samples.push({ id, ids, labels, ...rendered, source: example.source });
     }
-    if (encoded.truncated) truncated++;
-    // Ids name samples in weights.jsonl; a repeated one gets the place of its row.
-    const id = seen.has(example.id) ? `${example.id}#${row.index}` : example.id;
-    seen.add(id);
-    const { ids, labels } = encoded;
-    samples.push({ id, ids, labels, ...rendered, source: example.source });
+    if (rows === spec.limit || samples.length === options.maxSamples) break;
   }
   const reasons = [...dropped].map(([reason, count]) => ({ reason, count }));
   if (rows === 0) throw new UserError(`Cannot use the data ${path}: it has no rows. Give a file with at least one sample`, 2);

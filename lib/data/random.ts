@@ -4,16 +4,12 @@
  * @module
  */
 
-/** A mixing step of 32 bits: splitmix32, the finaliser of MurmurHash3 over a Weyl sequence. */
-function splitmix32(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x9e3779b9) >>> 0;
-    let z = state;
-    z = Math.imul(z ^ (z >>> 16), 0x85ebca6b);
-    z = Math.imul(z ^ (z >>> 13), 0xc2b2ae35);
-    return (z ^ (z >>> 16)) >>> 0;
-  };
+/** One output of splitmix32 (the finaliser of MurmurHash3 over a Weyl sequence): a bijection of 32 bits that mixes them well. */
+function splitmix32(state: number): number {
+  let z = (state + 0x9e3779b9) >>> 0;
+  z = Math.imul(z ^ (z >>> 16), 0x85ebca6b);
+  z = Math.imul(z ^ (z >>> 13), 0xc2b2ae35);
+  return (z ^ (z >>> 16)) >>> 0;
 }
 
 /** FNV-1a over UTF-16 units: turns the name of a stream into 32 bits. */
@@ -39,9 +35,9 @@ export class Rng {
    */
   constructor(seed: number, stream: string = "") {
     if (!Number.isSafeInteger(seed) || seed < 0) throw new RangeError(`Cannot seed random numbers with ${seed}`);
-    const low = splitmix32(seed);
-    const high = splitmix32(Math.floor(seed / 2 ** 32) ^ hashName(stream));
-    this.#s = Uint32Array.from({ length: 4 }, () => (low() ^ high()) >>> 0);
+    const parts = [hashName(stream), Math.floor(seed / 2 ** 32), seed];
+    // Each part enters through the mixture of those before it, so that they cannot cancel one another.
+    this.#s = Uint32Array.from({ length: 4 }, (_, word) => parts.reduce((mixed, part) => splitmix32(mixed ^ part), word));
     if (this.#s.every((word) => word === 0)) this.#s[0] = 1; // the one state that would stay 0 for ever
   }
 
