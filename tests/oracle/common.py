@@ -56,16 +56,14 @@ class Sample:
         return sum(label != IGNORE for label in self.labels[1:])
 
 
-def load_samples(count: int, start: int = 0, max_tokens: int = 128) -> list[Sample]:
-    """The first `count` rows from row `start` on that fit: BOS, "instruction\\n" (masked), output, EOS (both trained)."""
+def load_samples(count: int, max_tokens: int = 128) -> list[Sample]:
+    """The first `count` rows that fit: BOS, "instruction\\n" (masked), output, EOS (both trained)."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
     encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
     samples = []
     for row, line in enumerate(DATA.read_text().splitlines()):
-        if row < start:
-            continue
         record = json.loads(line)
         prompt = [1] + encode(record["instruction"] + "\n")
         response = encode(record["output"]) + [2]
@@ -77,6 +75,13 @@ def load_samples(count: int, start: int = 0, max_tokens: int = 128) -> list[Samp
         if len(samples) == count:
             return samples
     raise SystemExit(f"Cannot draw {count} samples from {DATA.name}: only {len(samples)} fit")
+
+
+def with_answer_of(sample: Sample, other: Sample) -> Sample:
+    """The sample's prompt followed by the other's response."""
+    start, from_ = (next(t for t, label in enumerate(s.labels) if label != IGNORE) for s in (sample, other))
+    ids = sample.ids[:start] + other.ids[from_:]
+    return Sample(f"{sample.id}-answered-{other.row}", sample.row, ids, [IGNORE] * start + other.ids[from_:])
 
 
 def collate(samples: list[Sample], extra: int = 0):
@@ -210,7 +215,9 @@ class HfLlama(nn.Module):
 
 def hf_model():
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32, attn_implementation="eager")
     return model.eval()  # nothing here has dropout; eval keeps it so
 
@@ -277,6 +284,19 @@ def inject(model: nn.Module, adapter: dict, scale: float, targets=LINEARS, layer
         lora[name] = layer(base, adapter[peft_name(name, "A")], adapter[peft_name(name, "B")], scale)
         setattr(model.get_submodule(parent), child, lora[name])
     return lora
+
+
+def warm_up(adapter: dict, scale: float, samples: list[Sample], steps: int, batch=8, lr=5e-3) -> dict[str, torch.Tensor]:
+    """The adapter after Adam steps (0.9, 0.95) on the samples in order, in float64, rounded to float32 at the end."""
+    model = Llama()
+    lora = inject(model, adapter, scale)
+    optimizer = torch.optim.Adam([p for layer in lora.values() for p in (layer.A, layer.B)], lr=lr, betas=(0.9, 0.95))
+    for step in range(steps):
+        ids, mask, labels = collate([samples[(step * batch + k) % len(samples)] for k in range(batch)])
+        sample_losses(model(ids, mask), labels).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return {peft_name(m, side): getattr(layer, side).detach().float().clone() for m, layer in lora.items() for side in "AB"}
 
 
 def peft_model(rank: int, alpha: float, targets, adapter: dict):

@@ -29,8 +29,8 @@ Weight maps (n samples; sums that are 0 leave zeros):
 import torch
 
 from common import (
-    ATTENTION, IGNORE, LINEARS, PAD, Llama, Sample, batch_loss, check_llama, collate, inject, load_samples, make_adapter, module_names,
-    peft_name, prefixed, sample_losses, write_fixture,
+    ATTENTION, LINEARS, PAD, Llama, batch_loss, check_llama, collate, inject, load_samples, make_adapter, module_names,
+    peft_name, prefixed, sample_losses, warm_up, with_answer_of, write_fixture,
 )
 
 RANK, ALPHA = 4, 8
@@ -44,13 +44,6 @@ PARTS = {
 }
 rows = load_samples(76)
 validation, warm = rows[20:24], rows[8:20] + rows[24:76]
-
-
-def with_answer_of(sample: Sample, other: Sample) -> Sample:
-    """The sample's prompt followed by the other's response."""
-    start, from_ = (next(t for t, label in enumerate(s.labels) if label != IGNORE) for s in (sample, other))
-    ids = sample.ids[:start] + other.ids[from_:]
-    return Sample(f"{sample.id}-answered-{other.row}", sample.row, ids, [IGNORE] * start + other.ids[from_:])
 
 
 train = [rows[0], with_answer_of(rows[1], rows[13]), rows[2], with_answer_of(rows[3], rows[31])]
@@ -244,22 +237,8 @@ def padding(adapter) -> dict:
     return dict(adapter="trained", cases=cases)
 
 
-def warm_up(adapter, steps=60, batch=8):
-    """The adapter after Adam steps on `warm`, rounded to float32."""
-    model = Llama()
-    lora = inject(model, adapter, ALPHA / RANK)
-    optimizer = torch.optim.Adam([p for m in MODULES for p in (lora[m].A, lora[m].B)], lr=5e-3, betas=(0.9, BETA2))
-    for step in range(steps):
-        at = step * batch % len(warm)
-        ids, mask, labels = collate(warm[at : at + batch])
-        sample_losses(model(ids, mask), labels).mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return {peft_name(m, side): getattr(lora[m], side).detach().clone() for m in MODULES for side in "AB"}
-
-
 fresh = make_adapter(seed=21, rank=RANK)
-trained = warm_up(fresh)
+trained = warm_up(fresh, ALPHA / RANK, warm, steps=60)
 # second moments of the size that gradients have here, spread over two decades
 noise = torch.Generator().manual_seed(5)
 adam_v = {k: (10 ** (-6 + 2 * torch.rand(w.shape, generator=noise))).float() for k, w in trained.items()}
