@@ -2,8 +2,8 @@ import { loadConfig } from "../config/load.ts";
 import { type Dataset, IGNORED, loadDataset, type Sample } from "../data/dataset.ts";
 import { datasetOptions } from "../data/load.ts";
 import { type Piece, pieces } from "../data/view.ts";
-import { loadModelConfig } from "../model/config.ts";
-import { checkTokenizerFits, loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { loadModelInputs } from "../train/inputs.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
 import { printJson, printLine, printNote } from "./output.ts";
 
@@ -34,8 +34,7 @@ export const command: Command = {
     const { config } = loadConfig(args.positional[0]!, [...args.values("set")]);
     const json = args.flag("json");
     const limit = args.number("limit", { min: 1, whole: true }) ?? (json ? undefined : DEFAULT_LIMIT);
-    const tokenizer = loadTokenizer(config.model);
-    checkTokenizerFits(tokenizer, loadModelConfig(config.model).V, config.model);
+    const { tokenizer } = loadModelInputs(config.model);
     const spec = { ...config.data.train, path: args.value("data") ?? config.data.train.path };
     const dataset = loadDataset(spec, tokenizer, {
       ...datasetOptions(config),
