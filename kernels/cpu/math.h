@@ -1,15 +1,16 @@
-// math.h: exp, log and the logistic function on a vector, accurate to about 1 ulp.
+// math.h: the exponential of negative numbers and the logistic function on a vector, accurate to 1 to 2 ulp.
 //
-// exp: Cody and Waite's reduction x = n ln 2 + r, |r| <= ln 2 / 2 (ln 2 split so that n * ln2_high is exact), then the
-// polynomial of Cephes' expf (S. Moshier), then n added to the exponent.
+// Softmax and the logistic function need e^x for x <= 0 only, which spares the care for overflow: Cody and Waite's
+// reduction x = n ln 2 + r, |r| <= ln 2 / 2 (ln 2 split so that n * ln2_high is exact), then the polynomial of Cephes'
+// expf (S. Moshier), times 2^n.
 #pragma once
 #include "vec.h"
 
 namespace metalora {
 namespace ML_ISA {
 
-// e^r for the reduced argument; n comes back in `exponent`, r in [-0.35, 0.35].
-ML_INLINE vf exp_reduced(vf x, vi* exponent) {
+// e^x for x <= 0; results below the normal range (x < -87) become 0, NaN stays NaN.
+ML_INLINE vf vexp_negative(vf x) {
   const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, which then sits in the low bits
   const vf shifted = x * 1.44269504f + shift;
   const vf n = shifted - shift;
@@ -19,30 +20,16 @@ ML_INLINE vf exp_reduced(vf x, vi* exponent) {
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-  *exponent = (vi)shifted - (vi)set1(shift);
-  return p * (r * r) + r + 1.0f;
+  p = p * (r * r) + r + 1.0f;
+  const vf power = (vf)(((vi)shifted << 23) + (127 << 23));  // 2^n: the bits of `shift` itself leave at the top
+  return x < -87.0f ? vf{} : p * power;
 }
 
-// e^x for every x: denormal results, 0, +inf and NaN included.
-ML_INLINE vf vexp(vf x) {
-  x = x > 89.0f ? set1(89.0f) : x;  // e^89 = inf; a NaN passes both comparisons untouched
-  x = x < -104.0f ? set1(-104.0f) : x;
-  vi n;
-  const vf p = exp_reduced(x, &n);
-  const vi half = n >> 1;  // 2^n in two factors, so that neither overflows nor becomes denormal too early
-  return p * (vf)((half + 127) << 23) * (vf)((n - half + 127) << 23);
+// 1 / (1 + e^-x), from e = e^-|x| <= 1, which cannot overflow: 1 / (1 + e) or e / (1 + e). 0 below x = -87.
+ML_INLINE vf vsigmoid(vf x) {
+  const vf e = vexp_negative(x < 0 ? x : -x);
+  return (x < 0 ? e : set1(1.0f)) / (1.0f + e);
 }
-
-// e^x for x <= 0, as softmax needs it: results below the normal range become 0; NaN stays NaN.
-ML_INLINE vf vexp_negative(vf x) {
-  vi n;
-  const vf p = exp_reduced(x, &n);
-  const vf y = (vf)((vi)p + (n << 23));
-  return x < -87.0f ? vf{} : y;
-}
-
-// 1 / (1 + e^-x). For x < -88 the denominator overflows to inf and the result is 0, as it should be.
-ML_INLINE vf vsigmoid(vf x) { return 1.0f / (1.0f + vexp(-x)); }
 
 }  // namespace ML_ISA
 }  // namespace metalora
