@@ -25,6 +25,7 @@ export const commands: readonly CommandEntry[] = [
     summary: "Compare every training sample with the validation set, without training",
     load: () => import("./score.ts"),
   },
+  { name: "demo", summary: "See META-LORA beside plain LoRA on noisy data, in minutes", load: () => import("./demo.ts") },
   { name: "bench", summary: "Time training steps of a model shape with random weights", load: () => import("./bench.ts") },
   { name: "preview", summary: "Show samples as the model will see them", load: () => import("./preview.ts") },
   {
