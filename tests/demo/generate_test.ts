@@ -70,6 +70,16 @@ Deno.test("demoRows() gives the same rows for the same seed and others for anoth
   assertEquals(demoRows(0).train.length, 1600);
 });
 
+Deno.test("demoRows(0) gives the rows on which the demo's numbers were measured", () => {
+  // tests/oracle/demo_prototype.py holds these numbers; when this changes, measure them again.
+  const { train, validation } = demoRows(0);
+  assertEquals(train.slice(0, 2), [
+    { id: "train-0", prompt: "Arrange: 431704=", completion: "044137", kind: "right" },
+    { id: "train-1", prompt: "Arrange: 81936579=", completion: "99876531", kind: "wrong" },
+  ]);
+  assertEquals(validation[0], { id: "validation-0", prompt: "Arrange: 2992590=", completion: "0225999", kind: "right" });
+});
+
 Deno.test("writeDemoData() writes JSON lines that read back as the rows it returns", () => {
   const dir = Deno.makeTempDirSync();
   try {
