@@ -3,33 +3,36 @@
     python tests/oracle/metalora_reference.py [--check]
 
 Written from the specification (algorithms 1.2–1.5), on transformers' float32 Llama with a LoRA module and hooks of its own; it
-shares nothing with the product. 52 training and 12 validation rows, read in order, n = m = 4, rank 4, alpha 1 (s = 1/4),
-A ~ U(±1/sqrt r), B = 0, Adam (0.9, 0.95), eps 1e-8, no decay, cosine to 0 without warm-up, clip to global norm 1.
+shares nothing with the product. 52 training rows (every other one with the answer of another row) and 12 validation rows, read in
+order, n = m = 4, rank 4, alpha 1 (s = 1/4), A ~ U(±1/sqrt r), B = 0, Adam (0.9, 0.95), eps 1e-8, no decay, cosine from `lr` to 0
+without warm-up, clip to global norm 1.
 
-`reference` (the authors' code)
+Runs `reference`, `referenceWarm` (the authors' code)
     Batches are right-padded to their longest sample and run with the pads (attention mask = id is no pad, labels masked).
-    Step 0 of every epoch is a plain step on the batch token-mean loss. For s >= 1, when (s - 1) mod every == 0, the next validation
-    batch (wrapping around) runs forward and backward with its batch token-mean loss, leaves its statistics, and is trained on.
-    Then the training batch runs forward once; backward 1 of the batch token-mean loss gives its statistics, gradients are
-    dropped; backward 2 of sum_i w_i l_i (l_i = the sample's own token mean) is clipped and stepped.
+    Step 0 of every epoch is a plain step on the batch token-mean loss. For s >= 1, when (s - 1) mod every == 0, the next
+    validation batch (wrapping around) runs forward and backward with its batch token-mean loss, leaves its statistics, and is
+    trained on. Then the training batch runs forward once; backward 1 of the batch token-mean loss gives its statistics, gradients
+    are dropped; backward 2 of sum_i w_i l_i (l_i = the sample's own token mean) is clipped and stepped.
     Statistics per module: z = input of lora_left (h = x A^T), g = gradient at that input (s (dl/dy) B), each the mean over all T
     positions, pads included; validation: a further mean over the m samples, z and g apart.
     u_i = sum_modules (z_i . z_v)(g_i . g_v); w = (u - 2 min u) / sum when min u < 0, else u / sum.
     When sum_i w_i l_i is exactly 0 the batch is consumed without a step. Every update, validation too, advances the schedule.
     The limit is read before a training batch is taken; a validation step that reaches it is still followed by its training
     step, at rate 0 (see `accounting`, maxSteps 14: 15 updates).
-`referenceEpochs` the same over 12 training rows, two epochs: step 3 is plain again; the statistics of the validation set survive.
+    `referenceWarm` starts from an adapter with B != 0, where similarities of both signs occur, and takes two epochs of 24 rows:
+    step 8 is plain again; the validation iterator goes on where it was.
 
-`paper` (the equations; the reading chosen here)
-    No pads: every sample runs alone. Statistics from per-sample mean losses l_i: z_i, g_i = means over the sample's own tokens (prompt and
-    response). u_i = (1/m) sum_j sum_modules (z_j . z_i)(g_j . g_i); w_i = max(u_i, 0) / sum; update with sum_i w_i l_i. Validation
-    batches serve the weights only: drawn before training batches s = 1, 1 + every, 1 + 2 every, … (s counts consumed training
-    batches), never trained on. The first step has B = 0, hence every u = 0: it is plain, with w_i = 1/n. When no u_i is positive
-    the batch is consumed without an update. Optimizer and schedule as above.
+Runs `paper`, `paperWarm` (the equations; the reading chosen here)
+    No pads: every sample runs alone. Statistics from per-sample mean losses l_i: z_i, g_i = means over the sample's own tokens
+    (prompt and response). u_i = (1/m) sum_j sum_modules (z_j . z_i)(g_j . g_i); w_i = max(u_i, 0) / sum; update with
+    sum_i w_i l_i. Validation batches serve the weights only: drawn before training batches s = 1, 1 + every, 1 + 2 every, …
+    (s counts consumed training batches), never trained on. The first step of a run has B = 0, hence every u = 0: it is plain,
+    with w_i = 1/n. When no u_i is positive the batch is consumed without an update (`skipped`).
 
-Each run: `steps`, one entry an attempted update: `kind` plain | validation | train, `step` (updates before it), `batch` (s within the
-epoch), `indices` into `train` or `validation`, `loss` (batch token mean), `losses` (l_i), `u`, `w`, `objective` (the number that was
-differentiated), `gradNorm` before clipping, `lr` it used, `ess` = 1 / sum w^2, `skipped`. `accounting` counts steps alone.
+Each run: `initial` names its first adapter; `steps`, one entry an attempted update: `kind` plain | validation | train, `step`
+(updates before it), `batch` (s within the epoch), `indices` into `train` or `validation`, `loss` (batch token mean), `losses`
+(l_i), `u`, `w`, `objective` (the number that was differentiated), `gradNorm` before clipping, `lr` it used, `ess` = 1 / sum w^2,
+`skipped`, `validation` (paper: the samples behind u). `accounting` counts steps alone.
 `float32Noise` compares with the same program on the float64 model of common.py.
 """
 

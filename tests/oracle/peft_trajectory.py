@@ -11,6 +11,10 @@ the step used, `gradNorm` the norm before clipping.
     decay  the same with weight decay 0.1 (of its final adapter only layers 0 and 4 are kept)
     mlp    rank 4, alpha 8, gate/up/down only, weight decay 0, clip 5 (some steps are clipped), linear without warm-up
 
+`step0`: per-sample mean losses of batch 0 at B = 0 (`losses`) and at final_plain (`finalLosses`); logits of sample 0 at the listed
+positions (those that predict a label) are the arrays "logits/initial" and "logits/final_plain", [positions, V]. `accumulation`: the
+gradient of batch 0 at final_plain (not clipped), whole, and as two micro-batches normalised once over all tokens of the batch.
+
 Every trajectory is repeated by the float64 model of common.py; `float32Noise` tells how far float32 is from it: what a third
 float32 program may differ by for no fault of its own.
 """
@@ -127,7 +131,8 @@ for name, setting in SETTINGS.items():
         with torch.no_grad():
             logits = program.logits(ids, mask)
         positions = [t - 1 for t, label in enumerate(samples[0].labels) if label != IGNORE]
-        step0 = dict(losses=sample_losses(logits, labels), tokens=[s.n for s in chosen(batches[0])], logits=dict(sample=0, positions=positions))
+        step0 = dict(losses=sample_losses(logits, labels), tokens=[s.n for s in chosen(batches[0])])
+        step0["logits"] = dict(sample=0, positions=positions)
         arrays["logits/initial"] = logits[0, positions]
 
     before = evaluate(program)

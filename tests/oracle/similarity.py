@@ -4,8 +4,8 @@
 
 stories260K, 4 training and 4 validation rows, rank 4, alpha 8 (s = 2), seven linears. Two points: "trained" (B != 0: an adapter
 after 60 steps on other rows, so that similarities of both signs occur) and "fresh" (B = 0, random A). Training samples 1 and 3
-carry the answer of another row, as noisy data do. l_i is the mean loss over sample i's own response tokens and every gradient is of l_i, unscaled
-("unit seeds"). Per module: x input, h = x A^T, y output, g_h = dl/dh = s (dl/dy) B; all sums over the sample's own tokens.
+carry the answer of another row, as noisy data do. l_i is the mean loss over sample i's own response tokens and every gradient
+is of l_i, unscaled ("unit seeds"). Per module: x input, h = x A^T, y output, g_h = dl/dh = s (dl/dy) B; all sums over the sample's own tokens.
 
     exact       u_i = <V, grad l_i>, V = mean_j grad l^v_j, over all A and B                             (algorithms 5.1, 5.2)
     exactAdam   u_i = <V / (sqrt(v / (1 - beta2^step)) + eps), grad l_i>, v = the arrays "adam_v/…"                  (5.1)
@@ -167,7 +167,7 @@ def describe(adapter, adam_v) -> tuple[dict, dict]:
         core={part: [sum((c[k] * core_V[k]).sum().item() for k in modules) for c in core] for part, modules in PARTS.items()},
         pooled={part: [sum(match(p, pool_V, k) for k in modules) for p in pool] for part, modules in PARTS.items()},
         paper={part: [sum(match(p, v, k) for k in modules for v in pool_v) / m for p in pool] for part, modules in PARTS.items()},
-        cosine={part: [dot(V, g, modules) / (size(g, modules) * size(V, modules)) for g in grads] for part, modules in PARTS.items()},
+        cosine={part: [dot(V, g, mods) / (size(g, mods) * size(V, mods)) for g in grads] for part, mods in PARTS.items()},
     )
     weights = {kind: maps(values["all"]) for kind, values in similarity.items()}
 
@@ -225,7 +225,8 @@ def padding(adapter) -> dict:
 
         v, t = pooled(validation), pooled(train)
         score = lambda m: (t[m][0] @ v[m][0].mean(0)) * (t[m][1] @ v[m][1].mean(0))
-        cases.append(dict(extra=extra, T=lengths[0], validationT=lengths[1], exact=exact, reference=sum(score(m) for m in MODULES)))
+        pooled_score = sum(score(m) for m in MODULES)
+        cases.append(dict(extra=extra, T=lengths[0], validationT=lengths[1], exact=exact, reference=pooled_score))
     first = cases[0]
     scale = max(map(abs, first["exact"]))
     for case in cases[1:]:
@@ -258,8 +259,9 @@ assert all(u != 0 for u in zero["exact"]["B"])
 
 map_cases = [[-1, -2, -3, -4], [1, 2, 3, 4], [0, 0, 0, 0], [3, -1, 0, 2], [-5, 2, 2, -1e-3], [7], [-7], [1e-30, 2e-30, -1e-30]]
 weight_maps = [dict(u=[float(x) for x in u], **maps(u)) for u in map_cases]
-extras = [dict(u=[3.0, -1.0, 0.5, 2.0], tau=tau, softmax=softmax(torch.tensor([3.0, -1, 0.5, 2], dtype=torch.float64), tau)) for tau in (0.25, 4.0)]
-extras += [dict(u=[3.0, -1.0, 0.5, 2.0], lam=lam, mix=mix(torch.tensor([3.0, -1, 0.5, 2], dtype=torch.float64), lam)) for lam in (0.0, 0.25, 1.0)]
+option_u = torch.tensor([3, -1, 0.5, 2], dtype=torch.float64)
+extras = [dict(u=option_u, tau=tau, softmax=softmax(option_u, tau)) for tau in (0.25, 4.0)]
+extras += [dict(u=option_u, lam=lam, mix=mix(option_u, lam)) for lam in (0.0, 0.25, 1.0)]
 
 write_fixture(
     "similarity",
