@@ -140,7 +140,12 @@ struct Product {
         const bool b_direct = b.reads_direct(j);
         const float* pb = b_direct ? (const float*)b.at(j * tile.nr, k) : b.packed + ((j - b_first) * units + depth) * tile.nr;
         const int64_t b_step = b_direct ? b.src.deep : tile.nr;
+        // The next panel of B comes into the second-level cache while this one is in use, a share with each tile.
+        const char* next = b_direct || j + 1 == j1 ? nullptr : (const char*)(pb + units * tile.nr);
+        const int64_t share = n * tile.nr * 4 / (i1 - i0) + 64;
         for (int64_t i = i0; i < i1; i++) {
+          if (next)
+            for (int64_t x = 0; x < share; x += 64) __builtin_prefetch(next + (i - i0) * share + x, 0, 2);
           const bool a_direct = a.reads_direct(i);
           const float* pa = a_direct ? (const float*)a.at(i * tile.mr, k) : a.packed + ((i - a_first) * units + depth) * tile.mr;
           const bool rows = a_direct && a.src.deep == 1;
