@@ -1,6 +1,7 @@
 // cpu_pool.cpp: the threads behind class Pool (kernels/cpu/kernels.h).
 //
-// A job is a counter from which every thread takes the next index. Between jobs a worker spins for some microseconds,
+// A job is a count of indices, and every thread claims the next one until none is left. The caller waits for claimed indices,
+// never for threads: a worker that sleeps, or that another program keeps from its core, costs the others nothing. Between jobs a worker spins for some microseconds,
 // because operators follow one another closely, and then sleeps on a futex, because an idle program should cost nothing.
 #include "../../kernels/cpu/kernels.h"
 #include "cpu_pages.h"
@@ -65,9 +66,11 @@ struct alignas(64) Lane {
 }  // namespace
 
 struct Pool::Impl {
-  alignas(64) Signal job;   // counts jobs; a change starts the workers
-  alignas(64) Signal busy;  // workers still inside the job
-  alignas(64) std::atomic<int64_t> next{0};
+  alignas(64) Signal job;                         // counts jobs; a change wakes the workers
+  alignas(64) Signal done;                        // changes when the last index of a job is finished
+  alignas(64) std::atomic<int64_t> unclaimed{0};  // indices that no thread has taken
+  alignas(64) std::atomic<int64_t> unfinished{0};
+  // The job; whoever has claimed an index may read it, since run() cannot return before that index is finished.
   int64_t n = 0;
   void (*task)(void*, int64_t, int) = nullptr;
   void* arg = nullptr;
@@ -83,7 +86,16 @@ struct Pool::Impl {
   static void* worker(void* start);
 
   void work(int thread) {
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) task(arg, i, thread);
+    for (int64_t left = unclaimed.load(std::memory_order_acquire); left > 0;) {
+      // Success means that an index of the present job is ours, even if it is not the job that `left` was read from.
+      if (!unclaimed.compare_exchange_weak(left, left - 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+      task(arg, n - left, thread);
+      if (unfinished.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        done.word.fetch_add(1);
+        done.notify();
+      }
+      left = unclaimed.load(std::memory_order_acquire);
+    }
   }
 };
 
@@ -93,10 +105,9 @@ void* Pool::Impl::worker(void* raw) {
   Pool::Impl& p = *start.impl;
   for (uint32_t seen = 0;;) {
     p.job.wait_while(seen);
-    seen++;
+    seen = p.job.word.load(std::memory_order_acquire);
     if (p.stop) return nullptr;
     p.work(start.thread);
-    if (p.busy.word.fetch_sub(1) == 1) p.busy.notify();
   }
 }
 
@@ -140,12 +151,13 @@ void Pool::run(int64_t n, void (*task)(void*, int64_t, int), void* arg) {
   p.n = n;
   p.task = task;
   p.arg = arg;
-  p.next.store(0, std::memory_order_relaxed);
-  p.busy.word.store((uint32_t)p.workers);
+  p.unfinished.store(n, std::memory_order_relaxed);
+  const uint32_t finished = p.done.word.load(std::memory_order_relaxed);
+  p.unclaimed.store(n, std::memory_order_release);
   p.job.word.fetch_add(1);
   p.job.notify();
   p.work(0);
-  for (uint32_t left; (left = p.busy.word.load(std::memory_order_acquire)) != 0;) p.busy.wait_while(left);
+  p.done.wait_while(finished);
   p.running = false;
 }
 
