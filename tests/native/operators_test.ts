@@ -1,7 +1,7 @@
 /** Operators that work row by row, and the head, against PyTorch float64 (tests/oracle/operators.py). */
 import { assert, assertEquals } from "@std/assert";
 import * as ops from "../../ffi/operators.ts";
-import { assertClose, fixtureCases, Workbench } from "./harness.ts";
+import { assertClose, fixtureCases, normals, Workbench } from "./harness.ts";
 
 const TOLERANCE = 1e-5; // f32 arithmetic against float64; most operators are ten times closer
 
@@ -17,6 +17,20 @@ Deno.test("embeddingForward() copies the rows of an f32 or bf16 table", () => {
       bench.paddingUntouched(out);
     }
   }
+});
+
+Deno.test("gatherRows() picks rows and scatterRows() puts them back among zeros", () => {
+  using bench = new Workbench();
+  const [T, d, picked] = [9, 21, [7, 0, 8, 3]];
+  const values = normals(T * d, 1);
+  const rows = bench.ints(picked);
+  const [few, all] = [bench.out(picked.length, d, d + 2), bench.out(T, d, d + 5)];
+  ops.gatherRows(bench.dev, picked.length, { x: bench.put(values, T, d, { ld: d + 3 }), rows, out: few });
+  assertEquals([...bench.read(few)], picked.flatMap((t) => [...values.subarray(t * d, (t + 1) * d)]));
+  ops.scatterRows(bench.dev, picked.length, T, { x: few, rows, out: all });
+  assertEquals([...bench.read(all)], [...values].map((x, i) => picked.includes(Math.floor(i / d)) ? x : 0));
+  bench.paddingUntouched(few);
+  bench.paddingUntouched(all);
 });
 
 Deno.test("rmsnormForward() adds the residual, normalises and keeps 1/rms", () => {
