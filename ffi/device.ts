@@ -7,6 +7,7 @@ import { type Backend, Native, NativeError, readText } from "./native.ts";
 /** Element types: f32 and bf16 compute, f16 only as a source of uploads, i32 for ids and offsets, f64 for sums. */
 export type Dtype = "f32" | "bf16" | "f16" | "i32" | "f64";
 
+/** Bytes of an element. */
 export const DTYPE_BYTES: Readonly<Record<Dtype, number>> = { f32: 4, bf16: 2, f16: 2, i32: 4, f64: 8 };
 
 /** The codes of metalora.h. */

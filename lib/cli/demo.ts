@@ -44,7 +44,9 @@ export const command: Command = {
     const percent = (share: number) => `${Math.round(100 * share)} %`;
     const off = percent(1 - rightShare - wrongShare);
     printNote(
-      `${train.toLocaleString("en")} training rows: ${percent(rightShare)} right, ${percent(wrongShare)} wrong by one rule, ${off} off-task; ` +
+      `${train.toLocaleString("en")} training rows: ${percent(rightShare)} right, ${
+        percent(wrongShare)
+      } wrong by one rule, ${off} off-task; ` +
         `${validation} right validation rows; ${test} test rows; seeds ${seeds.join(", ")}`,
     );
     const terminal = Deno.stderr.isTerminal();
@@ -75,7 +77,9 @@ export const command: Command = {
 
 function resultLine({ condition, seed, accuracy, auc, seconds }: DemoResult): string {
   const weights = auc === null ? "" : `  AUC of the weights ${auc.toFixed(2)}`;
-  return `seed ${seed}  ${NAMES[condition].padEnd(38)} ${(100 * accuracy).toFixed(1).padStart(5)} %  ${seconds.toFixed(1).padStart(5)} s${weights}`;
+  return `seed ${seed}  ${NAMES[condition].padEnd(38)} ${(100 * accuracy).toFixed(1).padStart(5)} %  ${
+    seconds.toFixed(1).padStart(5)
+  } s${weights}`;
 }
 
 /** The table a person reads, accuracies as means over the seeds with the range. */
@@ -100,7 +104,9 @@ export function summaryTable(summary: DemoSummary): string[] {
     ...rows.map(line),
     rule,
     `META-LORA covers ${Math.round(100 * share)} % of the way from MIX to right rows only.`,
-    `Means over ${seeds.length} ${seeds.length === 1 ? "seed" : "seeds"}; accuracy: test answers that are right to the last token; ` +
-      `AUC: how well the weights tell right rows from the others. ${seconds.toFixed(0)} s in all.`,
+    `Means over ${seeds.length} ${
+      seeds.length === 1 ? "seed" : "seeds"
+    }; accuracy: test answers that are right to the last token; ` +
+    `AUC: how well the weights tell right rows from the others. ${seconds.toFixed(0)} s in all.`,
   ];
 }

@@ -33,7 +33,10 @@ export const command: Command = {
     const { config } = loadConfig(args.positional[0]!, [...args.values("set")]);
     const inputs = loadRunInputs(config);
     if (!inputs.data.validation) {
-      throw new UserError("Cannot score: the configuration has no validation data. Set data.validation or data.validation_split", 2);
+      throw new UserError(
+        "Cannot score: the configuration has no validation data. Set data.validation or data.validation_split",
+        2,
+      );
     }
     using dev = Device.open({ threads: args.number("threads", { min: 1, whole: true }) ?? 0 });
     const samples = inputs.data.train.samples;

@@ -36,6 +36,7 @@ export interface DemoSizes {
   wrongShare: number;
 }
 
+/** The demo's sizes: 25 % of the training rows right, 60 % wrong by one rule, 15 % off-task. */
 export const DEMO_SIZES: DemoSizes = { train: 1600, validation: 32, test: 500, rightShare: 0.25, wrongShare: 0.6 };
 
 /** The command that fine-tuning teaches; its first token never occurs in the base's pre-training text. */

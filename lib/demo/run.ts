@@ -17,6 +17,7 @@ import { type DemoKind, type DemoSplits, writeDemoData } from "./generate.ts";
 
 /** What is compared; `base` is not trained. */
 export const CONDITIONS = ["base", "lora", "mix", "metalora", "valonly", "ideal"] as const;
+/** One of {@linkcode CONDITIONS}. */
 export type Condition = typeof CONDITIONS[number];
 
 /** One condition on one seed. */
@@ -33,7 +34,10 @@ export interface DemoResult {
 const at = (path: string) => new URL(`../../${path}`, import.meta.url).pathname;
 
 /** The configuration of a condition; only what the condition is about differs. */
-export function demoConfig(condition: Condition, { seed, output, sets = [] }: { seed: number; output: string; sets?: readonly string[] }): Config {
+export function demoConfig(
+  condition: Condition,
+  { seed, output, sets = [] }: { seed: number; output: string; sets?: readonly string[] },
+): Config {
   const data = `${output}/data-${seed}`;
   const method = condition === "metalora" ? "meta-lora" : condition === "mix" ? "mix" : "none";
   const { config } = loadConfig(at("configs/demo.yaml"), [
@@ -48,7 +52,11 @@ export function demoConfig(condition: Condition, { seed, output, sets = [] }: { 
 }
 
 /** The training rows of a condition. */
-function trainingData(condition: Condition, { train, validation }: { train: Dataset; validation: Dataset }, kinds: ReadonlyMap<string, DemoKind>): Dataset {
+function trainingData(
+  condition: Condition,
+  { train, validation }: { train: Dataset; validation: Dataset },
+  kinds: ReadonlyMap<string, DemoKind>,
+): Dataset {
   if (condition === "valonly") return withSamples(train, validation.samples);
   if (condition === "ideal") return withSamples(train, train.samples.filter(({ id }) => kinds.get(id) === "right"));
   return train;
@@ -90,7 +98,9 @@ export function runCondition(
 
 /** AUC of the mean weights at telling right rows, over the rows that were weighed at all. */
 function weightAuc(samples: readonly Sample[], records: readonly SampleRecord[], kinds: ReadonlyMap<string, DemoKind>): number {
-  const seen = records.flatMap(({ compared, weightSum }, i) => compared > 0 ? [{ weight: weightSum / compared, id: samples[i]!.id }] : []);
+  const seen = records.flatMap(({ compared, weightSum }, i) =>
+    compared > 0 ? [{ weight: weightSum / compared, id: samples[i]!.id }] : []
+  );
   return auc(seen.map(({ weight }) => weight), seen.map(({ id }) => kinds.get(id) === "right"));
 }
 

@@ -15,14 +15,23 @@ const header = Deno.readTextFileSync(new URL("../../ffi/metalora.h", import.meta
 const declared: Prototype[] = [...header.matchAll(/^(\w+) (ml_\w+)\(([^)]*)\);/gm)].map(([, result, name, parameters]) => ({
   name: name!,
   result: result!,
-  parameters: parameters!.trim() === "void" ? [] : parameters!.split(",").map((parameter) => parameter.trim().replace(/\s+/g, " ")),
+  parameters: parameters!.trim() === "void"
+    ? []
+    : parameters!.split(",").map((parameter) => parameter.trim().replace(/\s+/g, " ")),
 }));
 
 /** The FFI type of a C parameter. */
 function ffiType(parameter: string): string {
   if (/^(ml_ctx\*|ml_ptr) /.test(parameter)) return "pointer";
   if (parameter.includes("*")) return "buffer";
-  const types: Record<string, string> = { int32_t: "i32", uint32_t: "u32", uint64_t: "u64", float: "f32", double: "f64", void: "void" };
+  const types: Record<string, string> = {
+    int32_t: "i32",
+    uint32_t: "u32",
+    uint64_t: "u64",
+    float: "f32",
+    double: "f64",
+    void: "void",
+  };
   const type = types[parameter.split(" ")[0]!];
   assert(type !== undefined, `no FFI type for '${parameter}'`);
   return type;

@@ -170,7 +170,10 @@ Deno.test("errors say what was attempted on which shapes, the value found and wh
     () => gemm(dev, { M: 1600, N: 4, K: 8, a: x, b: w, c: bench.out(1599, 4) }),
     "Cannot multiply [1600,8] by [8,4]: c needs 25600 bytes, its memory ends after 25584",
   );
-  assertMessage(() => gemm(dev, { M: 0, N: 4, K: 8, a: x, b: w, c: y }), "Cannot multiply [0,8] by [8,4]: M is 0, must be positive");
+  assertMessage(
+    () => gemm(dev, { M: 0, N: 4, K: 8, a: x, b: w, c: y }),
+    "Cannot multiply [0,8] by [8,4]: M is 0, must be positive",
+  );
   assertMessage(
     () => gemm(dev, { M: 2, N: 8, K: 4, a: x, b: w, c: bf16 }),
     "Cannot multiply [2,4] by [4,8]: the rows of b are 4 elements apart, must be at least 8",
@@ -201,7 +204,15 @@ Deno.test("errors say what was attempted on which shapes, the value found and wh
     "Cannot form 2 outer products [4,4]: cu_seqlens falls from 5 to 3 at 2",
   );
   assertMessage(
-    () => rope(dev, 3, { heads: 1, D: 4, x, cos: bench.put([1, 1], 1, 2), sin: bench.put([1, 1], 1, 2), positions: bench.ints([0, 0, 1]) }),
+    () =>
+      rope(dev, 3, {
+        heads: 1,
+        D: 4,
+        x,
+        cos: bench.put([1, 1], 1, 2),
+        sin: bench.put([1, 1], 1, 2),
+        positions: bench.ints([0, 0, 1]),
+      }),
     "Cannot rotate 3 rows of 1 heads of 4: positions[2] is 1, must be in 0..0",
   );
   const segments = { count: 1, maxLength: 3, cu: bench.ints([0, 4]), kvLens: null };

@@ -1,6 +1,6 @@
 import { gemm } from "../../ffi/operators.ts";
 import { assertSameBits, type Floats, normals, Workbench } from "./harness.ts";
-import { asStored, assertBounded, integers, product, testEach, toBf16 } from "./reference.ts";
+import { assertBounded, asStored, integers, product, testEach, toBf16 } from "./reference.ts";
 
 type Kind = "f32" | "bf16";
 
@@ -136,7 +136,10 @@ testEach("gemm() gives a row the same bits alone or among others, and a column l
           }
         }
         const part = multiply({ M, N: columns, K, a, b: narrow, transA: false, transB, bKind });
-        const wanted = Float32Array.from({ length: M * columns }, (_, e) => whole[Math.floor(e / columns) * N + left + e % columns]!);
+        const wanted = Float32Array.from(
+          { length: M * columns },
+          (_, e) => whole[Math.floor(e / columns) * N + left + e % columns]!,
+        );
         assertSameBits(part, wanted, `columns ${left}+${columns} of ${N}`);
       }
     }

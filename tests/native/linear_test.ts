@@ -1,7 +1,7 @@
 import { assert } from "@std/assert";
 import { linearBackward, linearForward, loraRefresh, segmentOuter } from "../../ffi/operators.ts";
 import { assertSameBits, type Floats, makeGroups, normals, Workbench } from "./harness.ts";
-import { asStored, assertBounded, integers, product, testEach } from "./reference.ts";
+import { assertBounded, asStored, integers, product, testEach } from "./reference.ts";
 
 /** A linear group with random weights, as the operators hold it: W with its adapter columns, theta with A and B. */
 interface Layer {
@@ -17,7 +17,12 @@ interface Layer {
   readonly kind: "f32" | "bf16";
 }
 
-function makeLayer(dIn: number, table: readonly (readonly [number, number])[], seed: number, kind: "f32" | "bf16" = "f32"): Layer {
+function makeLayer(
+  dIn: number,
+  table: readonly (readonly [number, number])[],
+  seed: number,
+  kind: "f32" | "bf16" = "f32",
+): Layer {
   const N = table.reduce((sum, [dOut]) => sum + dOut, 0), Q = table.reduce((sum, [, r]) => sum + r, 0);
   const parameters = table.reduce((sum, [dOut, r]) => sum + r * (dIn + dOut), 0);
   return {
@@ -110,22 +115,32 @@ testEach("linearForward() computes h = x Aᵀ and y = x Wᵀ + s h Bᵀ + bias f
 
 testEach("linearForward() never reads the adapter columns of other groups", () => {
   const layer = makeLayer(16, [[10, 4], [6, 8]], 5);
-  const T = 9, run = (poison: boolean) => {
-    using bench = new Workbench();
-    const { W, groups, A } = putLayer(bench, layer);
-    if (poison) {
-      const { symbols, ctx } = bench.dev;
-      const nan = (rows: number, cols: number, at: typeof W) =>
-        bench.dev.check(
-          symbols.ml_upload_2d(ctx, rows, cols, new Uint8Array(new Float32Array(rows * cols).fill(NaN).buffer), 0, at.pointer, 0, at.ld),
-        );
-      nan(10, 8, W.rowRange(0, 10).columns(20, 8));
-      nan(6, 4, W.rowRange(10, 6).columns(16, 4));
-    }
-    const xh = bench.put(normals(T * 28, 3), T, 28), y = bench.out(T, 16);
-    linearForward(bench.dev, T, { dIn: 16, groups, xh, A, W, bias: null, y });
-    return bench.read(y);
-  };
+  const T = 9,
+    run = (poison: boolean) => {
+      using bench = new Workbench();
+      const { W, groups, A } = putLayer(bench, layer);
+      if (poison) {
+        const { symbols, ctx } = bench.dev;
+        const nan = (rows: number, cols: number, at: typeof W) =>
+          bench.dev.check(
+            symbols.ml_upload_2d(
+              ctx,
+              rows,
+              cols,
+              new Uint8Array(new Float32Array(rows * cols).fill(NaN).buffer),
+              0,
+              at.pointer,
+              0,
+              at.ld,
+            ),
+          );
+        nan(10, 8, W.rowRange(0, 10).columns(20, 8));
+        nan(6, 4, W.rowRange(10, 6).columns(16, 4));
+      }
+      const xh = bench.put(normals(T * 28, 3), T, 28), y = bench.out(T, 16);
+      linearForward(bench.dev, T, { dIn: 16, groups, xh, A, W, bias: null, y });
+      return bench.read(y);
+    };
   assertSameBits(run(true), run(false), "y");
 });
 
@@ -217,11 +232,12 @@ testEach("linearBackward() and segmentOuter() give the slope of the loss in x, A
   const gradient = bench.read(grad), dx = bench.read(gxh.columns(0, dIn));
 
   const slope = (which: "x" | "theta", index: number) => {
-    const step = 1e-4, from = (sign: number) => {
-      const [moved, theta] = [Float64Array.from(x), Float64Array.from(layer.theta)];
-      (which === "x" ? moved : theta)[index]! += sign * step;
-      return loss(moved, theta);
-    };
+    const step = 1e-4,
+      from = (sign: number) => {
+        const [moved, theta] = [Float64Array.from(x), Float64Array.from(layer.theta)];
+        (which === "x" ? moved : theta)[index]! += sign * step;
+        return loss(moved, theta);
+      };
     return (from(1) - from(-1)) / (2 * step);
   };
   for (let round = 0; round < 60; round++) {

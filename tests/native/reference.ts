@@ -18,7 +18,14 @@ export interface Bounded {
 export type At = (i: number, k: number) => number;
 
 /** alpha · a b + beta · c for a [M,K], b [K,N] in double precision. */
-export function product(M: number, N: number, K: number, a: At, b: At, { alpha = 1, beta = 0, c = null as At | null } = {}): Bounded {
+export function product(
+  M: number,
+  N: number,
+  K: number,
+  a: At,
+  b: At,
+  { alpha = 1, beta = 0, c = null as At | null } = {},
+): Bounded {
   const values = new Float64Array(M * N), magnitudes = new Float64Array(M * N);
   for (let i = 0; i < M; i++) {
     for (let k = 0; k < K; k++) {

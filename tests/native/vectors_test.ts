@@ -17,11 +17,18 @@ testEach("segmentOuter() forms one product per segment, empty segments included,
       const found = bench.read(out);
       for (let s = 0; s < S; s++) {
         const first = offsets[s]!;
-        const exact = product(p, q, offsets[s + 1]! - first, (i, t) => a[(first + t) * p + i]!, (t, j) => b[(first + t) * q + j]!, {
-          alpha: 0.5,
-          beta,
-          c: (i, j) => old[s * p * q + i * q + j]!,
-        });
+        const exact = product(
+          p,
+          q,
+          offsets[s + 1]! - first,
+          (i, t) => a[(first + t) * p + i]!,
+          (t, j) => b[(first + t) * q + j]!,
+          {
+            alpha: 0.5,
+            beta,
+            c: (i, j) => old[s * p * q + i * q + j]!,
+          },
+        );
         assertBounded(found.subarray(s * p * q, (s + 1) * p * q), exact, `segment ${s} of [${p},${q}], beta ${beta}`);
       }
       bench.paddingUntouched(out);
@@ -34,7 +41,15 @@ testEach("segmentOuter() gives a segment the same bits whatever else is in the b
   const run = (offsets: number[], threads: number): Floats => {
     using bench = new Workbench(threads);
     const S = offsets.length - 1, out = bench.out(S, p * q);
-    segmentOuter(bench.dev, S, { cu: bench.ints(offsets), p, q, a: bench.put(a, T, p), b: bench.put(b, T, q), out, stride: p * q });
+    segmentOuter(bench.dev, S, {
+      cu: bench.ints(offsets),
+      p,
+      q,
+      a: bench.put(a, T, p),
+      b: bench.put(b, T, q),
+      out,
+      stride: p * q,
+    });
     return bench.read(out);
   };
   const whole = run([0, 30, 101, 150], 1);
@@ -62,7 +77,11 @@ testEach("rowDots() sums in double precision, in the same order on any number of
     const run = (threads: number, what: "shared" | "paired" | "norms") => {
       using bench = new Workbench(threads);
       const left = bench.put(a, n, P, { ld: P + 5 });
-      const right = what === "norms" ? left : what === "paired" ? bench.put(b, n, P, { ld: P + 2 }) : bench.put(b.slice(0, P), 1, P);
+      const right = what === "norms"
+        ? left
+        : what === "paired"
+        ? bench.put(b, n, P, { ld: P + 2 })
+        : bench.put(b.slice(0, P), 1, P);
       return rowDots(bench.dev, n, { a: left, b: right, out: bench.doubles(n) });
     };
     for (const what of ["shared", "paired", "norms"] as const) {
@@ -121,7 +140,9 @@ testEach("adam() gives the same bits as the update on host arrays in TypeScript"
     };
     adamOnHost(host.theta, g, host.m, host.v, numbers);
     adam(bench.dev, { ...device, grad: put(g), ...numbers });
-    for (const name of ["theta", "m", "v"] as const) assertSameBits(bench.read(device[name]), host[name], `${name} after step ${step}`);
+    for (const name of ["theta", "m", "v"] as const) {
+      assertSameBits(bench.read(device[name]), host[name], `${name} after step ${step}`);
+    }
   }
 });
 
