@@ -11,7 +11,7 @@ import { Arena } from "../tensor/arena.ts";
 import { adapterOf, initialAdapters } from "../train/adapters.ts";
 import { buildTraining } from "../train/build.ts";
 import { limitsFor } from "../train/engine.ts";
-import { formatBytes, memoryPlan, peakMemoryBytes } from "../train/memory.ts";
+import { formatBytes, memoryPlan, peakMemoryBytes, release } from "../train/memory.ts";
 import { Trainer, trainerOptions } from "../train/trainer.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
 import { memoryTable } from "./memory_table.ts";
@@ -77,7 +77,7 @@ export const command: Command = {
     const training = buildTraining(dev, config, { model, limits, adapterOf: adapterOf(config.adapter), padId: 0 });
     const { engine } = training;
     using _arena = engine;
-    const plan = memoryPlan(dev, training);
+    const plan = memoryPlan(dev, training, { readsWeights: false, saves: "nothing" });
     if (args.flag("dry-run")) {
       if (args.flag("json")) printJson(plan);
       else printLine(memoryTable(plan));
@@ -85,7 +85,9 @@ export const command: Command = {
     }
     engine.allocate();
     randomWeights(dev, engine.model);
-    engine.setAdapters(initialAdapters(engine.adapters, engine.parameters, { init: "kaiming", seed: 0 }));
+    const theta = initialAdapters(engine.adapters, engine.parameters, { init: "kaiming", seed: 0 });
+    engine.setAdapters(theta);
+    release(theta);
 
     const times = timeSteps(training, config, samples, steps);
     const stepMs = times.train.median + times.validation.median / config.reweight.validation.every;

@@ -1,11 +1,12 @@
 /** Checkpoints: `checkpoints/step-N/`, complete or absent, with a manifest of sizes and hashes. */
-import { createHash } from "node:crypto";
 import { join } from "node:path";
+import { sha256OfFile } from "../data/readers.ts";
 import { writePeftAdapter } from "../export/peft.ts";
 import { writeAll, writeFileAtomic, writeFolderAtomic } from "../tensor/atomic.ts";
 import { writeSafetensors } from "../tensor/safetensors.ts";
 import { VERSION } from "../version.ts";
 import { toPeft } from "./adapters.ts";
+import { release } from "./memory.ts";
 import type { PreparedRun } from "./run.ts";
 import type { Trainer } from "./trainer.ts";
 
@@ -16,22 +17,24 @@ export function writeCheckpoint(
 ): void {
   const { engine, adam, config } = prepared;
   const folder = join(output, "checkpoints", `step-${trainer.step}`);
-  const theta = engine.getAdapters();
-  const { m, v } = adam.state();
   writeFolderAtomic(folder, (dir) => {
+    const theta = engine.getAdapters(); // in the adapter bit for bit, so that they need not stand elsewhere, too
     writePeftAdapter(join(dir, "adapter"), toPeft(theta, engine.adapters, config));
+    release(theta);
+    const { m, v } = adam.state();
     const flat = (name: string, values: Float32Array<ArrayBuffer>) => ({
       name,
       dtype: "F32" as const,
       shape: [values.length],
       data: new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
     });
-    writeSafetensors(join(dir, "optimizer.safetensors"), [flat("theta", theta), flat("m", m), flat("v", v)]);
+    writeSafetensors(join(dir, "optimizer.safetensors"), [flat("m", m), flat("v", v)]);
+    release(m, v);
     writeText(join(dir, "state.json"), JSON.stringify({ version: VERSION, seed: config.seed, ...trainer.state }, null, 2) + "\n");
     const files = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "optimizer.safetensors", "state.json"];
     const manifest = Object.fromEntries(files.map((name) => {
-      const bytes = Deno.readFileSync(join(dir, name));
-      return [name, { bytes: bytes.length, sha256: createHash("sha256").update(bytes).digest("hex") }];
+      const path = join(dir, name);
+      return [name, { bytes: Deno.statSync(path).size, sha256: sha256OfFile(path) }];
     }));
     writeText(join(dir, "manifest.json"), JSON.stringify(manifest, null, 2) + "\n");
   });

@@ -15,7 +15,7 @@ import { writeCheckpoint } from "./checkpoint.ts";
 import { type Engine, limitsFor } from "./engine.ts";
 import { RunFolder } from "./folder.ts";
 import { loadRunInputs, type RunInputs } from "./inputs.ts";
-import { type MemoryPlan, memoryPlan, peakMemoryBytes } from "./memory.ts";
+import { type MemoryPlan, memoryPlan, peakMemoryBytes, release } from "./memory.ts";
 import { plannedSteps } from "./plan.ts";
 import { type StepReport, Trainer, trainerOptions } from "./trainer.ts";
 
@@ -80,7 +80,10 @@ export function prepareRun(dev: Device, config: Config, inputs: RunInputs): Prep
   const limits = limitsFor(train.samples, others, { batchSize: config.train.batch_size, padded: isPadded(config) });
   const padId = inputs.tokenizer.padId ?? inputs.tokenizer.eosId;
   const training = buildTraining(dev, config, { model: inputs.model, limits, adapterOf: adapterOf(config.adapter), padId });
-  return { ...training, config, inputs, steps: totalSteps(config, train.samples.length), plan: memoryPlan(dev, training) };
+  const steps = totalSteps(config, train.samples.length);
+  const { every } = config.checkpoints;
+  const saves = every > 0 && every <= steps ? "checkpoints" : "adapter";
+  return { ...training, config, inputs, steps, plan: memoryPlan(dev, training, { readsWeights: true, saves }) };
 }
 
 /** Takes the memory, loads the weights and starts the adapters. */
@@ -89,7 +92,9 @@ export function loadRun(dev: Device, { engine, config, inputs }: PreparedRun): v
   engine.allocate();
   loadWeights(dev, engine.model, checkpoint);
   const { init } = config.adapter;
-  engine.setAdapters(initialAdapters(engine.adapters, engine.parameters, { init, seed: config.seed }));
+  const theta = initialAdapters(engine.adapters, engine.parameters, { init, seed: config.seed });
+  engine.setAdapters(theta);
+  release(theta);
 }
 
 /** The loop over a prepared, loaded run. */
