@@ -1,74 +1,64 @@
 /** The output folder of a run (design §5): one run at a time, files complete or absent. */
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { UserError } from "../errors.ts";
 import { writeAll, writeFileAtomic } from "../tensor/atomic.ts";
 
 const LOCK = ".lock";
+/** A lock whose writer has not yet put its process into it is this old at most, in milliseconds. */
+const WRITING = 5000;
+/** What writeFileAtomic and writeFolderAtomic leave behind when the process is killed in the middle. */
+const TEMPORARY = /^\..+\.\d+-\d+\.tmp(\.old)?$/;
 
 /** An output folder that this process holds. */
 export class RunFolder implements Disposable {
   readonly #logs = new Map<string, Deno.FsFile>();
   readonly #interrupted = () => this[Symbol.dispose]();
+  /** Folders that did not exist before, innermost first; they go again if nothing is written. */
+  readonly #made: readonly string[];
 
-  private constructor(readonly path: string) {
+  private constructor(readonly path: string, made: readonly string[]) {
+    this.#made = made;
     globalThis.addEventListener("unload", this.#interrupted);
   }
 
   /**
-   * Makes the folder and takes its lock.
-   * @throws {UserError} exit code 75 when another run holds it
+   * Makes the folder and takes its lock; a lock and unfinished files of a run that was killed are removed.
+   * @throws {UserError} exit code 75 when another run holds it; 1 when it cannot be written
    */
   static open(path: string): RunFolder {
-    try {
+    return writing(path, () => {
+      const made = missing(path);
       Deno.mkdirSync(path, { recursive: true });
-    } catch (error) {
-      throw new UserError(
-        `Cannot write the output ${path}: ${(error as Error).message}. Choose another output or check its permissions`,
-      );
-    }
-    const lock = join(path, LOCK);
-    for (let attempt = 0;; attempt++) {
-      try {
-        using file = Deno.openSync(lock, { write: true, createNew: true });
-        writeAll(file, new TextEncoder().encode(`${Deno.pid}\n`));
-        return new RunFolder(path);
-      } catch (error) {
-        if (!(error instanceof Deno.errors.AlreadyExists)) {
-          throw new UserError(
-            `Cannot write the output ${path}: ${(error as Error).message}. Choose another output or check its permissions`,
-          );
-        }
+      takeLock(path);
+      for (const { name } of Deno.readDirSync(path)) {
+        if (TEMPORARY.test(name)) Deno.removeSync(join(path, name), { recursive: true });
       }
-      const holder = readPid(lock);
-      if (attempt > 0 || (holder !== null && isAlive(holder))) {
-        throw new UserError(
-          `Cannot use the output ${path}: the run of process ${holder} holds it. Wait for it or choose another output`,
-          75,
-        );
-      }
-      removeQuietly(lock); // left behind by a run that was killed
-    }
+      return new RunFolder(path, made);
+    });
   }
 
   /** Removes what an earlier run left, so that nothing of it is taken for this run's. Its adapter stays until it is replaced. */
   removeStale(names: readonly string[]): void {
-    for (const name of names) {
-      try {
-        Deno.removeSync(join(this.path, name), { recursive: true });
-      } catch (error) {
-        if (!(error instanceof Deno.errors.NotFound)) throw error;
+    writing(this.path, () => {
+      for (const name of names) {
+        try {
+          Deno.removeSync(join(this.path, name), { recursive: true });
+        } catch (error) {
+          if (!(error instanceof Deno.errors.NotFound)) throw error;
+        }
       }
-    }
+    });
   }
 
   /** Starts a log of JSON lines, empty. */
   startLog(name: string): void {
-    this.#logs.set(name, Deno.openSync(join(this.path, name), { write: true, create: true, truncate: true }));
+    const open = () => Deno.openSync(join(this.path, name), { write: true, create: true, truncate: true });
+    this.#logs.set(name, writing(this.path, open));
   }
 
   /** Adds one object as a line. */
   log(name: string, value: unknown): void {
-    writeAll(this.#logs.get(name)!, new TextEncoder().encode(JSON.stringify(value) + "\n"));
+    writing(this.path, () => writeAll(this.#logs.get(name)!, new TextEncoder().encode(JSON.stringify(value) + "\n")));
   }
 
   /** Writes a text file, complete or absent. */
@@ -81,26 +71,84 @@ export class RunFolder implements Disposable {
     for (const file of this.#logs.values()) file.close();
     this.#logs.clear();
     removeQuietly(join(this.path, LOCK));
+    for (const folder of this.#made) removeQuietly(folder); // only while it is empty
   }
 }
 
-function readPid(lock: string): number | null {
+/** Folders on the way to `path` that do not exist, `path` itself first. */
+function missing(path: string): string[] {
+  const folders: string[] = [];
+  for (let folder = path; !exists(folder); folder = dirname(folder)) folders.push(folder);
+  return folders;
+}
+
+function takeLock(path: string): void {
+  const lock = join(path, LOCK);
+  for (let tries = 0;; tries++) {
+    try {
+      using file = Deno.openSync(lock, { write: true, createNew: true });
+      return writeAll(file, new TextEncoder().encode(`${Deno.pid} ${startOf(Deno.pid) ?? ""}\n`));
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AlreadyExists)) throw error;
+    }
+    const holder = holderOf(lock);
+    if (holder !== null || tries > 0) {
+      throw new UserError(
+        `Cannot use the output ${path}: ${holder ?? "another run"} holds it. Wait for it or choose another output`,
+        75,
+      );
+    }
+    removeQuietly(lock); // left behind by a run that was killed
+  }
+}
+
+/** Who holds a lock, in words; null when the process is gone. */
+function holderOf(lock: string): string | null {
   try {
-    const pid = Number(Deno.readTextFileSync(lock));
-    return Number.isInteger(pid) && pid > 0 ? pid : null;
+    const [pid, start] = Deno.readTextFileSync(lock).trimEnd().split(" ");
+    if (!pid) return Date.now() - (Deno.statSync(lock).mtime?.getTime() ?? 0) < WRITING ? "a run that is just starting" : null;
+    // The number of a dead process is given to another one some day, in a container soon: the start tells them apart.
+    const now = startOf(Number(pid));
+    return now !== null && (!start || now === start) ? `the run of process ${pid}` : null;
   } catch {
     return null;
   }
 }
 
-/** Whether a process runs: /proc tells without sending it anything. */
-function isAlive(pid: number): boolean {
-  if (pid === Deno.pid) return true;
+/** When a process started, in clock ticks since the machine did; null when there is no such process. */
+function startOf(pid: number): string | null {
   try {
-    Deno.statSync(`/proc/${pid}`);
-    return true;
+    const text = Deno.readTextFileSync(`/proc/${pid}/stat`);
+    return text.slice(text.lastIndexOf(")") + 2).split(" ")[19] ?? null; // field 22, and 2 stand before the name's end
   } catch {
-    return false;
+    return null;
+  }
+}
+
+/**
+ * Runs what writes into the output and turns what the system says about it into a line for the reader.
+ * @throws {UserError} for an error of the system; others pass
+ */
+export function writing<T>(path: string, action: () => T): T {
+  try {
+    return action();
+  } catch (error) {
+    if (error instanceof UserError || !(error instanceof Error)) throw error;
+    // Some errors have no code, such as a file beyond the allowed size.
+    if (!("code" in error) && !/\(os error \d+\)/.test(error.message)) throw error;
+    throw new UserError(
+      `Cannot write the output ${path}: ${error.message}. Choose another output, or check its permissions and the free space`,
+    );
+  }
+}
+
+function exists(path: string): boolean {
+  try {
+    Deno.lstatSync(path);
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    return true;
   }
 }
 

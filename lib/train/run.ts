@@ -13,7 +13,7 @@ import { adapterOf, initialAdapters, toPeft } from "./adapters.ts";
 import { buildTraining, isPadded, passOptions, type Training } from "./build.ts";
 import { writeCheckpoint } from "./checkpoint.ts";
 import { type Engine, limitsFor } from "./engine.ts";
-import { RunFolder } from "./folder.ts";
+import { RunFolder, writing } from "./folder.ts";
 import { loadRunInputs, type RunInputs } from "./inputs.ts";
 import { type MemoryPlan, memoryPlan, peakMemoryBytes, release } from "./memory.ts";
 import { plannedSteps } from "./plan.ts";
@@ -127,15 +127,15 @@ export function evaluate(engine: Engine, samples: readonly Sample[]): Evaluation
  * @throws {UserError} for anything that a person can mend; no adapter is written then
  */
 export function run(config: Config, observer: RunObserver = {}, { threads = 0 }: { threads?: number } = {}): RunResult {
+  using folder = RunFolder.open(config.output); // first, so that nobody waits for a model to be told of another run
   const inputs = loadRunInputs(config);
   using dev = Device.open({ threads });
   const prepared = prepareRun(dev, config, inputs);
   const { engine, plan, steps } = prepared;
   using _engine = engine;
   loadRun(dev, prepared);
-  using folder = RunFolder.open(config.output);
   folder.writeText("config.yaml", writeConfig(config, [`metalora ${VERSION}: the configuration of this run with every default`]));
-  folder.removeStale(["checkpoints", "weights.jsonl"]);
+  folder.removeStale(["checkpoints", "weights.jsonl", "report.html"]);
   folder.startLog("metrics.jsonl");
   observer.started?.({ inputs, steps, parameters: engine.parameters, device: dev.name, plan });
 
@@ -165,7 +165,7 @@ export function run(config: Config, observer: RunObserver = {}, { threads = 0 }:
     if (report.skipped || step === saved) continue;
     if (train.eval_every > 0 && step % train.eval_every === 0 && step < steps) evaluateAll(step);
     if (checkpoints.every > 0 && step % checkpoints.every === 0) {
-      writeCheckpoint(folder.path, { prepared, trainer, keep: checkpoints.keep });
+      writing(folder.path, () => writeCheckpoint(folder.path, { prepared, trainer, keep: checkpoints.keep }));
       folder.writeText("weights.jsonl", trainer.statistics.lines(inputs.data.train.samples));
       saved = step;
     }
@@ -173,7 +173,8 @@ export function run(config: Config, observer: RunObserver = {}, { threads = 0 }:
   const trained = seconds();
   const results = evaluateAll(steps);
   folder.writeText("weights.jsonl", trainer.statistics.lines(inputs.data.train.samples));
-  writePeftAdapter(join(folder.path, "adapter"), toPeft(engine.getAdapters(), engine.adapters, config));
+  const adapter = toPeft(engine.getAdapters(), engine.adapters, config);
+  writing(folder.path, () => writePeftAdapter(join(folder.path, "adapter"), adapter));
   return {
     steps: trainer.step,
     loss,
