@@ -157,6 +157,10 @@ struct Product {
     }
   }
 
+  // Panels packed by one task: enough to be worth handing out.
+  static int64_t piece(const Side& side, int64_t deep) { return max64(1, 16384 / (deep * side.width)); }
+
+  // One panel of an operand over blocks [k0, k1) of K.
   void pack(const Side& side, int64_t panel, float* to, int64_t k0, int64_t k1) const {
     for (int64_t block = k0; block < k1; block++) {
       const int64_t begin = blocks.begin(block);
@@ -204,13 +208,13 @@ void multiply(Crew crew, int64_t M, int64_t N, int64_t K, float alpha, Operand o
     for (int64_t j0 = 0; j0 < all_b; j0 += step_b) {
       for (int64_t i0 = 0; i0 < all_a; i0 += step_a) {
         const int64_t i1 = min64(all_a, i0 + step_a), j1 = min64(all_b, j0 + step_b);
-        // Pack. A piece is several panels, enough to be worth handing out.
+        // Pack.
         const int64_t a_first = first_packed(p.a, i0, i1), b_first = first_packed(p.b, j0, j1);
         const int64_t a_todo = all_a > step_a || j0 == 0 ? i1 - a_first : 0;
         const int64_t b_todo = i0 == 0 ? j1 - b_first : 0;
         p.a.packed = crew.scratch(0, max64(1, i1 - a_first) * deep * p.tile.mr);
         p.b.packed = crew.scratch(1, max64(1, j1 - b_first) * deep * p.tile.nr);
-        const int64_t a_piece = max64(1, 16384 / (deep * p.tile.mr)), b_piece = max64(1, 16384 / (deep * p.tile.nr));
+        const int64_t a_piece = p.piece(p.a, deep), b_piece = p.piece(p.b, deep);
         const int64_t a_pieces = ceil_div(a_todo, a_piece), b_pieces = ceil_div(b_todo, b_piece);
         crew.each(a_pieces + b_pieces, [&](int64_t piece) {
           const bool is_a = piece < a_pieces;

@@ -112,29 +112,48 @@ ML_INLINE void store_lanes(float* p, vf v, bool exact) {
   }
 }
 
-// Columns first .. first + LANES - 1 of a panel of W whose first row or column is position `i` of the source.
+// Positions FIRST .. FIRST + LANES - 1 of a panel of W.
+template <int W, int FIRST>
+struct Part {
+  static constexpr int LANES = W - FIRST < VL ? W - FIRST : VL;
+  static_assert(LANES == VL || LANES * 2 == VL || FIRST == 0, "odd remainders may not overwrite finished positions");
+};
+
+// Neighbouring positions lie next to each other: a step of k is a short copy. `whole`: VL elements exist from each part on.
 template <int W, int FIRST, bool BF16, bool PAIRS>
-ML_INLINE void pack_lanes(float* dst, const Source& src, int64_t i, int64_t exist, int64_t k0, int64_t k1) {
-  constexpr int LANES = W - FIRST < VL ? W - FIRST : VL;
-  static_assert(LANES == VL || LANES * 2 == VL || FIRST == 0, "odd remainders may not overwrite finished columns");
+ML_INLINE void copy_step(float* dst, const char* p, int64_t deep, bool last, int64_t there, bool whole, bool exact) {
+  using Read = Reader<BF16, PAIRS>;
+  const int64_t left = there - FIRST;
+  const vf v = whole ? Read::across(p + FIRST * Read::SIZE, deep, last, VL)
+               : left > 0 ? Read::across(p + FIRST * Read::SIZE, deep, last, left)
+                          : vf{};
+  store_lanes<Part<W, FIRST>::LANES>(dst + FIRST, v, exact);
+  if constexpr (FIRST + VL < W) copy_step<W, FIRST + VL, BF16, PAIRS>(dst, p, deep, last, there, whole, exact);
+}
+template <int W, bool BF16, bool PAIRS>
+ML_INLINE void copy_panel(float* dst, const char* p, int64_t deep, int64_t n, int64_t there) {
+  constexpr int64_t step = PAIRS ? 2 : 1;
+  int64_t k = 0;
+  if (there >= round_up(W, VL)) {
+#pragma GCC unroll 4
+    for (; k + step < n; k += step, p += step * deep, dst += W) copy_step<W, 0, BF16, PAIRS>(dst, p, deep, false, there, true, false);
+  }
+  for (; k < n; k += step, p += step * deep, dst += W)
+    copy_step<W, 0, BF16, PAIRS>(dst, p, deep, k + 1 >= n, there, false, k + step >= n);
+}
+
+// Neighbouring steps of k lie next to each other: blocks of VL x VL are transposed.
+template <int W, int FIRST, bool BF16, bool PAIRS>
+ML_INLINE void transpose_part(float* dst, const char* p, int64_t wide, int64_t n, int64_t there) {
+  constexpr int LANES = Part<W, FIRST>::LANES;
   constexpr int64_t step = PAIRS ? 2 : 1;
   using Read = Reader<BF16, PAIRS>;
-  const int64_t there = exist - i - FIRST;  // rows or columns of the matrix from here on, may be <= 0
-  const int64_t units = ceil_div(k1 - k0, step);
-  if (src.wide == 1) {
-    const char* p = src.at(i + FIRST, k0);
-    const int64_t deep = src.deep * src.size();
-    for (int64_t u = 0; u < units; u++, p += step * deep) {
-      const vf v = there > 0 ? Read::across(p, deep, k0 + u * step + 1 >= k1, there) : vf{};
-      store_lanes<LANES>(dst + u * W + FIRST, v, u + 1 == units);
-    }
-    return;
-  }
-  for (int64_t u = 0; u < units; u += VL) {
+  const int64_t units = ceil_div(n, step);
+  p += FIRST * wide;
+  there -= FIRST;
+  for (int64_t u = 0; u < units; u += VL, p += VL * step * Read::SIZE) {
     vf row[VL];
-    const char* p = src.at(i + FIRST, k0 + u * step);
-    const int64_t wide = src.wide * src.size();
-    const int64_t left = k1 - k0 - u * step;
+    const int64_t left = n - u * step;
     if (there >= LANES && left >= VL * step) {
 #pragma GCC unroll 16
       for (int r = 0; r < VL; r++) row[r] = r < LANES ? Read::along_k(p + r * wide, VL * step) : vf{};
@@ -150,14 +169,21 @@ ML_INLINE void pack_lanes(float* dst, const Source& src, int64_t i, int64_t exis
     }
   }
 }
+template <int W, bool BF16, bool PAIRS>
+ML_INLINE void transpose_panel(float* dst, const char* p, int64_t wide, int64_t n, int64_t there) {
+  transpose_part<W, 0, BF16, PAIRS>(dst, p, wide, n, there);
+  if constexpr (W > VL) transpose_part<W, VL, BF16, PAIRS>(dst, p, wide, n, there);
+  if constexpr (W > 2 * VL) transpose_part<W, 2 * VL, BF16, PAIRS>(dst, p, wide, n, there);
+  static_assert(W <= 3 * VL, "three vectors at most");
+}
 
 // One panel: W positions from i on (of `exist` in the matrix), elements k0..k1-1 of K.
 template <int W, bool BF16, bool PAIRS>
 static void pack_panel_as(float* dst, const Source& src, int64_t i, int64_t exist, int64_t k0, int64_t k1) {
-  pack_lanes<W, 0, BF16, PAIRS>(dst, src, i, exist, k0, k1);
-  if constexpr (W > VL) pack_lanes<W, VL, BF16, PAIRS>(dst, src, i, exist, k0, k1);
-  if constexpr (W > 2 * VL) pack_lanes<W, 2 * VL, BF16, PAIRS>(dst, src, i, exist, k0, k1);
-  static_assert(W <= 3 * VL, "three vectors at most");
+  if (src.wide == 1)
+    copy_panel<W, BF16, PAIRS>(dst, src.at(i, k0), src.deep * src.size(), k1 - k0, exist - i);
+  else
+    transpose_panel<W, BF16, PAIRS>(dst, src.at(i, k0), src.wide * src.size(), k1 - k0, exist - i);
 }
 
 template <int W>

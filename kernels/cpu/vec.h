@@ -105,8 +105,16 @@ ML_INLINE vd widen_high(vf v) { return (vd)_mm512_cvtps_pd(_mm512_extractf32x8_p
 ML_INLINE vd widen_low(vf v) { return (vd)_mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v)); }
 ML_INLINE vd widen_high(vf v) { return (vd)_mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1)); }
 #else
-ML_INLINE vd widen_low(vf v) { return vd{v[0], v[1]}; }
-ML_INLINE vd widen_high(vf v) { return vd{v[2], v[3]}; }
+ML_INLINE vd widen_low(vf v) {
+  vd wide;
+  for (int i = 0; i < VL / 2; i++) wide[i] = v[i];
+  return wide;
+}
+ML_INLINE vd widen_high(vf v) {
+  vd wide;
+  for (int i = 0; i < VL / 2; i++) wide[i] = v[i + VL / 2];
+  return wide;
+}
 #endif
 
 // bf16 is the upper half of an f32. Rounding goes to the nearest, ties to even; NaN stays NaN.
