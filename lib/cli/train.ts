@@ -75,8 +75,10 @@ function dryRun(config: Config, { threads, json }: { threads: number; json: bool
 }
 
 function observer(config: Config, progress: Progress): RunObserver {
+  let total = Infinity;
   return {
     started({ inputs, steps, parameters, device, plan }) {
+      total = steps;
       const { method, similarity, weights, preset } = config.reweight;
       const how = method === "meta-lora" ? `meta-lora (${preset ?? `${similarity}, ${weights}`})` : method;
       printNote(`${config.model}: ${parameters.toLocaleString("en")} adapter parameters, method ${how}, ${steps} steps`);
@@ -90,7 +92,7 @@ function observer(config: Config, progress: Progress): RunObserver {
     },
     evaluated(name, evaluation, step) {
       progress.end();
-      if (step < (config.train.steps ?? Infinity)) printNote(`step ${step}: ${name} ${describe(evaluation)}`);
+      if (step < total) printNote(`step ${step}: ${name} ${describe(evaluation)}`);
     },
   };
 }

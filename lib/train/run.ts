@@ -7,6 +7,8 @@ import { BatchCursor } from "../data/order.ts";
 import type { Sample } from "../data/encode.ts";
 import { writePeftAdapter } from "../export/peft.ts";
 import { loadWeights } from "../model/load.ts";
+import { gatherReport } from "../report/gather.ts";
+import { renderReport } from "../report/report.ts";
 import { openCheckpoint } from "../tensor/checkpoint.ts";
 import { VERSION } from "../version.ts";
 import { adapterOf, initialAdapters, toPeft } from "./adapters.ts";
@@ -175,7 +177,7 @@ export function run(config: Config, observer: RunObserver = {}, { threads = 0 }:
   folder.writeText("weights.jsonl", trainer.statistics.lines(inputs.data.train.samples));
   const adapter = toPeft(engine.getAdapters(), engine.adapters, config);
   writing(folder.path, () => writePeftAdapter(join(folder.path, "adapter"), adapter));
-  return {
+  const result = {
     steps: trainer.step,
     loss,
     seconds: trained,
@@ -184,6 +186,8 @@ export function run(config: Config, observer: RunObserver = {}, { threads = 0 }:
     output: config.output,
     ...results,
   };
+  folder.writeText("report.html", renderReport(gatherReport(folder.path, { prepared, result, device: dev.name })));
+  return result;
 }
 
 /** A pass as a line of metrics.jsonl. */
