@@ -1,0 +1,188 @@
+/** A run of `metalora train` from outside: what it writes, and that the same configuration gives the same bytes. */
+import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert";
+import { inTurns, readTensors, sha256, type Workspace, workspace } from "./harness.ts";
+
+const GUIDED = ["reweight.method=meta-lora", "train.steps=8"];
+
+Deno.test("train writes everything that design §5 names, and --json ends with the run's facts", async () => {
+  using space = workspace();
+  const sets = [...GUIDED, "checkpoints={ every: 3, keep: 2 }"];
+  const result = await space.train("runs/a", sets);
+  assertEquals(
+    Object.keys(result).slice(0, 6),
+    ["steps", "loss", "seconds", "tokens_per_second", "peak_memory_bytes", "output"],
+  );
+  assertEquals([result.steps, result.output], [8, "runs/a"]);
+  assert(result.loss > 0 && result.loss < 6 && result.seconds > 0 && result.tokens_per_second > 0, JSON.stringify(result));
+  assert(result.peak_memory_bytes > 30e6 && result.peak_memory_bytes < 400e6, JSON.stringify(result));
+  assertEquals([result.validation.samples, result.test.samples], [6, 5]);
+
+  assertEquals(space.tree("runs/a").filter((path) => !path.startsWith("checkpoints/step")), [
+    "adapter/",
+    "adapter/adapter_config.json",
+    "adapter/adapter_model.safetensors",
+    "checkpoints/",
+    "config.yaml",
+    "metrics.jsonl",
+    "report.html",
+    "weights.jsonl",
+  ]);
+  checkMetrics(space);
+  checkWeights(space);
+  await checkCheckpoints(space);
+  checkAdapter(space);
+});
+
+/** 8 steps: a validation batch before training batches 0, 2 and 4, so 5 batches of training. */
+function checkMetrics(space: Workspace): void {
+  const lines = space.jsonl("runs/a/metrics.jsonl");
+  const steps = lines.filter(({ kind }) => kind === "train" || kind === "validation");
+  assertEquals(steps.map(({ step }) => step), [1, 2, 3, 4, 5, 6, 7, 8]);
+  const kinds = ["validation", "train", "train", "validation", "train", "train", "validation", "train"];
+  assertEquals(steps.map(({ kind }) => kind), kinds);
+  for (const line of steps) {
+    for (const key of ["epoch", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "seconds", "memory_bytes"]) {
+      assert(Number.isFinite(line[key]), `${key} in ${JSON.stringify(line)}`);
+    }
+    assertEquals("effective_sample_size" in line, line.kind === "train");
+    if (line.kind !== "train") continue;
+    assert(line.effective_sample_size >= 1 && line.effective_sample_size <= 4 + 1e-9, JSON.stringify(line));
+    assert(line.max_weight >= 0.25 - 1e-9 && line.max_weight <= 1, JSON.stringify(line));
+  }
+  // Cosine from the peak to 0.
+  assertEquals(steps.map(({ lr }) => Number(lr.toFixed(9))), steps.map((_, i) => cosine(1e-2, i, 8)));
+  const evaluations = lines.filter(({ kind }) => kind.endsWith("evaluation"));
+  assertEquals(evaluations.map(({ kind, step }) => [kind, step]), [["validation evaluation", 8], ["test evaluation", 8]]);
+}
+
+const cosine = (peak: number, step: number, total: number) =>
+  Number((peak * 0.5 * (1 + Math.cos(Math.PI * step / total))).toFixed(9));
+
+function checkWeights(space: Workspace): void {
+  const lines = space.jsonl("runs/a/weights.jsonl");
+  assertEquals(lines.map(({ id }) => id), Array.from({ length: 20 }, (_, i) => `row-${i}`));
+  // 5 batches of 4 are each of the 20 samples once.
+  assertEquals(lines.map(({ seen }) => seen), lines.map(() => 1));
+  const total = lines.reduce((sum, { weight }) => sum + weight, 0);
+  assert(Math.abs(total - 5) < 1e-9, `weights of 5 batches sum to ${total}`);
+  for (const { weight, last_weight, similarity, loss, source, id } of lines) {
+    assertEquals(weight, last_weight);
+    assert(Number.isFinite(similarity) && loss > 0);
+    assertEquals(source, Number(id.slice(4)) % 2 ? "odd" : "even");
+  }
+}
+
+async function checkCheckpoints(space: Workspace): Promise<void> {
+  // Every 3 of 8 steps makes 3 and 6.
+  assertEquals([...Deno.readDirSync(space.file("runs/a/checkpoints"))].map(({ name }) => name).sort(), ["step-3", "step-6"]);
+  const manifest = space.json("runs/a/checkpoints/step-6/manifest.json");
+  const files = space.tree("runs/a/checkpoints/step-6").filter((path) => !path.endsWith("/") && path !== "manifest.json");
+  assertEquals(Object.keys(manifest).sort(), files);
+  for (const name of files) {
+    const bytes = Deno.readFileSync(space.file("runs/a/checkpoints/step-6", name));
+    assertEquals(manifest[name], { bytes: bytes.length, sha256: await sha256(bytes) });
+  }
+  const state = space.json("runs/a/checkpoints/step-6/state.json");
+  assertEquals([state.step, state.consumed, state.seed], [6, 4, 0]);
+  const moments = readTensors(space.file("runs/a/checkpoints/step-6/optimizer.safetensors"));
+  assertEquals([...moments.keys()], ["m", "v"]);
+  assert(moments.get("v")!.every((value) => value >= 0) && moments.get("v")!.some((value) => value > 0));
+}
+
+function checkAdapter(space: Workspace): void {
+  const config = space.json("runs/a/adapter/adapter_config.json");
+  assertEquals([config.peft_type, config.r, config.lora_alpha, config.base_model_name_or_path], ["LORA", 4, 4, "model"]);
+  const tensors = readTensors(space.file("runs/a/adapter/adapter_model.safetensors"));
+  assertEquals(tensors.size, 2 * 7 * 2);
+  assert([...tensors.values()].every((values) => values.every(Number.isFinite) && values.some((value) => value !== 0)));
+}
+
+Deno.test("a run repeats itself byte for byte, from its own config.yaml, too, and on any number of threads", async () => {
+  using space = workspace();
+  // Arguments of each run: the same run in other ways, then runs that must differ.
+  const same: [string, string[], string[]?][] = [
+    ["again", GUIDED],
+    ["threads", GUIDED, ["--threads=2"]],
+    ["host", [...GUIDED, "optimizer.placement=host"]],
+    ["lengths", [...GUIDED, "data.max_length=100"]],
+  ];
+  const different: [string, string[]][] = [["seed", [...GUIDED, "seed=1"]], ["lr", [...GUIDED, "optimizer.lr=2e-2"]]];
+  await space.train("first", GUIDED);
+  await inTurns([...same, ...different].map(([name, sets, options]) => () => space.train(name, sets, options)));
+  const resolved = await space.ok("train", "first/config.yaml", "--set", "output=resolved", "--threads=1", "--json");
+  assertEquals(JSON.parse(resolved.out).steps, 8);
+  const hash = await space.adapterHash("first");
+  for (const name of [...same.map(([name]) => name), "resolved"]) assertEquals(await space.adapterHash(name), hash, name);
+  for (const [name] of different) assertNotEquals(await space.adapterHash(name), hash, name);
+  // Only the output's name differs between a configuration and its resolved form's own.
+  assertEquals(space.read("resolved/config.yaml").replace("output: resolved", "output: first"), space.read("first/config.yaml"));
+  const steady = (output: string) =>
+    space.jsonl(output, "metrics.jsonl").map(({ seconds: _, tokens_per_second: __, memory_bytes: ___, ...line }) => line);
+  assertEquals(steady("again"), steady("first"));
+  assertEquals(space.read("again/weights.jsonl"), space.read("first/weights.jsonl"));
+});
+
+Deno.test("accumulating 2 batches of 2 is one batch of 4", async () => {
+  using space = workspace();
+  const runs = ["reweight.method=none", "reweight.method=meta-lora"].map((method, i) => ({ method, name: String(i) }));
+  await inTurns(runs.flatMap(({ method, name }) => [
+    () => space.train(`whole-${name}`, [method, "train.steps=6"]),
+    () => space.train(`parts-${name}`, [method, "train.steps=6", "train.batch_size=2", "train.accumulate=2"]),
+  ]));
+  for (const { name, method } of runs) {
+    const [whole, parts] = ["whole", "parts"].map((kind) => space.jsonl(`${kind}-${name}`, "metrics.jsonl"));
+    for (const [i, { loss, grad_norm }] of whole!.entries()) {
+      assertClose(parts![i]!.loss, loss, 1e-4, `${method}: loss of line ${i}`);
+      if (grad_norm) assertClose(parts![i]!.grad_norm, grad_norm, 1e-3, `${method}: gradient norm of line ${i}`);
+    }
+    const read = (kind: string) => readTensors(space.file(`${kind}-${name}`, "adapter/adapter_model.safetensors"));
+    const expected = read("whole");
+    for (const [tensor, values] of read("parts")) {
+      const scale = expected.get(tensor)!.reduce((max, value) => Math.max(max, Math.abs(value)), 0);
+      values.forEach((value, j) =>
+        assert(Math.abs(value - expected.get(tensor)![j]!) < 2e-3 * scale, `${method}: ${tensor}[${j}] is ${value}`)
+      );
+    }
+  }
+});
+
+function assertClose(actual: number, expected: number, tolerance: number, what: string): void {
+  assert(Math.abs(actual - expected) <= tolerance * Math.abs(expected), `${what}: ${actual} instead of ${expected}`);
+}
+
+Deno.test("epochs are passes over the data", async () => {
+  using space = workspace();
+  const result = await space.train("out", ["train.steps=null", "train.epochs=2", "reweight.method=mix"]);
+  // 2 × 5 batches, and a validation batch before each second one.
+  assertEquals(result.steps, 15);
+  assertEquals(space.jsonl("out/weights.jsonl").map(({ seen }) => seen), Array(20).fill(2));
+  const epochs = space.jsonl("out/metrics.jsonl").filter(({ kind }) => kind === "train").map(({ epoch }) => epoch);
+  assertEquals(epochs, [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]);
+});
+
+Deno.test("--dry-run prints the memory plan and writes nothing", async () => {
+  using space = workspace();
+  const json = JSON.parse((await space.ok("train", "run.yaml", "--dry-run", "--json", "--threads=1")).out);
+  const { total_bytes, ...parts } = json;
+  assertEquals(Object.values(parts as Record<string, number>).reduce((a, b) => a + b, 0), total_bytes);
+  for (const key of ["weights", "adapter", "optimizer", "activations", "workspace", "host"]) assert(json[key] > 0, key);
+  const table = (await space.ok("train", "run.yaml", "--dry-run", "--threads=1", "--set", "reweight.method=meta-lora")).out;
+  assertMatch(table, /^model: 3,712 adapter parameters, 4 steps on .*1 thread$/m);
+  assertMatch(table, /^train +train\.jsonl: 20 samples$/m);
+  assertMatch(table, /^reweighting +[\d.]+ [KMG]iB /m);
+  assertMatch(table, /^total +[\d.]+ MiB$/m);
+  assert(!space.exists("out"));
+});
+
+Deno.test("a run leaves an earlier run's adapter in place until its own is complete", async () => {
+  using space = workspace();
+  await space.train("out", ["checkpoints.every=1"]);
+  const hash = await space.adapterHash("out");
+  const failed = await space.run("train", "run.yaml", "--threads=1", "--set", "optimizer.lr=1e30", "--set", "train.steps=20");
+  assertEquals(failed.code, 1);
+  assertEquals(await space.adapterHash("out"), hash);
+  // What describes the earlier run is gone: nobody takes it for the new one's.
+  assertEquals(["checkpoints", "weights.jsonl", "report.html"].filter((name) => space.exists("out", name)), []);
+  await space.train("out", ["seed=3"]);
+  assertNotEquals(await space.adapterHash("out"), hash);
+});
