@@ -114,6 +114,14 @@ export function assertClose(actual: ArrayLike<number>, expected: ArrayLike<numbe
   }
 }
 
+/**
+ * What a product may differ by. vdpbf16ps multiplies bf16 by bf16, so that beside bf16 weights the activations are rounded to
+ * 8 bits, too; everywhere else bf16 weights are widened and nothing is lost.
+ */
+export function productTolerance(dev: Device, weights: "f32" | "bf16", exact: number): number {
+  return weights === "bf16" && dev.name.includes("avx512bf16") ? 2e-2 : exact;
+}
+
 /** Asserts that two arrays hold the same bits (NaN equals NaN). */
 export function assertSameBits(actual: Floats, expected: Floats, what: string): void {
   const [a, e] = [new Uint32Array(actual.buffer), new Uint32Array(expected.buffer)];

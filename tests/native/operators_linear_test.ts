@@ -1,7 +1,7 @@
 /** Linear layers with adapters, sums over segments, flat vectors and Adam against PyTorch float64. */
 import { assertEquals } from "@std/assert";
 import * as ops from "../../ffi/operators.ts";
-import { assertClose, fixtureCases, makeGroups, Workbench } from "./harness.ts";
+import { assertClose, fixtureCases, makeGroups, productTolerance, Workbench } from "./harness.ts";
 
 const TOLERANCE = 1e-5;
 
@@ -14,6 +14,7 @@ Deno.test("linearForward() and linearBackward() give y, h, dx and g_h of every g
     for (const dtype of ["f32", "bf16"] as const) {
       if (dtype === "bf16" && !each.value<boolean>("exact_in_bf16")) continue;
       const what = `${each.name} ${dtype}`;
+      const tolerance = productTolerance(bench.dev, dtype, TOLERANCE);
       const theta = bench.put(each.f32("theta"), 1, each.f32("theta").length);
       const W = bench.put(each.f32("W"), N, dIn, { ld, dtype });
       ops.loraRefresh(bench.dev, { dIn, groups, theta, W, aCast: null, dtype: "f32" });
@@ -23,21 +24,21 @@ Deno.test("linearForward() and linearBackward() give y, h, dx and g_h of every g
       const y = bench.out(T, N, N + 1);
       const bias = each.value<boolean>("bias") ? bench.put(each.f32("bias"), 1, N) : null;
       ops.linearForward(bench.dev, T, { dIn, groups, xh, A, W, bias, y });
-      assertClose(bench.read(y), each.f32("y"), TOLERANCE, `${what} y`);
+      assertClose(bench.read(y), each.f32("y"), tolerance, `${what} y`);
       assertClose(bench.read(xh), each.f32("x"), 0, `${what} x stays`);
-      if (Q > 0) assertClose(bench.read(xh.columns(dIn, Q)), each.f32("h"), TOLERANCE, `${what} h`);
+      if (Q > 0) assertClose(bench.read(xh.columns(dIn, Q)), each.f32("h"), tolerance, `${what} h`);
       bench.paddingUntouched(y);
 
       const gxh = bench.out(T, dIn, ld);
       const dy = bench.put(each.f32("dy"), T, N, { ld: N + 2 });
       ops.linearBackward(bench.dev, T, { dIn, groups, dy, A, W, gxh });
-      assertClose(bench.read(gxh), each.f32("dx"), TOLERANCE, `${what} dx`);
-      if (Q > 0) assertClose(bench.read(gxh.columns(dIn, Q)), each.f32("gh"), TOLERANCE, `${what} g_h`);
+      assertClose(bench.read(gxh), each.f32("dx"), tolerance, `${what} dx`);
+      if (Q > 0) assertClose(bench.read(gxh.columns(dIn, Q)), each.f32("gh"), tolerance, `${what} g_h`);
 
       if (Q === 0) continue;
       const only = bench.out(T, dIn, ld);
       ops.linearBackward(bench.dev, T, { dIn, groups, dy, A, W, gxh: only, needDx: false });
-      assertClose(bench.read(only.columns(dIn, Q)), each.f32("gh"), TOLERANCE, `${what} g_h alone`);
+      assertClose(bench.read(only.columns(dIn, Q)), each.f32("gh"), tolerance, `${what} g_h alone`);
 
       // The adapter's gradients come from x, h, g_h and dy: grad A = g_h^T x, grad B = s dy^T h.
       const dtheta = bench.out(1, each.f32("theta").length);
@@ -58,7 +59,7 @@ Deno.test("linearForward() and linearBackward() give y, h, dx and g_h of every g
           col += r;
         });
       }
-      assertClose(bench.read(dtheta), each.f32("dtheta"), TOLERANCE, `${what} gradient of the adapter`);
+      assertClose(bench.read(dtheta), each.f32("dtheta"), tolerance, `${what} gradient of the adapter`);
     }
   }
 });
