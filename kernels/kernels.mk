@@ -37,12 +37,12 @@ $(CPU_LIB): $(CPU_OBJECTS) ffi/shim/exports.map
 	$(CXX) $(CPU_LINK) -o $@.new $(CPU_OBJECTS)
 	mv $@.new $@
 
-build/obj/shim/%.o: ffi/shim/%.cpp | compiler
+build/obj/shim/%.o: ffi/shim/%.cpp kernels/kernels.mk | compiler
 	@mkdir -p $(@D)
 	$(CXX) $(CPU_FLAGS) -c $< -o $@
 
 define compile_for
-build/obj/$(1)/%.o: kernels/cpu/%.cpp | compiler
+build/obj/$(1)/%.o: kernels/cpu/%.cpp kernels/kernels.mk | compiler
 	@mkdir -p $$(@D)
 	$$(CXX) $$(CPU_FLAGS) $$(ISA_FLAGS_$(1)) -DML_ISA=$(1) -c $$< -o $$@
 endef

@@ -45,7 +45,7 @@ const Kernels* choose_kernels() {
     if (supported(table->name)) return table;
     if (wanted && *wanted) {
       snprintf(global_error, sizeof global_error,
-               "Cannot open the CPU: METALORA_ISA is %s, which this processor does not support. Unset it", wanted);
+               "Cannot open the CPU: METALORA_ISA is %.80s, which this processor does not support. Unset it", wanted);
       return nullptr;
     }
   }
@@ -54,8 +54,8 @@ const Kernels* choose_kernels() {
     if (*known) strcat(known, ", ");
     strcat(known, table->name);
   }
-  snprintf(global_error, sizeof global_error, "Cannot open the CPU: METALORA_ISA is %.80s. Set it to one of %s, or unset it", wanted,
-           known);
+  snprintf(global_error, sizeof global_error,
+           "Cannot open the CPU: METALORA_ISA is %.80s. Set it to one of %s, or unset it", wanted, known);
   return nullptr;
 }
 
@@ -125,7 +125,8 @@ bool Call::bytes(const char* name, ml_ptr p, uint64_t bytes, uint64_t alignment)
   if (!p) return fail("%s is NULL", name);
   const ml_allocation* block = ctx_->find(p);
   if (!block) return fail("%s is no address from ml_alloc", name);
-  if ((uint64_t)(uintptr_t)p % alignment != 0) return fail("%s is not aligned to %llu bytes", name, (unsigned long long)alignment);
+  if ((uint64_t)(uintptr_t)p % alignment != 0)
+    return fail("%s is not aligned to %llu bytes", name, (unsigned long long)alignment);
   const uint64_t left = block->bytes - (uint64_t)((char*)p - block->data);
   return bytes <= left || fail("%s needs %llu bytes, its memory ends after %llu", name, (unsigned long long)bytes,
                                (unsigned long long)left);

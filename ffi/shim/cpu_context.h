@@ -48,7 +48,9 @@ class Call {
   // Keeps the first failure. Always returns false.
   bool fail(const char* format, ...) __attribute__((format(printf, 2, 3)));
 
-  bool positive(const char* name, int64_t value) { return value > 0 || fail("%s is %lld, must be positive", name, (long long)value); }
+  bool positive(const char* name, int64_t value) {
+    return value > 0 || fail("%s is %lld, must be positive", name, (long long)value);
+  }
   bool at_least(const char* name, int64_t value, int64_t least, const char* why) {
     return value >= least || fail("%s is %lld, must be at least %lld (%s)", name, (long long)value, (long long)least, why);
   }

@@ -98,7 +98,10 @@ int32_t ml_alloc(ml_ctx* ctx, uint64_t bytes, void* out) {
     ctx->capacity = capacity;
   }
   char* data = (char*)pages_map(bytes);
-  if (!data) return call.fail("the machine's memory is exhausted (%llu bytes are held already)", (unsigned long long)ctx->allocated), call.status();
+  if (!data) {
+    call.fail("the machine's memory is exhausted (%llu bytes are held already)", (unsigned long long)ctx->allocated);
+    return call.status();
+  }
   int64_t at = ctx->count++;
   for (; at > 0 && ctx->allocations[at - 1].data > data; at--) ctx->allocations[at] = ctx->allocations[at - 1];
   ctx->allocations[at] = {data, bytes};
@@ -112,7 +115,10 @@ int32_t ml_free(ml_ctx* ctx, ml_ptr p) {
   if (call.failed()) return call.status();
   if (!p) return 0;
   const ml_allocation* block = ctx->find(p);
-  if (!block || block->data != p) return call.fail("the address is not one that ml_alloc gave, or is free already"), call.status();
+  if (!block || block->data != p) {
+    call.fail("the address is not one that ml_alloc gave, or is free already");
+    return call.status();
+  }
   pages_unmap(block->data, block->bytes);
   ctx->allocated -= block->bytes;
   const int64_t at = block - ctx->allocations;
@@ -220,7 +226,9 @@ int32_t ml_gather_rows(ml_ctx* ctx, int32_t R, int32_t d, ml_ptr x, int32_t ldx,
   call.matrix("out", out, R, d, ldo, 4);
   if (call.failed()) return call.status();
   const int32_t* row = (const int32_t*)rows;
-  each_row(ctx, R, (int64_t)d * 4, [=](int64_t i) { memcpy((float*)out + i * ldo, (const float*)x + (int64_t)row[i] * ldx, (size_t)d * 4); });
+  each_row(ctx, R, (int64_t)d * 4, [=](int64_t i) {
+    memcpy((float*)out + i * ldo, (const float*)x + (int64_t)row[i] * ldx, (size_t)d * 4);
+  });
   return 0;
 }
 
@@ -237,7 +245,9 @@ int32_t ml_scatter_rows(ml_ctx* ctx, int32_t R, int32_t T, int32_t d, ml_ptr x, 
   if (call.failed()) return call.status();
   const int32_t* row = (const int32_t*)rows;
   each_row(ctx, T, (int64_t)d * 4, [=](int64_t t) { memset((float*)out + t * ldo, 0, (size_t)d * 4); });
-  each_row(ctx, R, (int64_t)d * 4, [=](int64_t i) { memcpy((float*)out + (int64_t)row[i] * ldo, (const float*)x + i * ldx, (size_t)d * 4); });
+  each_row(ctx, R, (int64_t)d * 4, [=](int64_t i) {
+    memcpy((float*)out + (int64_t)row[i] * ldo, (const float*)x + i * ldx, (size_t)d * 4);
+  });
   return 0;
 }
 

@@ -1,8 +1,9 @@
 // cpu_pool.cpp: the threads behind class Pool (kernels/cpu/kernels.h).
 //
-// A job is a count of indices, and every thread claims the next one until none is left. The caller waits for claimed indices,
-// never for threads: a worker that sleeps, or that another program keeps from its core, costs the others nothing. Between jobs a worker spins for some microseconds,
-// because operators follow one another closely, and then sleeps on a futex, because an idle program should cost nothing.
+// A job is a count of indices, and every thread claims the next one until none is left. The caller waits for claimed
+// indices, never for threads: a worker that sleeps, or that another program keeps from its core, costs the others nothing.
+// Between jobs a worker spins for some microseconds, because operators follow one another closely, and then sleeps on a
+// futex, because an idle program should cost nothing.
 #include "../../kernels/cpu/kernels.h"
 #include "cpu_pages.h"
 
@@ -131,8 +132,7 @@ Pool::~Pool() {
   impl_->job.notify();
   for (int i = 1; i <= impl_->workers; i++) pthread_join(impl_->lanes[i].thread, nullptr);
   for (int i = 0; i < threads_; i++)
-    for (Buffer& slot : impl_->lanes[i].slots)
-      pages_unmap(slot.data, slot.bytes);
+    for (Buffer& slot : impl_->lanes[i].slots) pages_unmap(slot.data, slot.bytes);
   delete[] impl_->lanes;
   delete impl_;
 }

@@ -12,9 +12,9 @@ namespace ML_ISA {
 
 namespace {
 
-constexpr int64_t KC = 320;                  // units of k in one block: a panel of B stays in the first-level cache
-constexpr int64_t BLOCKS = 6;                // blocks of K packed at a time
-constexpr int64_t MC = 144;                  // rows of C one thread works on: their block of A stays in the second level
+constexpr int64_t KC = 576;                   // units of k in one block: a panel of B about fills the first-level cache
+constexpr int64_t BLOCKS = 4;                 // blocks of K packed at a time
+constexpr int64_t MC = 96;                    // rows of C one thread works on: their block of A stays in the second level
 constexpr int64_t PACKED = int64_t(1) << 21;  // units of A, and of B, packed at a time (8 MB each)
 
 struct Tile {
@@ -30,7 +30,8 @@ ML_INLINE Tile make_tile() {
 #else
   const TileKernel pairs = nullptr;
 #endif
-  return {MR, NV * VL, tile_kernel<MR, NV, false, false>, tile_kernel<MR, NV, true, false>, pairs, pack_panel<MR>, pack_panel<NV * VL>};
+  return {MR,    NV * VL,        tile_kernel<MR, NV, false, false>, tile_kernel<MR, NV, true, false>,
+          pairs, pack_panel<MR>, pack_panel<NV * VL>};
 }
 
 // The tile that pads C [M, N] least; WIDE when in doubt.
@@ -140,12 +141,7 @@ struct Product {
         const bool b_direct = b.reads_direct(j);
         const float* pb = b_direct ? (const float*)b.at(j * tile.nr, k) : b.packed + ((j - b_first) * units + depth) * tile.nr;
         const int64_t b_step = b_direct ? b.src.deep : tile.nr;
-        // The next panel of B comes into the second-level cache while this one is in use, a share with each tile.
-        const char* next = b_direct || j + 1 == j1 ? nullptr : (const char*)(pb + units * tile.nr);
-        const int64_t share = n * tile.nr * 4 / (i1 - i0) + 64;
         for (int64_t i = i0; i < i1; i++) {
-          if (next)
-            for (int64_t x = 0; x < share; x += 64) __builtin_prefetch(next + (i - i0) * share + x, 0, 2);
           const bool a_direct = a.reads_direct(i);
           const float* pa = a_direct ? (const float*)a.at(i * tile.mr, k) : a.packed + ((i - a_first) * units + depth) * tile.mr;
           const bool rows = a_direct && a.src.deep == 1;
@@ -227,9 +223,9 @@ void multiply(Crew crew, int64_t M, int64_t N, int64_t K, float alpha, Operand o
         // Multiply. Rectangles are even, at most MC rows high, and several for each thread.
         const int64_t high = i1 - i0, across = j1 - j0;
         int64_t rows = ceil_div(high * p.tile.mr, MC);
-        int64_t columns = crew.size() == 1 ? 1 : min64(ceil_div(across, 2), ceil_div(8 * crew.size(), rows));
-        columns = max64(columns, ceil_div(across, 64));
-        if (crew.size() > 1 && rows * columns < 8 * crew.size()) rows = min64(ceil_div(high, 2), ceil_div(8 * crew.size(), columns));
+        const int64_t wanted = crew.size() == 1 ? 1 : 8 * crew.size();
+        const int64_t columns = max64(ceil_div(across, 64), min64(ceil_div(across, 2), ceil_div(wanted, rows)));
+        rows = max64(rows, min64(ceil_div(high, 2), ceil_div(wanted, columns)));
         crew.each(rows * columns, [&](int64_t piece) {
           const int64_t r = piece % rows, s = piece / rows;
           p.rectangle(i0 + high * r / rows, i0 + high * (r + 1) / rows, j0 + across * s / columns,

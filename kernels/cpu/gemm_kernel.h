@@ -44,13 +44,6 @@ static void tile_kernel(int64_t K, const float* a, int64_t a_step, const float* 
 #pragma GCC unroll 32
   for (int i = 0; i < MR; i += 3) row[i / 3] = a + i * a_step;
 
-  // C is wanted when the sums are done, and its rows are too far apart for the hardware to foresee.
-#pragma GCC unroll 32
-  for (int i = 0; i < MR; i++) {
-    __builtin_prefetch(c + i * ldc, 1);
-    __builtin_prefetch(c + i * ldc + NV * VL - 1, 1);
-  }
-
   for (int64_t k = 0; k < K; k++) {
     vf bk[NV];
 #pragma GCC unroll 4

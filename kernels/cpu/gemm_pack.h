@@ -136,7 +136,8 @@ ML_INLINE void copy_panel(float* dst, const char* p, int64_t deep, int64_t n, in
   int64_t k = 0;
   if (there >= round_up(W, VL)) {
 #pragma GCC unroll 4
-    for (; k + step < n; k += step, p += step * deep, dst += W) copy_step<W, 0, BF16, PAIRS>(dst, p, deep, false, there, true, false);
+    for (; k + step < n; k += step, p += step * deep, dst += W)
+      copy_step<W, 0, BF16, PAIRS>(dst, p, deep, false, there, true, false);
   }
   for (; k < n; k += step, p += step * deep, dst += W)
     copy_step<W, 0, BF16, PAIRS>(dst, p, deep, k + 1 >= n, there, false, k + step >= n);
