@@ -48,6 +48,7 @@ static void tile_kernel(int64_t K, const float* a, int64_t a_step, const float* 
     vf bk[NV];
 #pragma GCC unroll 4
     for (int j = 0; j < NV; j++) bk[j] = load(b + j * VL);
+    __builtin_prefetch(b + 8 * b_step);  // a panel of B is a little larger than what the first-level cache keeps
     b += b_step;
 #pragma GCC unroll 32
     for (int i = 0; i < MR; i++) {
