@@ -34,6 +34,9 @@ struct Reader {
     }
     if (!PAIRS) return BF16 ? load_bf16((const uint16_t*)p) : load((const float*)p);
     if (BF16) return load((const float*)p);
+#if defined(__AVX512BF16__)
+    return (vf)_mm512_cvtne2ps_pbh((__m512)load((const float*)p + VL), (__m512)load((const float*)p));
+#endif
     uint16_t pair[2 * VL];
     store_bf16(pair, load((const float*)p));
     store_bf16(pair + VL, load((const float*)p + VL));
