@@ -25,7 +25,14 @@ interface Measured {
 async function measure(command: string, args: string[], env: Record<string, string> = {}): Promise<Measured | null> {
   const clean = { ...Deno.env.toObject(), ...env };
   for (const name of Object.keys(clean)) if (name.startsWith("OPENBLAS_")) delete clean[name]; // settings for old builds
-  const { success, stdout, stderr } = await new Deno.Command(command, { args, cwd: root, env: clean, clearEnv: true, stdout: "piped", stderr: "piped" })
+  const { success, stdout, stderr } = await new Deno.Command(command, {
+    args,
+    cwd: root,
+    env: clean,
+    clearEnv: true,
+    stdout: "piped",
+    stderr: "piped",
+  })
     .output();
   if (success) return JSON.parse(new TextDecoder().decode(stdout).trim().split("\n").at(-1)!);
   console.error(new TextDecoder().decode(stderr).trim().split("\n").at(-1));
@@ -71,7 +78,9 @@ for (let round = 0; round < rounds; round++) {
 }
 
 const median = (values: number[]) => values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]!;
-console.log(`SmolLM2-135M shape, r = 32 on all linears, 4 × 128 tokens, ${threads} threads, ${cpu}; median of ${rounds} rounds of ${steps} steps\n`);
+console.log(
+  `SmolLM2-135M shape, r = 32 on all linears, 4 × 128 tokens, ${threads} threads, ${cpu}; median of ${rounds} rounds of ${steps} steps\n`,
+);
 console.log("| | step, ms | range | peak memory, MiB | planned, MiB |");
 console.log("|---|---|---|---|---|");
 for (const { name, results } of sides) {
@@ -83,7 +92,14 @@ for (const { name, results } of sides) {
   const mib = (bytes: number | undefined) => bytes === undefined ? "" : (bytes / 2 ** 20).toFixed(0);
   const memory = median(results.map(({ peak_memory_bytes }) => peak_memory_bytes));
   console.log(
-    `| ${name} | ${median(ms).toFixed(0)} | ${Math.min(...ms).toFixed(0)} – ${Math.max(...ms).toFixed(0)} | ${mib(memory)} | ${mib(results[0]!.planned_bytes)} |`,
+    `| ${name} | ${median(ms).toFixed(0)} | ${Math.min(...ms).toFixed(0)} – ${Math.max(...ms).toFixed(0)} | ${mib(memory)} | ${
+      mib(results[0]!.planned_bytes)
+    } |`,
   );
 }
-if (options.json) Deno.writeTextFileSync(options.json, JSON.stringify({ cpu, threads, rounds, steps, sides: sides.map(({ name, results }) => ({ name, results })) }, null, 2) + "\n");
+if (options.json) {
+  Deno.writeTextFileSync(
+    options.json,
+    JSON.stringify({ cpu, threads, rounds, steps, sides: sides.map(({ name, results }) => ({ name, results })) }, null, 2) + "\n",
+  );
+}
