@@ -9,7 +9,7 @@ import { type Command, jsonOption, setOption } from "./command.ts";
 import { deviceOption, requireCpu, threadsOption } from "./device.ts";
 import { memoryTable } from "./memory_table.ts";
 import { printJson, printLine, printNote } from "./output.ts";
-import { duration, Progress } from "./progress.ts";
+import { duration, Progress, type ProgressState } from "./progress.ts";
 
 /** `metalora train`: one fine-tuning run. */
 export const command: Command = {
@@ -75,7 +75,8 @@ function dryRun(config: Config, { threads, json }: { threads: number; json: bool
 }
 
 function observer(config: Config, progress: Progress): RunObserver {
-  let total = Infinity;
+  let total = Infinity, shown = 0;
+  let batch: Pick<ProgressState, "loss" | "effective"> | undefined;
   return {
     started({ inputs, steps, parameters, device, plan }) {
       total = steps;
@@ -86,9 +87,14 @@ function observer(config: Config, progress: Progress): RunObserver {
       printNote(`${device}; memory planned ${formatBytes(plan.total_bytes)}`);
     },
     stepped({ kind, step, loss, effectiveSampleSize, samples }, { steps, seconds, tokensPerSecond }) {
-      if (kind === "validation" && step !== steps) return;
-      const effective = effectiveSampleSize === null ? null : { size: effectiveSampleSize, samples: samples.length };
-      progress.update({ step, steps, loss, tokensPerSecond, seconds, effective });
+      if (kind === "train") {
+        const effective = effectiveSampleSize === null ? null : { size: effectiveSampleSize, samples: samples.length };
+        batch = { loss, effective };
+      }
+      // A step on validation data shows the training batch before it; a batch without weight makes no step.
+      if (!batch || step === shown) return;
+      shown = step;
+      progress.update({ step, steps, tokensPerSecond, seconds, ...batch });
     },
     evaluated(name, evaluation, step) {
       progress.end();

@@ -2,10 +2,9 @@
 import { dirname, join } from "node:path";
 import { UserError } from "../errors.ts";
 import { writeAll, writeFileAtomic } from "../tensor/atomic.ts";
+import { FileLock } from "./lock.ts";
 
 const LOCK = ".lock";
-/** A lock whose writer has not yet put its process into it is this old at most, in milliseconds. */
-const WRITING = 5000;
 /** What writeFileAtomic and writeFolderAtomic leave behind when the process is killed in the middle. */
 const TEMPORARY = /^\..+\.\d+-\d+\.tmp(\.old)?$/;
 
@@ -16,7 +15,10 @@ export class RunFolder implements Disposable {
   /** Folders that did not exist before, innermost first; they go again if nothing is written. */
   readonly #made: readonly string[];
 
-  private constructor(readonly path: string, made: readonly string[]) {
+  readonly #lock: FileLock;
+
+  private constructor(readonly path: string, lock: FileLock, made: readonly string[]) {
+    this.#lock = lock;
     this.#made = made;
     globalThis.addEventListener("unload", this.#interrupted);
   }
@@ -29,11 +31,11 @@ export class RunFolder implements Disposable {
     return writing(path, () => {
       const made = missing(path);
       Deno.mkdirSync(path, { recursive: true });
-      takeLock(path);
+      const lock = FileLock.take(join(path, LOCK), `the output ${path}`);
       for (const { name } of Deno.readDirSync(path)) {
         if (TEMPORARY.test(name)) Deno.removeSync(join(path, name), { recursive: true });
       }
-      return new RunFolder(path, made);
+      return new RunFolder(path, lock, made);
     });
   }
 
@@ -70,7 +72,7 @@ export class RunFolder implements Disposable {
     globalThis.removeEventListener("unload", this.#interrupted);
     for (const file of this.#logs.values()) file.close();
     this.#logs.clear();
-    removeQuietly(join(this.path, LOCK));
+    this.#lock[Symbol.dispose]();
     for (const folder of this.#made) removeQuietly(folder); // only while it is empty
   }
 }
@@ -80,49 +82,6 @@ function missing(path: string): string[] {
   const folders: string[] = [];
   for (let folder = path; !exists(folder); folder = dirname(folder)) folders.push(folder);
   return folders;
-}
-
-function takeLock(path: string): void {
-  const lock = join(path, LOCK);
-  for (let tries = 0;; tries++) {
-    try {
-      using file = Deno.openSync(lock, { write: true, createNew: true });
-      return writeAll(file, new TextEncoder().encode(`${Deno.pid} ${startOf(Deno.pid) ?? ""}\n`));
-    } catch (error) {
-      if (!(error instanceof Deno.errors.AlreadyExists)) throw error;
-    }
-    const holder = holderOf(lock);
-    if (holder !== null || tries > 0) {
-      throw new UserError(
-        `Cannot use the output ${path}: ${holder ?? "another run"} holds it. Wait for it or choose another output`,
-        75,
-      );
-    }
-    removeQuietly(lock); // left behind by a run that was killed
-  }
-}
-
-/** Who holds a lock, in words; null when the process is gone. */
-function holderOf(lock: string): string | null {
-  try {
-    const [pid, start] = Deno.readTextFileSync(lock).trimEnd().split(" ");
-    if (!pid) return Date.now() - (Deno.statSync(lock).mtime?.getTime() ?? 0) < WRITING ? "a run that is just starting" : null;
-    // The number of a dead process is given to another one some day, in a container soon: the start tells them apart.
-    const now = startOf(Number(pid));
-    return now !== null && (!start || now === start) ? `the run of process ${pid}` : null;
-  } catch {
-    return null;
-  }
-}
-
-/** When a process started, in clock ticks since the machine did; null when there is no such process. */
-function startOf(pid: number): string | null {
-  try {
-    const text = Deno.readTextFileSync(`/proc/${pid}/stat`);
-    return text.slice(text.lastIndexOf(")") + 2).split(" ")[19] ?? null; // field 22, and 2 stand before the name's end
-  } catch {
-    return null;
-  }
 }
 
 /**

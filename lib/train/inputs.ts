@@ -46,9 +46,12 @@ export function loadRunInputs(config: Config): RunInputs {
   for (const dataset of [data.train, data.validation, data.test]) {
     const longest = dataset?.samples.reduce((max, { ids }) => Math.max(max, ids.length), 0) ?? 0;
     if (longest > inputs.model.maxPositions) {
+      const advice = config.reweight.preset === "reference"
+        ? "Leave out the preset, which allows 400 tokens whatever data.max_length says, or use another model"
+        : "Set data.max_length to at most that";
       throw new UserError(
         `Cannot use ${dataset!.path} with ${config.model}: its longest sample has ${longest} tokens, the model was made for ` +
-          `${inputs.model.maxPositions}. Set data.max_length to at most that`,
+          `${inputs.model.maxPositions}. ${advice}`,
         2,
       );
     }

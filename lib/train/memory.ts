@@ -1,4 +1,5 @@
 /** What memory a run will take, by purpose, and what it took. */
+import process from "node:process";
 import type { Device } from "../../ffi/device.ts";
 import { Adam } from "../optim/adam.ts";
 import type { Purpose } from "../tensor/arena.ts";
@@ -28,10 +29,10 @@ const RUNTIME_GROWTH = 8 * 2 ** 20; // heap and compiled code that the loop adds
 const THREAD_GROWTH = 2 ** 20; // stack and attention's tiles of one thread
 const PACKED_MOST = 8 * 2 ** 20; // of each operand that a matrix product copies into panels (PACKED in kernels/cpu/gemm.cpp)
 /**
- * Buffers of weights on their way from the files that the runtime has not collected yet: it does so when 64 MiB have come
- * together, or when something else needs room.
+ * Buffers of weights on their way from the files that the runtime has not collected: it does so when some 64 MiB have come
+ * together, so that at the end of loading there are 0 to 64 MiB of them. This is the middle.
  */
-const UNCOLLECTED = 48 * 2 ** 20;
+const UNCOLLECTED = 32 * 2 ** 20;
 
 /** The plan of a run whose buffers are laid out. Call it before `allocate`. */
 export function memoryPlan(
@@ -71,20 +72,37 @@ export function release(...arrays: readonly { readonly buffer: ArrayBuffer }[]):
 
 /** Resident bytes of this process now. */
 export function residentBytes(): number {
-  return statusLine("VmRSS") ?? Deno.memoryUsage().rss;
+  return Deno.memoryUsage().rss;
 }
+
+/** The most that getrusage tells: it starts with what the process that started this one had. */
+const inherited = mostResident();
+let sampled = 0;
 
 /** Most resident bytes of this process so far. */
 export function peakMemoryBytes(): number {
-  return statusLine("VmHWM") ?? Deno.memoryUsage().rss;
+  const known = highWater();
+  if (known !== null) return known;
+  sampled = Math.max(sampled, residentBytes());
+  const most = mostResident();
+  return most > inherited ? most : sampled;
 }
 
-function statusLine(key: string): number | null {
+/** Where Deno lets us read it (before 2.9, or with --allow-all), the kernel's own number. */
+function highWater(): number | null {
   try {
-    const match = new RegExp(`^${key}:\\s*(\\d+) kB`, "m").exec(Deno.readTextFileSync("/proc/self/status"));
+    const match = /^VmHWM:\s*(\d+) kB/m.exec(Deno.readTextFileSync("/proc/self/status"));
     return match ? Number(match[1]) * 1024 : null;
-  } catch { // no /proc: the runtime's own figure serves
+  } catch {
     return null;
+  }
+}
+
+function mostResident(): number {
+  try {
+    return process.resourceUsage().maxRSS * 1024;
+  } catch { // before Deno 2.9
+    return 0;
   }
 }
 
