@@ -178,6 +178,13 @@ const models: Case[] = [
       /^Cannot use train\.jsonl with model: its longest sample has \d+ tokens, the model was made for 16\. Set data\.max_length to at most that/,
   },
   {
+    name: "samples longer than the model's positions, with the reference preset",
+    sets: ["reweight={ preset: reference }"],
+    code: 2,
+    says:
+      /^Cannot use train\.jsonl with model: its longest sample has \d+ tokens, the model was made for 128\. Leave out the preset/,
+  },
+  {
     name: "weights that are no numbers",
     prepare: changed(nan),
     code: 1,

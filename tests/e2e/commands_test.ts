@@ -1,0 +1,124 @@
+/** eval, score, preview and bench from outside. */
+import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert";
+import { ROOT, type Workspace, workspace } from "./harness.ts";
+
+// deno-lint-ignore no-explicit-any
+const jsonLines = (text: string): any[] => text.trimEnd().split("\n").map((line) => JSON.parse(line));
+
+async function evaluate(space: Workspace, ...args: string[]) {
+  return jsonLines((await space.ok("eval", ...args, "--threads=1", "--json")).out);
+}
+
+Deno.test("eval measures the base model, a run's adapter and any adapter on any data", async () => {
+  using space = workspace();
+  const before = await space.ok("eval", "run.yaml", "--threads=1", "--json");
+  assertEquals(before.err, "out/adapter does not exist: measuring the base model\n");
+  const base = JSON.parse(before.out);
+  assertEquals(Object.keys(base).slice(0, 4), ["loss", "tokens", "samples", "perplexity"]);
+  assertEquals(base.samples, 5);
+  assert(Math.abs(base.perplexity - Math.exp(base.loss)) < 1e-9 * base.perplexity);
+
+  const trained = await space.train("out", ["train.steps=20"]);
+  const [own] = await evaluate(space, "run.yaml");
+  assertEquals(own, trained.test);
+  assert(own.loss < base.loss - 0.5);
+  assertEquals(await evaluate(space, "run.yaml", "--adapter", "none"), [base]);
+  // A model and an adapter without a configuration; the format shows in the data.
+  assertEquals(await evaluate(space, "--model", "model", "--adapter", "out/adapter", "--data", "test.jsonl"), [own]);
+  assertEquals(await evaluate(space, "run.yaml", "--data", "validation.jsonl"), [trained.validation]);
+  assertEquals((await evaluate(space, "run.yaml", "--set", "data.test=null"))[0], trained.validation);
+
+  const lines = await evaluate(space, "run.yaml", "--per-sample");
+  const [samples, total] = [lines.slice(0, -1), lines.at(-1)];
+  assertEquals(samples.map(({ id }) => id), ["row-200", "row-201", "row-202", "row-203", "row-204"]);
+  assertEquals(samples.map((line) => Object.keys(line)), samples.map(() => ["id", "loss", "tokens"]));
+  const sum = samples.reduce((all, { loss, tokens }) => all + loss * tokens, 0);
+  assertEquals(total, own);
+  assert(Math.abs(sum / total.tokens - total.loss) < 1e-9);
+  const text = (await space.ok("eval", "run.yaml", "--threads=1")).out;
+  assertMatch(text, new RegExp(`^loss ${own.loss.toFixed(4)}, perplexity [\\d.]+, [\\d.]+ % of 5 answers exact`));
+});
+
+Deno.test("eval gives each sample the same loss, whatever lies beside it in a batch", async () => {
+  using space = workspace();
+  const lines = await evaluate(space, "--model", "model", "--data", "train.jsonl", "--per-sample");
+  space.write("one.jsonl", [space.jsonl("train.jsonl")[7]]);
+  const [alone] = await evaluate(space, "--model", "model", "--data", "one.jsonl", "--per-sample");
+  assertEquals(alone.id, "row-7");
+  assert(Math.abs(alone.loss - lines[7].loss) < 1e-6 * alone.loss, `${alone.loss} alone, ${lines[7].loss} among others`);
+});
+
+Deno.test("score gives the similarities that a run at the same adapter finds", async () => {
+  using space = workspace();
+  const lines = jsonLines((await space.ok("score", "run.yaml", "--threads=1", "--json")).out);
+  assertEquals(lines.map(({ id }) => id), Array.from({ length: 20 }, (_, i) => `row-${i}`));
+  assertEquals(lines.map((line) => Object.keys(line)), lines.map(() => ["id", "similarity", "weight"]));
+  const sum = lines.reduce((all, { weight }) => all + weight, 0);
+  assert(Math.abs(sum - 1) < 1e-9, `weights sum to ${sum}`);
+  // A rate so small that the adapter stays where it starts; all 6 validation rows at once.
+  const still = "reweight={ method: meta-lora, validation: { batch_size: 6, every: 1, ema: 0, train_on: false } }";
+  await space.train("still", [still, "optimizer.lr=1e-30", "train.steps=5"]);
+  for (const [i, { similarity }] of space.jsonl("still/weights.jsonl").entries()) {
+    const scored = lines[i].similarity;
+    assert(Math.abs(similarity - scored) < 1e-5 * Math.abs(scored), `row-${i}: ${scored} scored, ${similarity} while training`);
+  }
+  // At a trained adapter they are others; as a table, the most useful come first.
+  await space.train("out", ["train.steps=8"]);
+  const { out } = await space.ok("score", "run.yaml", "--threads=1", "--adapter", "out/adapter");
+  const table = out.trimEnd().split("\n").slice(1).map((line) => Number(line.trim().split(/\s+/)[0]));
+  assertEquals(table, table.toSorted((a, b) => b - a));
+  assertNotEquals(table, lines.map(({ similarity }) => similarity).sort((a, b) => b - a));
+});
+
+Deno.test("preview shows ids, labels and text of every sample", async () => {
+  using space = workspace();
+  const { out, err } = await space.ok("preview", "run.yaml", "--json");
+  const lines = jsonLines(out);
+  assertEquals(lines.length, 20);
+  assertEquals(Object.keys(lines[0]), ["id", "ids", "labels", "text"]);
+  const ids = [257, ...new TextEncoder().encode("0: say red red 0"), 258];
+  const prompt = 1 + "0: say red".length;
+  assertEquals(lines[0], {
+    id: "row-0",
+    ids,
+    labels: ids.map((id, t) => t < prompt ? -100 : id),
+    text: "<s>0: say red red 0</s>",
+  });
+  assertEquals(err, "train.jsonl: 20 shown, 0 truncated\n");
+});
+
+Deno.test("bench prints what design §6 names, for a named shape and for a model folder", async () => {
+  using space = workspace();
+  const bench = async (...args: string[]) =>
+    JSON.parse((await space.ok("bench", ...args, "--steps=1", "--threads=1", "--json")).out);
+  const keys = ["shape", "batch", "length", "precision", "step_ms", "tokens_per_second", "mfu", "peak_memory_bytes"];
+  const plain = await bench("--model-shape", "model", "--batch=2", "--length=16");
+  assertEquals(keys.filter((key) => !(key in plain)), []);
+  assertEquals([plain.shape, plain.batch, plain.length, plain.precision, plain.method], ["model", 2, 16, "f32", "none"]);
+  assert(
+    plain.step_ms > 0 && plain.tokens_per_second > 0 && plain.mfu > 0 && plain.peak_memory_bytes > 30e6,
+    JSON.stringify(plain),
+  );
+  const guided = await bench(
+    "--model-shape",
+    "stories260k",
+    "--batch=2",
+    "--length=16",
+    "--method=meta-lora",
+    "--precision=bf16",
+  );
+  assertEquals([guided.precision, guided.method], ["bf16", "meta-lora"]);
+  // A step's time has its share of a validation batch in it: one every 10 batches.
+  assert(guided.validation_ms > 0 && guided.step_ms > guided.train_ms, JSON.stringify(guided));
+  const text =
+    (await space.ok("bench", "--model-shape", "stories260k", "--batch=1", "--length=8", "--steps=1", "--threads=1")).out;
+  assertMatch(text, /^stories260k, 1 × 8 tokens, f32, method none, on .*\n {2}step +[\d.]+ ms/);
+});
+
+Deno.test("the configurations in configs/ pass config check", async () => {
+  using space = workspace();
+  for (const { name } of Deno.readDirSync(`${ROOT}configs`)) {
+    const { code, err } = await space.run("config", "check", `${ROOT}configs/${name}`, "--json");
+    assertEquals([code, err], [0, ""], name);
+  }
+});
