@@ -370,23 +370,25 @@ export function adamPrecondition(
   dev.check(dev.symbols.ml_adam_precondition(dev.ctx, g.cols, g.pointer, v.pointer, bias2, eps, out.pointer));
 }
 
-/** One AdamW update of all trained parameters; see lib/optim/adam.ts for who owns the numbers. */
+/** The numbers of one AdamW update; lib/optim/adam.ts makes them. */
+export interface AdamNumbers {
+  readonly lr: number;
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly eps: number;
+  readonly weightDecay: number;
+  /** 1 − beta1^t and 1 − beta2^t. */
+  readonly bias1: number;
+  readonly bias2: number;
+  /** Multiplies the gradient first: clipping. */
+  readonly gradScale: number;
+}
+
+/** One AdamW update of all trained parameters. */
 export function adam(
   dev: Device,
-  { theta, grad, m, v, lr, beta1, beta2, eps, weightDecay, bias1, bias2, gradScale }: {
-    theta: Tensor;
-    grad: Tensor;
-    m: Tensor;
-    v: Tensor;
-    lr: number;
-    beta1: number;
-    beta2: number;
-    eps: number;
-    weightDecay: number;
-    bias1: number;
-    bias2: number;
-    gradScale: number;
-  },
+  { theta, grad, m, v }: { theta: Tensor; grad: Tensor; m: Tensor; v: Tensor },
+  { lr, beta1, beta2, eps, weightDecay, bias1, bias2, gradScale }: AdamNumbers,
 ): void {
   // deno-fmt-ignore
   dev.check(dev.symbols.ml_adam(dev.ctx, theta.cols, theta.pointer, grad.pointer, m.pointer, v.pointer, lr, beta1, beta2, eps,

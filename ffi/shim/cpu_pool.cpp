@@ -174,11 +174,4 @@ void* Pool::scratch(int thread, int slot, size_t bytes) {
   return buffer.data;
 }
 
-size_t Pool::scratch_bytes() const {
-  size_t sum = 0;
-  for (int i = 0; i < threads_; i++)
-    for (const Buffer& slot : impl_->lanes[i].slots) sum += slot.bytes;
-  return sum;
-}
-
 }  // namespace metalora

@@ -24,7 +24,6 @@ class Pool {
   // At least `bytes` of 64-byte-aligned scratch owned by one thread, kept between calls. Never NULL (aborts with a
   // message when memory is exhausted). `slot` 0..3 separates scratch of nested uses (a kernel that calls gemm uses 2, 3).
   void* scratch(int thread, int slot, size_t bytes);
-  size_t scratch_bytes() const;  // in all, for the memory plan
  private:
   struct Impl;
   Impl* impl_;

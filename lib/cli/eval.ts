@@ -7,6 +7,7 @@ import type { Sample } from "../data/encode.ts";
 import { guessSource } from "../data/guess.ts";
 import { UserError } from "../errors.ts";
 import { weightDtype } from "../train/build.ts";
+import { describeEvaluation, evaluation } from "../train/evaluation.ts";
 import { loadModelInputs, type ModelInputs } from "../train/inputs.ts";
 import { loadToEvaluate } from "../train/loaded.ts";
 import { type Arguments, type Command, jsonOption, setOption } from "./command.ts";
@@ -48,26 +49,19 @@ export const command: Command = {
     const { inputs, samples, adapter, precision } = resolve(args);
     using dev = Device.open({ threads: args.number("threads", { min: 1, whole: true }) ?? 0 });
     using engine = loadToEvaluate(dev, inputs, samples, { adapter, weightDtype: weightDtype(dev, precision) });
-    const { sums, tokens, exact } = engine.evaluate(samples);
+    const losses = engine.evaluate(samples);
     const json = args.flag("json");
     if (args.flag("per-sample")) {
       samples.forEach(({ id }, i) => {
-        const line = { id, loss: sums[i]! / tokens[i]!, tokens: tokens[i]! };
+        const tokens = losses.tokens[i]!;
+        const line = { id, loss: losses.sums[i]! / tokens, tokens };
         if (json) printJson(line);
         else printLine(`${id}\t${line.loss.toFixed(6)}\t${line.tokens}`);
       });
     }
-    const total = tokens.reduce((a, b) => a + b, 0);
-    const loss = sums.reduce((a, b) => a + b, 0) / total;
-    const accuracy = exact.filter(Boolean).length / samples.length;
-    const result = { loss, tokens: total, samples: samples.length, perplexity: Math.exp(loss), accuracy };
+    const result = evaluation(losses);
     if (json) printJson(result);
-    else {
-      printLine(
-        `loss ${loss.toFixed(4)}, perplexity ${result.perplexity.toFixed(3)}, ${(100 * accuracy).toFixed(1)} % of ` +
-          `${samples.length} answers exact (${total.toLocaleString("en")} labelled tokens)`,
-      );
-    }
+    else printLine(`${describeEvaluation(result)} (${result.tokens.toLocaleString("en")} labelled tokens)`);
     return 0;
   },
 };

@@ -4,7 +4,8 @@ import { loadConfig } from "../config/load.ts";
 import type { Dataset } from "../data/dataset.ts";
 import { loadRunInputs } from "../train/inputs.ts";
 import { formatBytes } from "../train/memory.ts";
-import { type Evaluation, prepareRun, run, type RunObserver } from "../train/run.ts";
+import { describeEvaluation } from "../train/evaluation.ts";
+import { prepareRun, run, type RunObserver } from "../train/run.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
 import { deviceOption, requireCpu, threadsOption } from "./device.ts";
 import { memoryTable } from "./memory_table.ts";
@@ -52,7 +53,7 @@ export const command: Command = {
       printLine(`last training loss ${loss.toFixed(4)}`);
       for (const name of ["validation", "test"] as const) {
         const evaluation = result[name];
-        if (evaluation) printLine(`${name} ${describe(evaluation)}`);
+        if (evaluation) printLine(`${name} ${describeEvaluation(evaluation)}`);
       }
       printLine(`adapter in ${output}/adapter`);
     }
@@ -98,15 +99,9 @@ function observer(config: Config, progress: Progress): RunObserver {
     },
     evaluated(name, evaluation, step) {
       progress.end();
-      if (step < total) printNote(`step ${step}: ${name} ${describe(evaluation)}`);
+      if (step < total) printNote(`step ${step}: ${name} ${describeEvaluation(evaluation)}`);
     },
   };
-}
-
-function describe({ loss, perplexity, accuracy, samples }: Evaluation): string {
-  return `loss ${loss.toFixed(4)}, perplexity ${perplexity.toFixed(3)}, ${
-    (100 * accuracy).toFixed(1)
-  } % of ${samples} answers exact`;
 }
 
 /** Such as "train      data.jsonl: 3,038 samples, 12 truncated; dropped 3 response longer than max_length". */

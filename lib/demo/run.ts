@@ -10,7 +10,8 @@ import type { Sample } from "../data/encode.ts";
 import { type Dataset, withSamples } from "../data/dataset.ts";
 import type { SampleRecord } from "../train/statistics.ts";
 import { loadRunInputs, type RunInputs } from "../train/inputs.ts";
-import { evaluate, loadRun, makeTrainer, prepareRun } from "../train/run.ts";
+import { evaluation } from "../train/evaluation.ts";
+import { loadRun, makeTrainer, prepareRun } from "../train/run.ts";
 import { loadToEvaluate } from "../train/loaded.ts";
 import { auc } from "./auc.ts";
 import { type DemoKind, type DemoSplits, writeDemoData } from "./generate.ts";
@@ -80,7 +81,7 @@ export function runCondition(
   const test = inputs.data.test!.samples;
   if (condition === "base") {
     using engine = loadToEvaluate(dev, inputs, test, { adapter: null, weightDtype: "f32" });
-    const { accuracy } = evaluate(engine, test);
+    const { accuracy } = evaluation(engine.evaluate(test));
     return { condition, seed, accuracy, auc: null, seconds: (performance.now() - start) / 1000 };
   }
   const kinds = new Map(splits.train.map(({ id, kind }) => [id, kind]));
@@ -91,7 +92,7 @@ export function runCondition(
   loadRun(dev, prepared);
   const trainer = makeTrainer(prepared);
   for (const report of trainer.run()) stepped(report.step, prepared.steps);
-  const { accuracy } = evaluate(engine, test);
+  const { accuracy } = evaluation(engine.evaluate(test));
   const weighted = condition === "metalora" ? weightAuc(train.samples, trainer.statistics.records, kinds) : null;
   return { condition, seed, accuracy, auc: weighted, seconds: (performance.now() - start) / 1000 };
 }

@@ -5,7 +5,7 @@
  * in the same order, so that they give the same bits.
  */
 import type { Device, Tensor } from "../../ffi/device.ts";
-import { adam, download, rowDots, upload } from "../../ffi/operators.ts";
+import { adam, type AdamNumbers, download, rowDots, upload } from "../../ffi/operators.ts";
 import type { Arena } from "../tensor/arena.ts";
 
 /** Hyperparameters, from `optimizer` of the configuration. */
@@ -65,7 +65,7 @@ export class Adam {
     const bias1 = 1 - beta1 ** this.step, bias2 = 1 - beta2 ** this.step;
     const numbers = { lr, beta1, beta2, eps, weightDecay, bias1, bias2, gradScale };
     if (this.#moments.placement === "device") {
-      adam(this.dev, { theta, grad, m: this.#moments.m, v: this.#moments.v, ...numbers });
+      adam(this.dev, { theta, grad, m: this.#moments.m, v: this.#moments.v }, numbers);
     } else {
       const host = this.#host!;
       download(this.dev, host.theta, theta);
@@ -119,16 +119,7 @@ export function adamOnHost(
   grad: Float32Array,
   m: Float32Array,
   v: Float32Array,
-  { lr, beta1, beta2, eps, weightDecay, bias1, bias2, gradScale }: {
-    lr: number;
-    beta1: number;
-    beta2: number;
-    eps: number;
-    weightDecay: number;
-    bias1: number;
-    bias2: number;
-    gradScale: number;
-  },
+  { lr, beta1, beta2, eps, weightDecay, bias1, bias2, gradScale }: AdamNumbers,
 ): void {
   for (let j = 0; j < theta.length; j++) {
     const g = gradScale * grad[j]!;

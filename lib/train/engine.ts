@@ -2,7 +2,7 @@
  * A model with its adapters θ [P] and the passes that training is made of: evaluate, sum gradients over a batch, stage one
  * gradient per sample. It knows nothing of methods or schedules; `trainer.ts` does.
  */
-import { type Device, DTYPE_BYTES, type Tensor } from "../../ffi/device.ts";
+import type { Device, Tensor } from "../../ffi/device.ts";
 import { combine, download, segmentSum, upload } from "../../ffi/operators.ts";
 import type { LlamaConfig } from "../model/config.ts";
 import type { AdaptedMatrix, AdapterOf } from "../model/linear.ts";
@@ -223,6 +223,3 @@ export function limitsFor(
     positions: all,
   };
 }
-
-/** Bytes of an adapter of P parameters as it is saved. */
-export const adapterBytes = (P: number): number => P * DTYPE_BYTES.f32;

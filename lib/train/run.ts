@@ -4,7 +4,6 @@ import { Device } from "../../ffi/device.ts";
 import type { Config } from "../config/schema.ts";
 import { writeConfig } from "../config/write.ts";
 import { BatchCursor } from "../data/order.ts";
-import type { Sample } from "../data/encode.ts";
 import { writePeftAdapter } from "../export/peft.ts";
 import { loadWeights } from "../model/load.ts";
 import { gatherReport } from "../report/gather.ts";
@@ -14,23 +13,13 @@ import { VERSION } from "../version.ts";
 import { adapterOf, initialAdapters, toPeft } from "./adapters.ts";
 import { buildTraining, isPadded, passOptions, type Training } from "./build.ts";
 import { writeCheckpoint } from "./checkpoint.ts";
-import { type Engine, limitsFor } from "./engine.ts";
+import { limitsFor } from "./engine.ts";
+import { type Evaluation, evaluation } from "./evaluation.ts";
 import { RunFolder, writing } from "./folder.ts";
 import { loadRunInputs, type RunInputs } from "./inputs.ts";
 import { type MemoryPlan, memoryPlan, peakMemoryBytes, release } from "./memory.ts";
 import { plannedSteps } from "./plan.ts";
 import { type StepReport, Trainer, trainerOptions } from "./trainer.ts";
-
-/** Mean losses of a data set. */
-export interface Evaluation {
-  /** Mean over labelled tokens, nats. */
-  readonly loss: number;
-  readonly tokens: number;
-  readonly samples: number;
-  readonly perplexity: number;
-  /** Share of samples whose every labelled token is the model's first choice. */
-  readonly accuracy: number;
-}
 
 /** What `train --json` prints at the end. */
 export interface RunResult {
@@ -115,15 +104,6 @@ export function makeTrainer({ engine, adam, similarity, config, inputs, steps }:
   }, trainerOptions(config, steps));
 }
 
-/** Losses and accuracy of samples with the engine's current adapters. */
-export function evaluate(engine: Engine, samples: readonly Sample[]): Evaluation {
-  const { sums, tokens, exact } = engine.evaluate(samples);
-  const count = tokens.reduce((a, b) => a + b, 0);
-  const loss = sums.reduce((a, b) => a + b, 0) / count;
-  const accuracy = exact.filter(Boolean).length / samples.length;
-  return { loss, tokens: count, samples: samples.length, perplexity: Math.exp(loss), accuracy };
-}
-
 /**
  * Runs a configuration and writes its output folder.
  * @throws {UserError} for anything that a person can mend; no adapter is written then
@@ -151,7 +131,7 @@ export function run(config: Config, observer: RunObserver = {}, { threads = 0 }:
     for (const name of ["validation", "test"] as const) {
       const dataset = inputs.data[name];
       if (!dataset) continue;
-      results[name] = evaluate(engine, dataset.samples);
+      results[name] = evaluation(engine.evaluate(dataset.samples));
       folder.log("metrics.jsonl", { step, kind: `${name} evaluation`, ...results[name] });
       observer.evaluated?.(name, results[name], step);
     }

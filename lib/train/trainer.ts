@@ -24,13 +24,11 @@ export type LossNormalisation = "token-mean" | "sample-mean";
 /** Everything the loop needs beside engine and data. */
 export interface TrainerOptions extends PassOptions {
   readonly steps: number;
-  readonly batchSize: number;
   readonly accumulate: number;
   /** Loss of plain steps. */
   readonly loss: LossNormalisation;
   /** Loss of validation batches. */
   readonly validationLoss: LossNormalisation;
-  readonly validationBatch: number;
   readonly trainOn: boolean;
   /** A training batch whose validation batch made the last step is still trained on (at rate 0), as in the authors' loop. */
   readonly finishBatch: boolean;
@@ -47,11 +45,9 @@ export function trainerOptions(config: Config, steps: number): TrainerOptions {
   return {
     ...passOptions(config),
     steps,
-    batchSize: train.batch_size,
     accumulate: train.accumulate,
     loss,
     validationLoss: method === "meta-lora" && preset !== "reference" ? "sample-mean" : loss,
-    validationBatch: validation.batch_size,
     trainOn: method === "mix" || validation.train_on,
     finishBatch: preset === "reference",
     weights: { weights, lambda, temperature },

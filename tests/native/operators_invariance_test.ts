@@ -74,7 +74,7 @@ function runSums(threads: number): Record<string, Floats> {
   ops.combine(dev, n, { weights: bench.put(normals(n, 5), 1, n), x: grads, y: grad });
   const [m, v] = [bench.put(normals(P, 6), 1, P), bench.put(normals(P, 7).map(Math.abs), 1, P)];
   const rates = { lr: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, bias1: 0.1, bias2: 0.05, gradScale: 1 };
-  ops.adam(dev, { theta, grad, m, v, ...rates });
+  ops.adam(dev, { theta, grad, m, v }, rates);
   const preconditioned = bench.out(1, P);
   ops.adamPrecondition(dev, { g: grad, v, bias2: 0.05, eps: 1e-8, out: preconditioned });
 

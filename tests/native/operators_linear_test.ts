@@ -126,7 +126,7 @@ Deno.test("adam() follows torch.optim.AdamW over several steps", () => {
     for (let step = 1; step <= steps; step++) {
       const grad = bench.put(each.f32("grads").subarray((step - 1) * P, step * P), 1, P);
       const bias = { bias1: 1 - beta1 ** step, bias2: 1 - beta2 ** step };
-      ops.adam(bench.dev, { theta, grad, m, v, ...rates, ...bias, gradScale: each.number("grad_scale") });
+      ops.adam(bench.dev, { theta, grad, m, v }, { ...rates, ...bias, gradScale: each.number("grad_scale") });
       const expected = each.f32("thetas").subarray((step - 1) * P, step * P);
       assertClose(bench.read(theta), expected, 1e-6, `${each.name} step ${step}`);
     }

@@ -139,7 +139,7 @@ testEach("adam() gives the same bits as the update on host arrays in TypeScript"
       gradScale: 0.7,
     };
     adamOnHost(host.theta, g, host.m, host.v, numbers);
-    adam(bench.dev, { ...device, grad: put(g), ...numbers });
+    adam(bench.dev, { ...device, grad: put(g) }, numbers);
     for (const name of ["theta", "m", "v"] as const) {
       assertSameBits(bench.read(device[name]), host[name], `${name} after step ${step}`);
     }
