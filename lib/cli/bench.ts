@@ -11,6 +11,7 @@ import { Arena } from "../tensor/arena.ts";
 import { adapterOf, initialAdapters } from "../train/adapters.ts";
 import { buildTraining } from "../train/build.ts";
 import { limitsFor } from "../train/engine.ts";
+import { requireRoom } from "../train/fit.ts";
 import { formatBytes, memoryPlan, peakMemoryBytes, release } from "../train/memory.ts";
 import { Trainer, trainerOptions } from "../train/trainer.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
@@ -71,7 +72,7 @@ export const command: Command = {
     ];
     const { config } = parseConfig(BASE, "bench", sets);
 
-    using dev = Device.open({ threads: args.number("threads", { min: 1, whole: true }) ?? 0 });
+    using dev = Device.open({ threads: args.number("threads", { min: 1, max: 4096, whole: true }) ?? 0 });
     const samples = randomSamples(model.V, batch, length);
     const limits = limitsFor(samples, samples, { batchSize: batch, padded: false });
     const training = buildTraining(dev, config, { model, limits, adapterOf: adapterOf(config.adapter), padId: 0 });
@@ -83,6 +84,7 @@ export const command: Command = {
       else printLine(memoryTable(plan));
       return 0;
     }
+    requireRoom("run this", plan.total_bytes, []);
     engine.allocate();
     randomWeights(dev, engine.model);
     const theta = initialAdapters(engine.adapters, engine.parameters, { init: "kaiming", seed: 0 });

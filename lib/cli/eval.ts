@@ -47,7 +47,7 @@ export const command: Command = {
   run(args) {
     requireCpu(args);
     const { inputs, samples, adapter, precision } = resolve(args);
-    using dev = Device.open({ threads: args.number("threads", { min: 1, whole: true }) ?? 0 });
+    using dev = Device.open({ threads: args.number("threads", { min: 1, max: 4096, whole: true }) ?? 0 });
     using engine = loadToEvaluate(dev, inputs, samples, { adapter, weightDtype: weightDtype(dev, precision) });
     const losses = engine.evaluate(samples);
     const json = args.flag("json");
@@ -82,6 +82,9 @@ function resolve(args: Arguments): Resolved {
   const adapterOption = args.value("adapter");
   const file = args.value("data");
   if (path !== undefined) {
+    if (args.value("max-length") !== undefined) {
+      throw new UserError("Cannot evaluate: --max-length goes with --model. Give --set data.max_length=N instead", 2);
+    }
     const { config } = loadConfig(path, [...args.values("set")]);
     const inputs = loadModelInputs(config.model);
     const samples = file === undefined
@@ -93,6 +96,9 @@ function resolve(args: Arguments): Resolved {
       adapter: adapterOption ? named(adapterOption) : outputAdapter(config.output),
       precision: config.train.precision,
     };
+  }
+  if (args.values("set").length > 0) {
+    throw new UserError("Cannot evaluate: --set goes with a configuration, not with --model. Leave it out", 2);
   }
   if (file === undefined) throw new UserError("Cannot evaluate: --model needs --data FILE", 2);
   const inputs = loadModelInputs(modelDir!);

@@ -38,7 +38,7 @@ export const command: Command = {
         2,
       );
     }
-    using dev = Device.open({ threads: args.number("threads", { min: 1, whole: true }) ?? 0 });
+    using dev = Device.open({ threads: args.number("threads", { min: 1, max: 4096, whole: true }) ?? 0 });
     const samples = inputs.data.train.samples;
     const similarities = scoreSamples(dev, config, inputs, {
       adapter: args.value("adapter") ?? null,

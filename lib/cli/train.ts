@@ -2,6 +2,7 @@ import { Device } from "../../ffi/device.ts";
 import type { Config } from "../config/schema.ts";
 import { loadConfig } from "../config/load.ts";
 import type { Dataset } from "../data/dataset.ts";
+import { roomBytes } from "../train/fit.ts";
 import { loadRunInputs } from "../train/inputs.ts";
 import { formatBytes } from "../train/memory.ts";
 import { describeEvaluation } from "../train/evaluation.ts";
@@ -37,7 +38,7 @@ export const command: Command = {
   run(args) {
     requireCpu(args);
     const { config } = loadConfig(args.positional[0]!, [...args.values("set")]);
-    const threads = args.number("threads", { min: 1, whole: true }) ?? 0;
+    const threads = args.number("threads", { min: 1, max: 4096, whole: true }) ?? 0;
     const json = args.flag("json");
     if (args.flag("dry-run")) return dryRun(config, { threads, json });
     const progress = new Progress(config.train.log_every);
@@ -65,6 +66,8 @@ function dryRun(config: Config, { threads, json }: { threads: number; json: bool
   const inputs = loadRunInputs(config);
   using dev = Device.open({ threads });
   const { plan, steps, engine } = prepareRun(dev, config, inputs);
+  const room = roomBytes();
+  if (plan.total_bytes > room) printNote(`this machine has ${formatBytes(room)} left: the run would not start`);
   if (json) printJson(plan);
   else {
     printLine(`${config.model}: ${engine.parameters.toLocaleString("en")} adapter parameters, ${steps} steps on ${dev.name}`);

@@ -31,9 +31,29 @@ export function loadModelInputs(dir: string): ModelInputs {
     );
   }
   const model = loadModelConfig(dir);
+  checkSizes(model, dir);
   const tokenizer = loadTokenizer(dir);
   checkTokenizerFits(tokenizer, model.V, dir);
   return { dir, model, tokenizer };
+}
+
+/** @throws {UserError} for sizes that no operator takes; they are 32-bit numbers, and nobody has made so many layers */
+function checkSizes({ d, f, L, H, D, V }: LlamaConfig, dir: string): void {
+  const most = 2 ** 31 - 1;
+  const sizes = [
+    ["hidden_size", d, most],
+    ["intermediate_size", f, most / 2],
+    ["vocab_size", V, most],
+    ["num_attention_heads × head_dim", H * D, most / 4],
+    ["num_hidden_layers", L, 10_000],
+  ] as const;
+  for (const [name, value, limit] of sizes) {
+    if (value <= limit) continue;
+    throw new UserError(
+      `Cannot use ${dir}/config.json: ${name} is ${value}, the most that works is ${Math.floor(limit)}. Correct config.json`,
+      2,
+    );
+  }
 }
 
 /**

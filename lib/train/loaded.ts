@@ -6,7 +6,9 @@ import { loadWeights } from "../model/load.ts";
 import { openCheckpoint } from "../tensor/checkpoint.ts";
 import { adapterOfPeft, fromPeft, noAdapters } from "./adapters.ts";
 import { Engine, limitsFor } from "./engine.ts";
+import { requireRoom } from "./fit.ts";
 import type { ModelInputs } from "./inputs.ts";
+import { residentBytes } from "./memory.ts";
 
 /** Samples that go through the model at once in evaluation: enough rows for the products to run at full speed. */
 const EVALUATION_BATCH = 16;
@@ -35,6 +37,7 @@ export function loadToEvaluate(
   const theta = saved
     ? fromPeft(saved, engine.adapters, { P: engine.parameters, config: model, dir: adapter! })
     : new Float32Array(0);
+  requireRoom("evaluate", residentBytes() + engine.arena.bytes, []);
   engine.allocate();
   loadWeights(dev, engine.model, checkpoint);
   engine.setAdapters(theta);

@@ -4,6 +4,7 @@ import { Device } from "../../ffi/device.ts";
 import type { Config } from "../config/schema.ts";
 import { writeConfig } from "../config/write.ts";
 import { BatchCursor } from "../data/order.ts";
+import { UserError } from "../errors.ts";
 import { writePeftAdapter } from "../export/peft.ts";
 import { loadWeights } from "../model/load.ts";
 import { gatherReport } from "../report/gather.ts";
@@ -13,8 +14,9 @@ import { VERSION } from "../version.ts";
 import { adapterOf, initialAdapters, toPeft } from "./adapters.ts";
 import { buildTraining, isPadded, passOptions, type Training } from "./build.ts";
 import { writeCheckpoint } from "./checkpoint.ts";
-import { limitsFor } from "./engine.ts";
+import { type Engine, limitsFor } from "./engine.ts";
 import { type Evaluation, evaluation } from "./evaluation.ts";
+import { requireRoom, smallerConfigs } from "./fit.ts";
 import { RunFolder, writing } from "./folder.ts";
 import { loadRunInputs, type RunInputs } from "./inputs.ts";
 import { type MemoryPlan, memoryPlan, peakMemoryBytes, release } from "./memory.ts";
@@ -71,10 +73,37 @@ export function prepareRun(dev: Device, config: Config, inputs: RunInputs): Prep
   const limits = limitsFor(train.samples, others, { batchSize: config.train.batch_size, padded: isPadded(config) });
   const padId = inputs.tokenizer.padId ?? inputs.tokenizer.eosId;
   const training = buildTraining(dev, config, { model: inputs.model, limits, adapterOf: adapterOf(config.adapter), padId });
+  requireModules(config, training.engine);
   const steps = totalSteps(config, train.samples.length);
+  const { warmup } = config.optimizer;
+  if (warmup >= 1 && warmup >= steps) {
+    throw new UserError(
+      `Cannot train: a warm-up of ${warmup} steps does not fit into a run of ${steps}. Lower optimizer.warmup`,
+      2,
+    );
+  }
   const { every } = config.checkpoints;
   const saves = every > 0 && every <= steps ? "checkpoints" : "adapter";
   return { ...training, config, inputs, steps, plan: memoryPlan(dev, training, { readsWeights: true, saves }) };
+}
+
+/** @throws {UserError} when the similarity would compare no adapter at all */
+export function requireModules({ adapter, reweight: { method, modules } }: Config, { model, parameters }: Engine): void {
+  if (method !== "meta-lora" || modules === "all") return;
+  const compared = modules === "attention" ? model.attentionParameters : parameters - model.attentionParameters;
+  if (compared > 0) return;
+  throw new UserError(
+    `Cannot compare gradients: reweight.modules is ${modules}, but adapter.targets ${JSON.stringify(adapter.targets)} has no ` +
+      `matrix there. Set reweight.modules to all`,
+    2,
+  );
+}
+
+/** What the run would take with settings that take less, nearest first. */
+function* smallerRuns(dev: Device, { config, inputs }: PreparedRun): Generator<{ settings: string; bytes: number }> {
+  for (const { settings, config: smaller } of smallerConfigs(config)) {
+    yield { settings, bytes: prepareRun(dev, smaller, inputs).plan.total_bytes };
+  }
 }
 
 /** Takes the memory, loads the weights and starts the adapters. */
@@ -115,6 +144,7 @@ export function run(config: Config, observer: RunObserver = {}, { threads = 0 }:
   const prepared = prepareRun(dev, config, inputs);
   const { engine, plan, steps } = prepared;
   using _engine = engine;
+  requireRoom("train", plan.total_bytes, smallerRuns(dev, prepared));
   loadRun(dev, prepared);
   folder.writeText("config.yaml", writeConfig(config, [`metalora ${VERSION}: the configuration of this run with every default`]));
   folder.removeStale(["checkpoints", "weights.jsonl", "report.html"]);

@@ -8,7 +8,10 @@ import { openCheckpoint } from "../tensor/checkpoint.ts";
 import { adapterOf, adapterOfPeft, fromPeft, initialAdapters } from "./adapters.ts";
 import { weightDtype } from "./build.ts";
 import { Engine, limitsFor } from "./engine.ts";
+import { requireRoom } from "./fit.ts";
 import type { RunInputs } from "./inputs.ts";
+import { residentBytes } from "./memory.ts";
+import { requireModules } from "./run.ts";
 
 /**
  * u_i = ⟨∇ℓ_i, mean_j ∇ℓ_j⟩ for every training sample i, over the adapter parameters of `reweight.modules`; ℓ is the mean loss
@@ -33,6 +36,7 @@ export function scoreSamples(
     purpose: "train",
     staged: batch,
   });
+  requireModules({ ...config, reweight: { ...config.reweight, method: "meta-lora" } }, engine);
   const { adapters, parameters: P } = engine;
   const theta = saved
     ? fromPeft(saved, adapters, { P, config: model, dir: adapter! })
@@ -44,6 +48,7 @@ export function scoreSamples(
     normalize: "none",
     adam: null,
   });
+  requireRoom("score", residentBytes() + engine.arena.bytes, []);
   engine.allocate();
   loadWeights(dev, engine.model, checkpoint);
   engine.setAdapters(theta);

@@ -85,6 +85,18 @@ const configuration: Case[] = [
     says: /^Cannot adapt 'q_prj': the model has no such matrix\. Did you mean 'q_proj'\?/,
   },
   {
+    name: "a similarity over modules without adapters",
+    sets: ["reweight={ method: meta-lora, modules: mlp }", "adapter.targets=[q_proj]"],
+    code: 2,
+    says: /^Cannot compare gradients: reweight\.modules is mlp, but adapter\.targets \["q_proj"\] has no matrix there\. Set/,
+  },
+  {
+    name: "a warm-up longer than the epochs",
+    sets: ["train={ epochs: 1 }", "optimizer.warmup=50"],
+    code: 2,
+    says: /^Cannot train: a warm-up of 50 steps does not fit into a run of 5\. Lower optimizer\.warmup/,
+  },
+  {
     name: "another device than this version has",
     args: ["train", "run.yaml", "--device=cuda"],
     code: 2,
@@ -183,6 +195,25 @@ const models: Case[] = [
     code: 2,
     says:
       /^Cannot use train\.jsonl with model: its longest sample has \d+ tokens, the model was made for 128\. Leave out the preset/,
+  },
+  {
+    name: "a model that no machine can hold",
+    prepare: editedJson("model/config.json", { intermediate_size: 2 ** 29 }),
+    code: 1,
+    says: /^Cannot train: it takes \d+\.\d+ GiB of memory, of which this machine has [\d.]+ [GM]iB left\. Nothing near it fits/,
+  },
+  {
+    name: "sizes that are no sizes",
+    prepare: editedJson("model/config.json", { vocab_size: 2 ** 40 }),
+    code: 2,
+    says:
+      /^Cannot use model\/config\.json: vocab_size is 1099511627776, the most that works is 2147483647\. Correct config\.json/,
+  },
+  {
+    name: "more layers than anybody has made",
+    prepare: editedJson("model/config.json", { num_hidden_layers: 100_000 }),
+    code: 2,
+    says: /^Cannot use model\/config\.json: num_hidden_layers is 100000, the most that works is 10000/,
   },
   {
     name: "weights that are no numbers",
@@ -390,6 +421,18 @@ const other: Case[] = [
     args: ["eval", "--model", "model", "--data", "test.jsonl", "--max-length", "1000"],
     code: 2,
     says: /--max-length.*128.*1000/,
+  },
+  {
+    name: "eval: a length beside a configuration",
+    args: ["eval", "run.yaml", "--max-length", "12"],
+    code: 2,
+    says: /^Cannot evaluate: --max-length goes with --model\. Give --set data\.max_length=N/,
+  },
+  {
+    name: "eval: --set without a configuration",
+    args: ["eval", "--model", "model", "--data", "test.jsonl", "--set", "seed=1"],
+    code: 2,
+    says: /^Cannot evaluate: --set goes with a configuration/,
   },
   {
     name: "score: no validation data",

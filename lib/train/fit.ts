@@ -1,0 +1,59 @@
+/** Refuses what the machine's memory cannot hold, and names the nearest setting that it can. */
+import type { Config } from "../config/schema.ts";
+import { UserError } from "../errors.ts";
+import { formatBytes, residentBytes } from "./memory.ts";
+
+/** Bytes that this process may come to hold: what it has and what the machine still gives. */
+export function roomBytes(): number {
+  return residentBytes() + Deno.systemMemoryInfo().available;
+}
+
+/**
+ * @param what "train", "score", …: what cannot be done.
+ * @param bytes What it takes.
+ * @param alternatives Settings that take less, nearest first; only computed as far as needed.
+ * @param room What there is.
+ * @throws {UserError} when it does not fit
+ */
+export function requireRoom(
+  what: string,
+  bytes: number,
+  alternatives: Iterable<{ settings: string; bytes: number }>,
+  room: number = roomBytes(),
+): void {
+  if (bytes <= room) return;
+  let advice = "Nothing near it fits: shorten the samples (data.max_length), or use a smaller model or a larger machine";
+  for (const { settings, bytes: less } of alternatives) {
+    if (less > room) continue;
+    advice = `Set ${settings}, which takes ${formatBytes(less)}`;
+    break;
+  }
+  throw new UserError(
+    `Cannot ${what}: it takes ${formatBytes(bytes)} of memory, of which this machine has ${formatBytes(room)} left. ${advice}`,
+  );
+}
+
+/**
+ * Configurations that train on the same number of samples a step with less memory: smaller micro-batches, then frozen weights
+ * in bf16 as well.
+ */
+export function* smallerConfigs(config: Config): Generator<{ settings: string; config: Config }> {
+  const { train, reweight } = config;
+  const samples = train.batch_size * train.accumulate;
+  const halved: number[] = [];
+  for (let size = Math.floor(train.batch_size / 2); size >= 1; size = Math.floor(size / 2)) halved.push(size);
+  const batch = (batch_size: number) => {
+    // The authors' code does not accumulate.
+    const accumulate = reweight.preset === "reference" ? 1 : Math.ceil(samples / batch_size);
+    return { values: { batch_size, accumulate }, text: `train.batch_size: ${batch_size} and train.accumulate: ${accumulate}` };
+  };
+  for (const { values, text } of halved.map(batch)) {
+    yield { settings: text, config: { ...config, train: { ...train, ...values } } };
+  }
+  if (train.precision === "bf16") return;
+  const half = { precision: "bf16" as const };
+  yield { settings: "train.precision: bf16", config: { ...config, train: { ...train, ...half } } };
+  for (const { values, text } of halved.map(batch)) {
+    yield { settings: `train.precision: bf16, ${text}`, config: { ...config, train: { ...train, ...values, ...half } } };
+  }
+}

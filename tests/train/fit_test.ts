@@ -1,0 +1,46 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { parseConfig } from "../../lib/config/load.ts";
+import { UserError } from "../../lib/errors.ts";
+import { requireRoom, roomBytes, smallerConfigs } from "../../lib/train/fit.ts";
+
+const GIB = 2 ** 30;
+const config = (...sets: string[]) => parseConfig("{ model: m, output: o, data: { train: { path: t } } }", "c", sets).config;
+const settings = (...sets: string[]) => [...smallerConfigs(config(...sets))].map((each) => each.settings);
+
+Deno.test("requireRoom() lets pass what fits and names the nearest setting for what does not", () => {
+  requireRoom("train", 3 * GIB, [], 3 * GIB);
+  let asked = 0;
+  function* alternatives() {
+    for (const [name, bytes] of [["a: 1", 5 * GIB], ["b: 2", 2 * GIB], ["c: 3", GIB]] as const) {
+      asked++;
+      yield { settings: name, bytes };
+    }
+  }
+  assertThrows(
+    () => requireRoom("train", 6 * GIB, alternatives(), 3 * GIB),
+    UserError,
+    "Cannot train: it takes 6.00 GiB of memory, of which this machine has 3.00 GiB left. Set b: 2, which takes 2.00 GiB",
+  );
+  assertEquals(asked, 2);
+  assertThrows(() => requireRoom("train", 6 * GIB, alternatives(), GIB / 2), UserError, "Nothing near it fits");
+});
+
+Deno.test("roomBytes() lies between nothing and what the machine has", () => {
+  const room = roomBytes();
+  assertEquals([room > 10e6, room <= Deno.systemMemoryInfo().total * 1.01], [true, true]);
+});
+
+Deno.test("smallerConfigs() keeps the samples of a step", () => {
+  assertEquals(settings("train.batch_size=6", "train.accumulate=2"), [
+    "train.batch_size: 3 and train.accumulate: 4",
+    "train.batch_size: 1 and train.accumulate: 12",
+    "train.precision: bf16",
+    "train.precision: bf16, train.batch_size: 3 and train.accumulate: 4",
+    "train.precision: bf16, train.batch_size: 1 and train.accumulate: 12",
+  ]);
+  assertEquals(settings("train.batch_size=2", "train.precision=bf16"), ["train.batch_size: 1 and train.accumulate: 2"]);
+  assertEquals(settings("train.batch_size=1", "train.precision=bf16"), []);
+  for (const { config: { train } } of smallerConfigs(config("train.batch_size=8"))) {
+    assertEquals(train.batch_size * train.accumulate, 8);
+  }
+});
