@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { Config } from "../config/schema.ts";
 import { writeConfig } from "../config/write.ts";
 import type { Dataset } from "../data/dataset.ts";
+import { readRows } from "../data/readers.ts";
 import { formatBytes } from "../train/memory.ts";
 import type { Evaluation } from "../train/evaluation.ts";
 import type { PreparedRun, RunResult } from "../train/run.ts";
@@ -20,14 +21,15 @@ export function gatherReport(
 ): ReportInput {
   const { config, inputs } = prepared;
   const { samples } = inputs.data.train;
-  const lines = (name: string) => Deno.readTextFileSync(join(output, name)).trimEnd().split("\n");
-  const weights = lines("weights.jsonl"); // in the order of the samples
+  // Line by line: a long run's metrics would not fit into one string.
+  const lines = <T>(name: string) => Array.from(readRows(join(output, name)), ({ fields }) => fields as unknown as T);
+  const weights = lines<Omit<SampleLine, "prompt" | "response">>("weights.jsonl"); // in the order of the samples
   return {
     title: config.output,
     facts: facts({ prepared, result, device }),
-    metrics: lines("metrics.jsonl").map((line): MetricsLine => JSON.parse(line)),
+    metrics: lines<MetricsLine>("metrics.jsonl"),
     samples: samples.map(({ id, prompt, response, source }, i) => {
-      const { seen, weight, similarity, loss }: Omit<SampleLine, "prompt" | "response"> = JSON.parse(weights[i]!);
+      const { seen, weight, similarity, loss } = weights[i]!;
       return { id, prompt, response, source, seen, weight, similarity, loss };
     }),
     batchSize: config.train.batch_size * config.train.accumulate,

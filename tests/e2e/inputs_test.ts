@@ -91,6 +91,24 @@ Deno.test("alpaca rows get the template, with and without an input", async () =>
   assertEquals(result.steps, 4);
 });
 
+Deno.test("a prompt that is too long loses its beginning, an answer that is too long its row, and the run says how many", async () => {
+  using space = workspace();
+  const long = [
+    { id: "prompt", prompt: "x".repeat(100) + "?", completion: " ok" },
+    { id: "answer", prompt: "p", completion: "y".repeat(100) },
+    { id: "blank", prompt: "p", completion: "  " },
+  ];
+  space.write("train.jsonl", [...rows(0, 6), ...long]);
+  const { err } = await space.ok("train", "run.yaml", "--threads=1");
+  const counts =
+    "train      train.jsonl: 7 samples, 1 truncated; dropped 1 (response longer than max_length), 1 (empty response)";
+  assert(err.split("\n").includes(counts), err);
+  const { out } = await space.ok("preview", "run.yaml", "--json");
+  const cut = out.trimEnd().split("\n").map((line) => JSON.parse(line)).find(({ id }) => id === "prompt");
+  // 64 tokens: <s>, what is left of the prompt, the answer and </s>.
+  assertEquals([cut.ids.length, cut.text], [64, `<s>${"x".repeat(58)}? ok</s>`]);
+});
+
 Deno.test("a validation split holds rows out of the training data", async () => {
   using space = workspace();
   await space.train("out", ["data.validation=null", "data.validation_split=0.25", "reweight.method=meta-lora"]);
