@@ -78,7 +78,7 @@ export const command: Command = {
     const training = buildTraining(dev, config, { model, limits, adapterOf: adapterOf(config.adapter), padId: 0 });
     const { engine } = training;
     using _arena = engine;
-    const plan = memoryPlan(dev, training, { readsWeights: false, saves: "nothing" });
+    const plan = memoryPlan(dev, training, { saves: "nothing" });
     if (args.flag("dry-run")) {
       if (args.flag("json")) printJson(plan);
       else printLine(memoryTable(plan));

@@ -20,7 +20,7 @@ export const command: Command = {
     "Most useful first; with --json in the order of the file.",
   ],
   options: [
-    { name: "adapter", value: "DIR", description: "PEFT adapter at which gradients are taken (default: a fresh one)" },
+    { name: "adapter", value: "DIR|none", description: "PEFT adapter at which gradients are taken (default: none, a fresh one)" },
     setOption,
     deviceOption,
     threadsOption,
@@ -32,6 +32,7 @@ export const command: Command = {
     requireCpu(args);
     const { config } = loadConfig(args.positional[0]!, [...args.values("set")]);
     const inputs = loadRunInputs(config);
+    const adapter = args.value("adapter");
     if (!inputs.data.validation) {
       throw new UserError(
         "Cannot score: the configuration has no validation data. Set data.validation or data.validation_split",
@@ -41,7 +42,7 @@ export const command: Command = {
     using dev = Device.open({ threads: args.number("threads", { min: 1, max: 4096, whole: true }) ?? 0 });
     const samples = inputs.data.train.samples;
     const similarities = scoreSamples(dev, config, inputs, {
-      adapter: args.value("adapter") ?? null,
+      adapter: adapter === undefined || adapter === "none" ? null : adapter,
       progress: (done) => {
         if (Deno.stderr.isTerminal()) Deno.stderr.writeSync(new TextEncoder().encode(`\r${done}/${samples.length} samples`));
       },

@@ -23,7 +23,6 @@ const sourceSchema = z.strictObject({
   format: z.enum(["alpaca", "prompt-completion"]).default("alpaca").describe("Which fields a row has"),
   fields: fieldsSchema.prefault({}).describe("Names of the fields, where they differ from the format's own"),
   limit: whole(1).nullable().default(null).describe("Use only the first N rows; null: all"),
-  eval_fraction: positive().max(1).default(1).describe("Share of the rows that evaluations during training use"),
 });
 
 const dataSchema = z.strictObject({
@@ -85,7 +84,6 @@ const trainSchema = z.strictObject({
   ),
   log_every: whole(1).default(10).describe("Steps between lines of progress"),
   eval_every: whole(0).default(0).describe("Steps between evaluations; 0: only at the end"),
-  max_bad_steps: whole(0).default(0).describe("Steps with a loss or gradient that is no number to skip before giving up"),
 });
 
 const checkpointsSchema = z.strictObject({

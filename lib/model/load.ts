@@ -46,19 +46,23 @@ export function placements(model: Llama): Placement[] {
  * @throws {UserError} when a tensor is missing, has another shape or type, or cannot be read
  */
 export function loadWeights(dev: Device, model: Llama, checkpoint: Checkpoint): void {
-  for (const { name, shape, target } of placements(model)) {
-    const { dtype } = checkpoint.expect(name, shape);
+  const tensors = placements(model).map(({ name, shape, target }) => {
+    const dtype = FILE_DTYPE[checkpoint.expect(name, shape).dtype];
     const cols = shape.at(-1)!, rows = shape.length === 2 ? shape[0]! : 1;
-    const rowBytes = cols * DTYPE_BYTES[FILE_DTYPE[dtype]];
+    const rowBytes = cols * DTYPE_BYTES[dtype];
     const piece = Math.min(rows, Math.max(1, Math.floor(PIECE_BYTES / rowBytes)));
-    const buffer = new Uint8Array(piece * rowBytes);
+    return { name, target, dtype, rows, cols, rowBytes, piece };
+  });
+  const buffer = new Uint8Array(Math.max(...tensors.map(({ piece, rowBytes }) => piece * rowBytes)));
+  for (const { name, target, dtype, rows, cols, rowBytes, piece } of tensors) {
     for (let row = 0; row < rows; row += piece) {
       const count = Math.min(piece, rows - row);
       const bytes = buffer.subarray(0, count * rowBytes);
       checkpoint.read(name, bytes, row * rowBytes);
-      upload2d(dev, count, cols, bytes, FILE_DTYPE[dtype], target.rowRange(row, count));
+      upload2d(dev, count, cols, bytes, dtype, target.rowRange(row, count));
     }
   }
+  buffer.buffer.transfer(0); // given back now, before activations take their memory
   loadRope(dev, model);
 }
 

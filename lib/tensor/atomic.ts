@@ -97,6 +97,7 @@ function removeQuietly(path: string): void {
 
 function asUserError(error: unknown, action: string): unknown {
   if (error instanceof UserError || !(error instanceof Error)) return error;
-  const system = "code" in error && typeof error.code === "string";
+  // Some errors of the system (a file too large, a quota) carry no code, only its number in the text.
+  const system = ("code" in error && typeof error.code === "string") || /\(os error \d+\)/.test(error.message);
   return system ? new UserError(`${action}: ${error.message}. Check the folder, its permissions and the free space`, 1) : error;
 }

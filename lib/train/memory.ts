@@ -15,8 +15,6 @@ export interface MemoryPlan extends Record<Purpose, number> {
 
 /** What a run does beside its steps, as far as that takes host memory. */
 export interface HostWork {
-  /** The weights come from files, in pieces. */
-  readonly readsWeights: boolean;
   /** "checkpoints": adapters and Adam's moments are written on the way; "adapter": the adapters at the end. */
   readonly saves: "nothing" | "adapter" | "checkpoints";
 }
@@ -28,26 +26,20 @@ export interface HostWork {
 const RUNTIME_GROWTH = 8 * 2 ** 20; // heap and compiled code that the loop adds
 const THREAD_GROWTH = 2 ** 20; // stack and attention's tiles of one thread
 const PACKED_MOST = 8 * 2 ** 20; // of each operand that a matrix product copies into panels (PACKED in kernels/cpu/gemm.cpp)
-/**
- * Buffers of weights on their way from the files that the runtime has not collected: it does so when some 64 MiB have come
- * together, so that at the end of loading there are 0 to 64 MiB of them. This is the middle.
- */
-const UNCOLLECTED = 32 * 2 ** 20;
 
 /** The plan of a run whose buffers are laid out. Call it before `allocate`. */
 export function memoryPlan(
   dev: Device,
   { engine, adam }: Pick<Training, "engine" | "adam">,
-  { readsWeights, saves }: HostWork,
+  { saves }: HostWork,
 ): MemoryPlan {
   const plan = engine.arena.plan();
   const { parameters: P } = engine;
   const moments = Adam.hostBytes(P, adam.options.placement);
   // One copy of θ, or one of m and one of v.
   const saved = { nothing: 0, adapter: 4 * P, checkpoints: 8 * P }[saves];
-  const uncollected = readsWeights ? Math.min(UNCOLLECTED, plan.weights) : 0;
   const growth = RUNTIME_GROWTH + dev.units * THREAD_GROWTH + packedBytes(engine);
-  const host = residentBytes() + growth + moments + Math.max(uncollected, saved);
+  const host = residentBytes() + growth + moments + saved;
   return { ...plan, host, total_bytes: engine.arena.bytes + host };
 }
 

@@ -84,7 +84,7 @@ export function prepareRun(dev: Device, config: Config, inputs: RunInputs): Prep
   }
   const { every } = config.checkpoints;
   const saves = every > 0 && every <= steps ? "checkpoints" : "adapter";
-  return { ...training, config, inputs, steps, plan: memoryPlan(dev, training, { readsWeights: true, saves }) };
+  return { ...training, config, inputs, steps, plan: memoryPlan(dev, training, { saves }) };
 }
 
 /** @throws {UserError} when the similarity would compare no adapter at all */

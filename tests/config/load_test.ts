@@ -24,7 +24,6 @@ Deno.test("parseConfig() fills every default of a minimal configuration", () => 
     format: "alpaca",
     fields: { instruction: "instruction", input: "input", output: "output" },
     limit: null,
-    eval_fraction: 1,
   });
   assertEquals(config.optimizer, {
     lr: 5e-4,

@@ -102,7 +102,6 @@ Deno.test({
       format: "alpaca",
       fields,
       limit: 600,
-      eval_fraction: 1,
     } as const;
     const data = {
       train: source,
@@ -145,7 +144,6 @@ Deno.test({
       format: "alpaca",
       fields,
       limit: 20,
-      eval_fraction: 1,
     } as const;
     const data = {
       train: { ...source, limit: 30 },
