@@ -5,6 +5,8 @@
 
 CXX ?= g++
 CPU_LIB := build/libmetalora_cpu.so
+# `make V=1` prints whole commands.
+Q := $(if $(V),,@)
 CPU_KERNELS := $(basename $(notdir $(wildcard kernels/cpu/*.cpp)))
 CPU_SHIM := $(basename $(notdir $(wildcard ffi/shim/cpu_*.cpp)))
 
@@ -34,17 +36,20 @@ CPU_OBJECTS := $(CPU_SHIM:%=build/obj/shim/%.o) $(foreach isa,$(CPU_ISAS),$(CPU_
 kernels: $(CPU_LIB)
 
 $(CPU_LIB): $(CPU_OBJECTS) ffi/shim/exports.map
-	$(CXX) $(CPU_LINK) -o $@.new $(CPU_OBJECTS)
-	mv $@.new $@
+	@echo "link  $@"
+	$(Q)$(CXX) $(CPU_LINK) -o $@.new $(CPU_OBJECTS)
+	@mv $@.new $@
 
 build/obj/shim/%.o: ffi/shim/%.cpp kernels/kernels.mk | compiler
 	@mkdir -p $(@D)
-	$(CXX) $(CPU_FLAGS) -c $< -o $@
+	@echo "c++   $@"
+	$(Q)$(CXX) $(CPU_FLAGS) -c $< -o $@
 
 define compile_for
 build/obj/$(1)/%.o: kernels/cpu/%.cpp kernels/kernels.mk | compiler
 	@mkdir -p $$(@D)
-	$$(CXX) $$(CPU_FLAGS) $$(ISA_FLAGS_$(1)) -DML_ISA=$(1) -c $$< -o $$@
+	@echo "c++   $$@"
+	$$(Q)$$(CXX) $$(CPU_FLAGS) $$(ISA_FLAGS_$(1)) -DML_ISA=$(1) -c $$< -o $$@
 endef
 $(foreach isa,$(CPU_ISAS),$(eval $(call compile_for,$(isa))))
 

@@ -103,7 +103,9 @@ export function summaryTable(summary: DemoSummary): string[] {
     rule,
     ...rows.map(line),
     rule,
-    `META-LORA covers ${Math.round(100 * share)} % of the way from MIX to right rows only.`,
+    share === null
+      ? "Right rows only are no better than MIX here: too few steps to tell."
+      : `META-LORA covers ${Math.round(100 * share)} % of the way from MIX to right rows only.`,
     `Means over ${seeds.length} ${
       seeds.length === 1 ? "seed" : "seeds"
     }; accuracy: test answers that are right to the last token; ` +

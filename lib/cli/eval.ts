@@ -7,7 +7,7 @@ import type { Sample } from "../data/encode.ts";
 import { guessSource } from "../data/guess.ts";
 import { UserError } from "../errors.ts";
 import { weightDtype } from "../train/build.ts";
-import { describeEvaluation, evaluation } from "../train/evaluation.ts";
+import { describeEvaluation, evaluation, requireFinite } from "../train/evaluation.ts";
 import { loadModelInputs, type ModelInputs } from "../train/inputs.ts";
 import { loadToEvaluate } from "../train/loaded.ts";
 import { type Arguments, type Command, jsonOption, setOption } from "./command.ts";
@@ -50,6 +50,7 @@ export const command: Command = {
     using dev = Device.open({ threads: args.number("threads", { min: 1, max: 4096, whole: true }) ?? 0 });
     using engine = loadToEvaluate(dev, inputs, samples, { adapter, weightDtype: weightDtype(dev, precision) });
     const losses = engine.evaluate(samples);
+    requireFinite(losses, samples, "evaluate");
     const json = args.flag("json");
     if (args.flag("per-sample")) {
       samples.forEach(({ id }, i) => {

@@ -65,7 +65,6 @@ export function programHelp(commands: readonly { name: string; summary: string }
     "  metalora train configs/mawps-metalora.yaml",
     "      Train as the file says; every key can be changed behind --set",
     "",
-    "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 another run uses the output,",
-    "143 stopped after saving.",
+    "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 another run uses the output.",
   ].join("\n");
 }

@@ -127,7 +127,7 @@ export const configSchema = z.strictObject({
   adapter: adapterSchema.prefault({}).describe("LoRA"),
   optimizer: optimizerSchema.prefault({}).describe("Adam"),
   train: trainSchema.prefault({}).describe("Length and size of the run"),
-  checkpoints: checkpointsSchema.prefault({}).describe("To continue a run that was stopped"),
+  checkpoints: checkpointsSchema.prefault({}).describe("Adapter, Adam's moments and place in the data, saved on the way"),
   reweight: reweightSchema.prefault({}).describe("META-LORA"),
 });
 

@@ -106,14 +106,14 @@ function weightAuc(samples: readonly Sample[], records: readonly SampleRecord[],
 }
 
 /** What `summary.json` holds: accuracies in 0..1 and the AUC as means over the seeds. */
-export interface DemoSummary extends Record<Condition, number> {
+export type DemoSummary = Record<Condition, number> & {
   auc: number;
-  /** (metalora − mix) / (ideal − mix). */
-  share: number;
+  /** (metalora − mix) / (ideal − mix); null when right rows only are no better than MIX. */
+  share: number | null;
   seconds: number;
   seeds: number[];
   runs: DemoResult[];
-}
+};
 
 /** Means over the seeds. */
 export function summarise(runs: readonly DemoResult[], seconds: number): DemoSummary {
@@ -123,7 +123,7 @@ export function summarise(runs: readonly DemoResult[], seconds: number): DemoSum
   return {
     ...means,
     auc: mean(runs.flatMap(({ auc }) => auc === null ? [] : [auc])),
-    share: (means.metalora - means.mix) / (means.ideal - means.mix),
+    share: means.ideal > means.mix ? (means.metalora - means.mix) / (means.ideal - means.mix) : null,
     seconds,
     seeds: [...new Set(runs.map(({ seed }) => seed))],
     runs: [...runs],

@@ -97,7 +97,6 @@ function removeQuietly(path: string): void {
 
 function asUserError(error: unknown, action: string): unknown {
   if (error instanceof UserError || !(error instanceof Error)) return error;
-  // Some errors of the system (a file too large, a quota) carry no code, only its number in the text.
-  const system = ("code" in error && typeof error.code === "string") || /\(os error \d+\)/.test(error.message);
+  const system = "code" in error && typeof error.code === "string";
   return system ? new UserError(`${action}: ${error.message}. Check the folder, its permissions and the free space`, 1) : error;
 }

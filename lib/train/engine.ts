@@ -204,7 +204,9 @@ export function* microBatches<Sample extends Tokens>(
 }
 
 /**
- * Limits that hold any `batchSize` of the training samples together, and any single one of the others.
+ * Limits that hold any batch that a BatchCursor can make of the training samples, and any single one of the others. A batch that
+ * the end of an epoch falls into is completed from the next epoch, so a sample may be in it twice, or more often when there
+ * are fewer samples than a batch has.
  * @param length tokens of the longest sample when every sample is padded to it, else null
  */
 export function limitsFor(
@@ -212,7 +214,12 @@ export function limitsFor(
   others: readonly Tokens[],
   { batchSize, padded }: { batchSize: number; padded: boolean },
 ): Limits {
-  const largest = (values: number[], count: number) => values.sort((a, b) => b - a).slice(0, count).reduce((a, b) => a + b, 0);
+  const repeats = training.length % batchSize === 0 ? 1 : 1 + Math.ceil(batchSize / training.length);
+  const largest = (values: number[], count: number) =>
+    values.flatMap((value) => new Array<number>(repeats).fill(value)).sort((a, b) => b - a).slice(0, count).reduce(
+      (a, b) => a + b,
+      0,
+    );
   const longest = (samples: readonly Tokens[]) => samples.reduce((max, { ids }) => Math.max(max, ids.length), 1);
   const all = Math.max(longest(training), longest(others));
   const tokens = padded ? batchSize * all : largest(training.map(({ ids }) => ids.length), batchSize);

@@ -1,4 +1,5 @@
 /** What the losses of a data set amount to. */
+import { UserError } from "../errors.ts";
 import type { SampleLosses } from "./engine.ts";
 
 /** Mean losses of a data set. */
@@ -10,6 +11,22 @@ export interface Evaluation {
   readonly perplexity: number;
   /** Share of samples whose every labelled token is the model's first choice. */
   readonly accuracy: number;
+}
+
+/**
+ * Makes sure that every loss is a number.
+ * @throws {UserError} exit code 1, naming the first sample whose loss is none
+ */
+export function requireFinite(
+  { sums }: Pick<SampleLosses, "sums">,
+  samples: readonly { readonly id: string }[],
+  what: string,
+): void {
+  const bad = sums.findIndex((sum) => !Number.isFinite(sum));
+  if (bad < 0) return;
+  throw new UserError(
+    `Cannot ${what}: the loss of the sample ${samples[bad]!.id} is ${sums[bad]}. Check the weights of model and adapter`,
+  );
 }
 
 /** Sums up the losses of samples. */

@@ -39,6 +39,21 @@ export class RunFolder implements Disposable {
     });
   }
 
+  /**
+   * Makes sure that what a run would replace here was written by a run, and is nobody's own.
+   * @throws {UserError} exit code 2, naming the first file or folder that no run wrote
+   */
+  requireOwn(): void {
+    const replaced = ["config.yaml", "adapter", "checkpoints", "metrics.jsonl", "weights.jsonl", "report.html"];
+    const there = replaced.filter((name) => exists(join(this.path, name)));
+    const first = there[0];
+    if (first === undefined || ownConfig(join(this.path, "config.yaml"))) return;
+    throw new UserError(
+      `Cannot use the output ${this.path}: it holds '${first}', but no configuration that a run of metalora wrote. Choose another output`,
+      2,
+    );
+  }
+
   /** Removes what an earlier run left, so that nothing of it is taken for this run's. Its adapter stays until it is replaced. */
   removeStale(names: readonly string[]): void {
     writing(this.path, () => {
@@ -93,11 +108,24 @@ export function writing<T>(path: string, action: () => T): T {
     return action();
   } catch (error) {
     if (error instanceof UserError || !(error instanceof Error)) throw error;
+    // Deno keeps /proc, /sys and the like from a program that may write elsewhere.
+    if (error instanceof Deno.errors.NotCapable) {
+      throw new UserError(`Cannot write the output ${path}: programs may not write there. Choose another output`);
+    }
     // Some errors have no code, such as a file beyond the allowed size.
     if (!("code" in error) && !/\(os error \d+\)/.test(error.message)) throw error;
     throw new UserError(
       `Cannot write the output ${path}: ${error.message}. Choose another output, or check its permissions and the free space`,
     );
+  }
+}
+
+/** Whether a configuration begins with the line that runs put on top. */
+function ownConfig(path: string): boolean {
+  try {
+    return Deno.readTextFileSync(path).startsWith("# metalora ");
+  } catch {
+    return false;
   }
 }
 

@@ -139,6 +139,7 @@ export function makeTrainer({ engine, adam, similarity, config, inputs, steps }:
  */
 export function run(config: Config, observer: RunObserver = {}, { threads = 0 }: { threads?: number } = {}): RunResult {
   using folder = RunFolder.open(config.output); // first, so that nobody waits for a model to be told of another run
+  folder.requireOwn();
   const inputs = loadRunInputs(config);
   using dev = Device.open({ threads });
   const prepared = prepareRun(dev, config, inputs);

@@ -8,6 +8,7 @@ import { openCheckpoint } from "../tensor/checkpoint.ts";
 import { adapterOf, adapterOfPeft, fromPeft, initialAdapters } from "./adapters.ts";
 import { weightDtype } from "./build.ts";
 import { Engine, limitsFor } from "./engine.ts";
+import { requireFinite } from "./evaluation.ts";
 import { requireRoom } from "./fit.ts";
 import type { RunInputs } from "./inputs.ts";
 import { residentBytes } from "./memory.ts";
@@ -52,12 +53,13 @@ export function scoreSamples(
   engine.allocate();
   loadWeights(dev, engine.model, checkpoint);
   engine.setAdapters(theta);
-  engine.sumGradients(validation, { per: "sample", samples: validation.length }, { out: engine.grad! });
+  const losses = engine.sumGradients(validation, { per: "sample", samples: validation.length }, { out: engine.grad! });
+  requireFinite(losses, validation, "score");
   similarity.refresh(engine.grad!);
   const scores = new Float64Array(train.length);
   for (let first = 0; first < train.length; first += batch) {
     const part = train.slice(first, first + batch);
-    engine.stageGradients(part, { first: 0, observe: () => null });
+    requireFinite(engine.stageGradients(part, { first: 0, observe: () => null }), part, "score");
     scores.set(similarity.similarities(part.length), first);
     progress(first + part.length);
   }
