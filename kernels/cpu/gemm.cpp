@@ -12,8 +12,8 @@ namespace ML_ISA {
 
 namespace {
 
-// Units of k in one block: a panel of B about fills the first-level cache. On AVX2 576 was best of 256, 384 and 576 (Zen 3);
-// on AVX-512 320 gave 2416 GFLOP/s summed over nine products of tests/bench/gemm.cpp, 256 gave 2391 (Sapphire Rapids, 2 threads).
+// Units of k in one block: a panel of B about fills the first-level cache.
+// On AVX-512 320 gave 2416 GFLOP/s summed over nine products of tests/bench/gemm.cpp, 256 gave 2391 (Sapphire Rapids, 2 threads).
 constexpr int64_t KC = VL == 16 ? 320 : 576;
 constexpr int64_t BLOCKS = 4;                 // blocks of K packed at a time
 constexpr int64_t MC = 96;                    // rows of C one thread works on: their block of A stays in the second level

@@ -66,7 +66,7 @@ export interface GradientSink {
   linear(linear: Linear, T: number, tensors: { xh: Tensor; dy: Tensor; gxh: Tensor }): void;
 }
 
-const HEAD_WORK_BYTES = 48 * 2 ** 20; // logits of one chunk of rows: larger did not make the head faster, smaller repacks W
+const HEAD_WORK_BYTES = 48 * 2 ** 20; // logits of one chunk of rows; every chunk packs the head's weights anew
 
 /** A Llama model with LoRA adapters, its weights and its activation buffers in one arena. */
 export class Llama {

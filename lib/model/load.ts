@@ -6,7 +6,7 @@ import type { LlamaConfig } from "./config.ts";
 import type { Llama } from "./llama.ts";
 import { ropeTables } from "./rope.ts";
 
-/** Bytes read at a time: weights never lie in host memory twice, and pieces this large reach the disk's speed. */
+/** Bytes read at a time: weights never lie in host memory twice. */
 const PIECE_BYTES = 16 * 2 ** 20;
 
 const FILE_DTYPE = { F32: "f32", BF16: "bf16", F16: "f16" } as const;

@@ -198,6 +198,61 @@ for (const point of ["trained", "fresh"]) {
   });
 }
 
+Deno.test({
+  name: "extra right padding leaves the exact similarity alone and moves the reference's pooled one",
+  ignore: !hasModel,
+  fn() {
+    const id = fixture.padId;
+    const extend = ({ ids, labels }: Tokens, T: number): Tokens => ({
+      ids: Int32Array.from({ length: T }, (_, t) => ids[t] ?? id),
+      labels: Int32Array.from({ length: T }, (_, t) => labels[t] ?? -100),
+    });
+    for (const { T, validationT, ...expected } of fixture.padding.cases) {
+      const padded = train.map((sample) => extend(sample, T)), trusted = validation.map((sample) => extend(sample, validationT));
+      using dev = Device.open();
+      const adapterOf = uniformAdapters(fixture.targets, fixture.rank, fixture.alpha);
+      using engine = trainingEngine(dev, [...padded, ...trusted], { adapterOf, batchSize: 4, staged: 4, padding: { id } });
+      const { arena, model, staging } = engine;
+      const common = { ema: 0, modules: "all" } as const;
+      const exact = new ExactSimilarity(dev, arena, model, { ...common, staging: staging!, normalize: "none", adam: null });
+      const pooled = new PooledSimilarity(dev, arena, model, 4, { ...common, reduction: "product-of-means", loss: "token-mean" });
+      loadStories(dev, engine);
+      using tensors = new FixtureTensors("similarity");
+      engine.setAdapters(tensors.theta(fixture.padding.adapter, engine.adapters, engine.parameters));
+      const run = (similarity: Similarity, normalisation: Parameters<Engine["sumGradients"]>[1]) => {
+        engine.sumGradients(trusted, normalisation, { out: engine.grad!, observe: (o) => similarity.observeValidation(o) });
+        similarity.refresh(engine.grad!, 4);
+        const { tokens } = engine.stageGradients(padded, { first: 0, observe: (o) => similarity.observeTraining(o) });
+        return similarity.similarities(4, tokens);
+      };
+      const tokens = trusted.reduce((sum, { labels }) => sum + labels.filter((label, t) => t > 0 && label !== -100).length, 0);
+      assertClose(`exact, T = ${T}`, run(exact, { per: "sample", samples: 4 }), expected.exact, 2e-4);
+      assertClose(`reference, T = ${T}`, run(pooled, { per: "token", tokens }), expected.reference, 1e-3);
+      if (expected.extra > 0) assert(expected.referenceMoved > 0.01);
+    }
+  },
+});
+
+Deno.test({
+  name: "at B = 0 the A half of every staged gradient is exactly 0 and the B half is not",
+  ignore: !hasModel,
+  fn() {
+    withEngine("fresh", () => null, (engine, _, dev) => {
+      engine.stageGradients(train, { first: 0, observe: () => null });
+      const P = engine.parameters;
+      const staged = new Float32Array(4 * P);
+      download(dev, staged, engine.staging!);
+      for (let i = 0; i < 4; i++) {
+        for (const { rank, dIn, dOut, aOffset, bOffset } of engine.adapters) {
+          const row = staged.subarray(i * P, (i + 1) * P);
+          assert(row.subarray(aOffset, aOffset + rank * dIn).every((g) => g === 0));
+          assert(row.subarray(bOffset, bOffset + rank * dOut).some((g) => g !== 0));
+        }
+      }
+    });
+  },
+});
+
 /** Root sums of squares over blocks: Math.hypot of a million arguments overflows the stack. */
 function blocks(values: Float32Array): number[] {
   const sums: number[] = [];
