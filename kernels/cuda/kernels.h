@@ -1,0 +1,94 @@
+// kernels.h: what the CUDA kernels and the shim share.
+//
+// One launcher an operator, arguments in the order of ffi/metalora.h, already checked by the shim (ffi/shim/cuda_api.cpp).
+// A launcher enqueues work on `on.stream` and returns what the launch said; it allocates nothing, never synchronises and
+// reads no device memory on the host, so that every launcher can be captured into a CUDA graph. Whatever depends on
+// the batch (offsets, ids, rows, labels, weights) is read on the device.
+//
+// Same inputs, same bits: no floating-point atomics, and no reduction whose order depends on scheduling.
+//
+// Letters and layouts: see ffi/metalora.h. Activations are bf16; leading dimensions count elements. Rows T may be padded: the
+// rows behind cu_seqlens[S] belong to no segment; operators over segments leave them alone unless they say otherwise.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#include <stddef.h>
+#include <stdint.h>
+
+namespace metalora {
+namespace cuda {
+
+using bf16 = __nv_bfloat16;
+
+// Where a launcher puts its work.
+struct Launch {
+  cudaStream_t stream;
+  int arch;   // compute capability, 80 = 8.0, 90 = 9.0
+  int units;  // multiprocessors
+};
+
+// embedding.cu. ids outside 0 .. V-1 write zeros and set *fault to 1 + the id (any one of them; fault is never NULL).
+cudaError_t embedding_forward(const Launch& on, int64_t T, int64_t d, int64_t V, const bf16* table, const int32_t* ids, bf16* out,
+                              int64_t ldo, int32_t* fault);
+// out [R, d] = x[rows]
+cudaError_t gather_rows(const Launch& on, int64_t R, int64_t d, const bf16* x, int64_t ldx, const int32_t* rows, bf16* out, int64_t ldo);
+// out [T, d] = 0, then out[rows] = x. Rows that occur twice must carry the same values.
+cudaError_t scatter_rows(const Launch& on, int64_t R, int64_t T, int64_t d, const bf16* x, int64_t ldx, const int32_t* rows, bf16* out,
+                         int64_t ldo);
+
+// rmsnorm.cu. delta NULL: sum = x, and sum may be NULL.
+cudaError_t rmsnorm_forward(const Launch& on, int64_t T, int64_t d, float eps, const bf16* x, const bf16* delta, const float* weight,
+                            bf16* sum, bf16* y, int64_t ldy, float* rstd);
+cudaError_t rmsnorm_backward(const Launch& on, int64_t T, int64_t d, const bf16* x, const float* weight, const float* rstd,
+                             const bf16* dy, int64_t lddy, bf16* dx);
+
+// rope.cu: in place on x [T, heads * D].
+cudaError_t rope(const Launch& on, int64_t T, int64_t heads, int64_t D, bf16* x, int64_t ldx, const float* cos, const float* sin,
+                 const int32_t* positions, bool inverse);
+
+// swiglu.cu: gate_up dense [T, 2f].
+cudaError_t swiglu_forward(const Launch& on, int64_t T, int64_t f, const bf16* gate_up, bf16* y, int64_t ldy);
+cudaError_t swiglu_backward(const Launch& on, int64_t T, int64_t f, const bf16* gate_up, const bf16* dy, int64_t lddy, bf16* dgate_up);
+
+// attention.cu, attention_hopper.cu. Rows of q, k, v are ldqkv apart, of dq, dk, dv lddqkv. T bounds cu_seqlens[S]; rows of
+// out, dq, dk, dv behind cu_seqlens[S] are set to zero (lse there to 0). kv_lens may be NULL.
+cudaError_t attention_forward(const Launch& on, int64_t T, int64_t S, int64_t max_length, const int32_t* cu, const int32_t* kv_lens,
+                              int64_t H, int64_t K, int64_t D, float scale, const bf16* q, const bf16* k, const bf16* v, int64_t ldqkv,
+                              bf16* out, int64_t ldo, float* lse);
+cudaError_t attention_backward(const Launch& on, int64_t T, int64_t S, int64_t max_length, const int32_t* cu, const int32_t* kv_lens,
+                               int64_t H, int64_t K, int64_t D, float scale, const bf16* q, const bf16* k, const bf16* v, int64_t ldqkv,
+                               const bf16* out, int64_t ldo, const float* lse, const bf16* dout, int64_t lddout, bf16* dq, bf16* dk,
+                               bf16* dv, int64_t lddqkv, float* work);
+
+// cross_entropy.cu: one chunk of rows. logits f32 [R, V] become, in place in the same memory, dlogits bf16 [R, V] with rows
+// 2 V elements apart (each row overwrites the first half of its own logits) = seeds_r (softmax - onehot) when `backward`.
+cudaError_t cross_entropy(const Launch& on, int64_t R, int64_t V, float* logits, const int32_t* labels, const float* seeds, float* losses,
+                          int32_t* argmax, bool backward);
+
+// segment.cu. out_i [p, q] = beta out_i + alpha a_i^T b_i over the rows of segment i.
+cudaError_t segment_outer(const Launch& on, int64_t S, const int32_t* cu, int64_t p, int64_t q, const bf16* a, int64_t lda, const bf16* b,
+                          int64_t ldb, float alpha, float beta, float* out, int64_t out_stride);
+cudaError_t segment_mean(const Launch& on, int64_t S, const int32_t* cu, int64_t q, const bf16* a, int64_t lda, float* out, int64_t ld_out);
+cudaError_t segment_sum(const Launch& on, int64_t S, const int32_t* row_offsets, const float* values, double* out);
+
+// vector.cu. `parts` is scratch: at least row_dots_parts(n, P) doubles.
+int64_t row_dots_parts(int64_t n, int64_t P);
+cudaError_t row_dots(const Launch& on, int64_t n, int64_t P, const float* a, int64_t lda, const float* b, int64_t ldb, double* out,
+                     double* parts);
+cudaError_t combine(const Launch& on, int64_t n, int64_t P, const float* weights, const float* x, int64_t ldx, float beta, float* y);
+
+// adam.cu: rounds like lib/optim/adam.ts does in JavaScript (no contraction into fused multiply-adds).
+cudaError_t adam_precondition(const Launch& on, int64_t P, const float* g, const float* v, double bias2, double eps, float* out);
+cudaError_t adam(const Launch& on, int64_t P, float* theta, const float* g, float* m, float* v, double lr, double b1, double b2, double eps,
+                 double weight_decay, double bias1, double bias2, double grad_scale);
+
+// convert.cu: dst [rows, cols] = src, rows ld apart; types are ML_F32, ML_BF16 or (source only) ML_F16.
+cudaError_t convert_2d(const Launch& on, int64_t rows, int64_t cols, const void* src, int32_t src_dtype, int64_t ld_src, void* dst,
+                       int32_t dst_dtype, int64_t ld_dst);
+// The adapter columns of W: W[n, d_in + column .. + r) = scale * B[n, .], zeros in the other adapters' columns (columns
+// 0 .. Q-1 behind d_in); n counts from first to first + d_out - 1.
+cudaError_t lora_columns(const Launch& on, int64_t first, int64_t d_out, int64_t d_in, int64_t column, int64_t r, int64_t Q, float scale,
+                         const float* B, bf16* W, int64_t ldw);
+
+}  // namespace cuda
+}  // namespace metalora
