@@ -36,7 +36,7 @@
 extern "C" {
 #endif
 
-#define ML_ABI_VERSION 1
+#define ML_ABI_VERSION 2
 
 typedef struct ml_ctx ml_ctx;
 typedef void* ml_ptr;
@@ -60,7 +60,29 @@ int32_t ml_device_name(ml_ctx* ctx, void* text, int32_t capacity);
 int32_t ml_device_units(ml_ctx* ctx);
 /* The element type activations must have on this device: ML_F32 or ML_BF16. */
 int32_t ml_activation_dtype(ml_ctx* ctx);
+/* Waits for everything enqueued so far; an asynchronous failure surfaces here at the latest. */
 int32_t ml_synchronize(ml_ctx* ctx);
+/* What this library finds on this machine, as JSON, without opening a device: processor, or driver, GPUs and the libraries
+ * that were found or tried. Returns the length of the whole text. */
+int32_t ml_report(void* text, int32_t capacity);
+
+/* ---- time ------------------------------------------------------------------------------------------------------- */
+
+#define ML_MARKS 64
+/* Remembers the time at which the device reaches this point of its work, in slot 0 .. ML_MARKS - 1. */
+int32_t ml_mark(ml_ctx* ctx, int32_t slot);
+/* Milliseconds of device time between two marks, f64 to out. Waits for the second. */
+int32_t ml_elapsed(ml_ctx* ctx, int32_t from, int32_t to, void* out);
+
+/* ---- graphs: CUDA only ------------------------------------------------------------------------------------------- */
+
+/* Operators called between begin and end are recorded, not run; uploads, downloads and allocations are refused meanwhile.
+ * The graph replays them on the same addresses: what differs from batch to batch must lie in device memory. */
+int32_t ml_graph_begin(ml_ctx* ctx);
+/* The handle goes to out (8 bytes); free it before the context. */
+int32_t ml_graph_end(ml_ctx* ctx, void* out);
+int32_t ml_graph_launch(ml_ctx* ctx, ml_ptr graph);
+int32_t ml_graph_free(ml_ctx* ctx, ml_ptr graph);
 
 /* ---- memory --------------------------------------------------------------------------------------------------- */
 
@@ -69,6 +91,8 @@ int32_t ml_alloc(ml_ctx* ctx, uint64_t bytes, void* out);
 int32_t ml_free(ml_ctx* ctx, ml_ptr p);
 /* Bytes held through ml_alloc right now. */
 uint64_t ml_allocated_bytes(ml_ctx* ctx);
+/* u64 [2] to out: free and total bytes of the device as its driver (or the operating system) reports them now. */
+int32_t ml_memory_info(ml_ctx* ctx, void* out);
 int32_t ml_upload(ml_ctx* ctx, ml_ptr dst, const void* src_host, uint64_t bytes);
 int32_t ml_download(ml_ctx* ctx, void* dst_host, ml_ptr src, uint64_t bytes);
 int32_t ml_copy(ml_ctx* ctx, ml_ptr dst, ml_ptr src, uint64_t bytes);
@@ -82,14 +106,15 @@ int32_t ml_copy_2d(ml_ctx* ctx, int32_t rows, int32_t cols, int32_t dtype, ml_pt
 
 /* ---- matrix product: tests, benchmarks and whatever has no operator of its own ---------------------------------- */
 
-/* c [M, N] (f32 on the CPU) = alpha * op(a) op(b) + beta * c. trans_a: a is [K, M]; trans_b: b is [N, K]. */
+/* c [M, N] (f32 on the CPU; f32 or bf16 on CUDA, whose operands are bf16) = alpha * op(a) op(b) + beta * c. trans_a: a is [K, M]; trans_b: b is [N, K]. */
 int32_t ml_gemm(ml_ctx* ctx, int32_t trans_a, int32_t trans_b, int32_t M, int32_t N, int32_t K, float alpha, ml_ptr a,
                 int32_t a_dtype, int32_t lda, ml_ptr b, int32_t b_dtype, int32_t ldb, float beta, ml_ptr c,
                 int32_t c_dtype, int32_t ldc);
 
 /* ---- model operators: T rows of activations of type `dtype` ----------------------------------------------------- */
 
-/* out [T, ldo] = table[ids] ; table [V, d] of type wdtype, ids int32 [T]. Ids outside 0..V-1 are an error. */
+/* out [T, ldo] = table[ids] ; table [V, d] of type wdtype, ids int32 [T]. Ids outside 0..V-1 are an error (on CUDA one
+ * that ml_synchronize or ml_download tells). */
 int32_t ml_embedding_forward(ml_ctx* ctx, int32_t T, int32_t d, int32_t V, ml_ptr table, int32_t wdtype, ml_ptr ids,
                              ml_ptr out, int32_t ldo, int32_t dtype);
 
@@ -130,12 +155,12 @@ int32_t ml_rope(ml_ctx* ctx, int32_t T, int32_t heads, int32_t D, ml_ptr x, int3
 
 /* Causal attention within each segment; query head i reads key/value head i / (H / K). Rows of q [T, H*D], k and v
  * [T, K*D] are ldqkv apart (three parts of one buffer). out [T, ldo]; lse f32 [T, H] = log-sum-exp of the scaled scores.
- * max_length bounds the longest segment. kv_lens int32 [S] or NULL: only the first kv_lens[i] rows of segment i serve as keys (right padding). */
-int32_t ml_attention_forward(ml_ctx* ctx, int32_t S, int32_t max_length, ml_ptr cu_seqlens, ml_ptr kv_lens, int32_t H,
+ * Rows cu_seqlens[S] .. T-1 belong to no segment: they are set to zero. max_length bounds the longest segment. kv_lens int32 [S] or NULL: only the first kv_lens[i] rows of segment i serve as keys (right padding). */
+int32_t ml_attention_forward(ml_ctx* ctx, int32_t T, int32_t S, int32_t max_length, ml_ptr cu_seqlens, ml_ptr kv_lens, int32_t H,
                              int32_t K, int32_t D, float scale, ml_ptr q, ml_ptr k, ml_ptr v, int32_t ldqkv,
                              ml_ptr out, int32_t ldo, ml_ptr lse, int32_t dtype);
 /* dq, dk, dv overwrite three parts of one buffer with rows lddqkv apart. work f32 [T, H] is scratch. */
-int32_t ml_attention_backward(ml_ctx* ctx, int32_t S, int32_t max_length, ml_ptr cu_seqlens, ml_ptr kv_lens, int32_t H,
+int32_t ml_attention_backward(ml_ctx* ctx, int32_t T, int32_t S, int32_t max_length, ml_ptr cu_seqlens, ml_ptr kv_lens, int32_t H,
                               int32_t K, int32_t D, float scale, ml_ptr q, ml_ptr k, ml_ptr v, int32_t ldqkv,
                               ml_ptr out, int32_t ldo, ml_ptr lse, ml_ptr dout, int32_t lddout, ml_ptr dq, ml_ptr dk,
                               ml_ptr dv, int32_t lddqkv, ml_ptr work, int32_t dtype);

@@ -231,6 +231,7 @@ export interface Segments {
 /** Causal grouped-query attention within each segment; q, k, v are column ranges of one buffer. */
 export function attentionForward(
   dev: Device,
+  T: number,
   segments: Segments,
   { H, K, D, scale, q, k, v, out, lse }: {
     H: number;
@@ -245,7 +246,7 @@ export function attentionForward(
   },
 ): void {
   // deno-fmt-ignore
-  dev.check(dev.symbols.ml_attention_forward(dev.ctx, segments.count, segments.maxLength, segments.cu.pointer,
+  dev.check(dev.symbols.ml_attention_forward(dev.ctx, T, segments.count, segments.maxLength, segments.cu.pointer,
     pointer(segments.kvLens), H, K, D, scale, q.pointer, k.pointer, v.pointer, q.ld, out.pointer, out.ld, lse.pointer,
     dtypeCode(q.dtype)));
 }
@@ -253,6 +254,7 @@ export function attentionForward(
 /** dq, dk, dv from dout; probabilities are recomputed from lse. */
 export function attentionBackward(
   dev: Device,
+  T: number,
   segments: Segments,
   { H, K, D, scale, q, k, v, out, lse, dout, dq, dk, dv, work }: {
     H: number;
@@ -272,7 +274,7 @@ export function attentionBackward(
   },
 ): void {
   // deno-fmt-ignore
-  dev.check(dev.symbols.ml_attention_backward(dev.ctx, segments.count, segments.maxLength, segments.cu.pointer,
+  dev.check(dev.symbols.ml_attention_backward(dev.ctx, T, segments.count, segments.maxLength, segments.cu.pointer,
     pointer(segments.kvLens), H, K, D, scale, q.pointer, k.pointer, v.pointer, q.ld, out.pointer, out.ld, lse.pointer,
     dout.pointer, dout.ld, dq.pointer, dk.pointer, dv.pointer, dq.ld, work.pointer, dtypeCode(q.dtype)));
 }

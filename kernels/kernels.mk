@@ -8,7 +8,8 @@ CPU_LIB := build/libmetalora_cpu.so
 # `make V=1` prints whole commands.
 Q := $(if $(V),,@)
 CPU_KERNELS := $(basename $(notdir $(wildcard kernels/cpu/*.cpp)))
-CPU_SHIM := $(basename $(notdir $(wildcard ffi/shim/cpu_*.cpp)))
+SHARED_SHIM := api context memory
+CPU_SHIM := $(SHARED_SHIM) $(basename $(notdir $(wildcard ffi/shim/cpu_*.cpp)))
 
 CPU_WARNINGS := -Wall -Wextra -Werror
 CPU_FLAGS := -std=c++17 -O3 -g1 -fPIC -fvisibility=hidden -fno-math-errno -ffp-contract=fast -fno-exceptions -fno-rtti \

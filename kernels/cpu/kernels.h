@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../types.h"
+
 namespace metalora {
 
 // A fixed set of threads. run() splits 0..n-1 into tasks of one index, handed out dynamically, and returns when all are
@@ -29,19 +31,6 @@ class Pool {
   Impl* impl_;
   int threads_;
 };
-
-// A dense or strided matrix operand, f32 (dtype 0) or bf16 (dtype 1). The reduction dimension may jump: indices
-// k >= jump_at are read jump_by elements further on, which lets one product read [W | s B_g] out of a wider row.
-struct Operand {
-  const void* data;
-  int64_t ld;
-  int dtype;
-  bool trans;  // a: false = [M, K], true = [K, M]; b: false = [K, N], true = [N, K]
-  int64_t jump_at;  // = K when there is no jump
-  int64_t jump_by;
-};
-
-struct Group { int32_t d_out, r; };
 
 // One entry an operator; arguments in the order of ffi/metalora.h.
 struct Kernels {

@@ -229,7 +229,7 @@ export class Llama {
       layer.qkv.forward(dev, T, a.n1, a.qkv);
       this.#rope(batch, a.qkv, "forward");
       const { q, k, v } = this.#split(a.qkv);
-      op.attentionForward(dev, batch.segments, { H, K, D, scale, q, k, v, out: a.attention, lse: a.lse });
+      op.attentionForward(dev, T, batch.segments, { H, K, D, scale, q, k, v, out: a.attention, lse: a.lse });
       layer.o.forward(dev, T, a.attention, this.#delta);
       // x += down(silu(gate) · up)
       op.rmsnormForward(dev, T, { x: a.x, delta: this.#delta, sum: a.mid, weight: layer.norm2, eps, y: a.n2, rstd: a.rstd2 });
@@ -295,7 +295,7 @@ export class Llama {
       const { q, k, v } = this.#split(a.qkv);
       const { q: dq, k: dk, v: dv } = this.#split(dqkv);
       const gradients = { dout: gxh, dq, dk, dv, work };
-      op.attentionBackward(dev, batch.segments, { H, K, D, scale, q, k, v, out: a.attention, lse: a.lse, ...gradients });
+      op.attentionBackward(dev, T, batch.segments, { H, K, D, scale, q, k, v, out: a.attention, lse: a.lse, ...gradients });
       this.#rope(batch, dqkv, "backward");
       layer.qkv.backward(dev, T, dqkv, gxh, { needDx: l > 0 });
       sink.linear(layer.qkv, T, { xh: a.n1, dy: dqkv, gxh });

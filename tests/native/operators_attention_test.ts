@@ -73,9 +73,9 @@ function run(problem: Problem, threads = 2): Result {
     kvLens: kvLens && bench.ints(kvLens),
   };
   const shape = { H, K, D, scale };
-  attentionForward(bench.dev, segments, { ...shape, q, k, v, out, lse });
+  attentionForward(bench.dev, T, segments, { ...shape, q, k, v, out, lse });
   const dout = bench.put(problem.dout, T, H * D, { ld: H * D + 1 });
-  attentionBackward(bench.dev, segments, { ...shape, q, k, v, out, lse, dout, dq, dk, dv, work: bench.out(T, H) });
+  attentionBackward(bench.dev, T, segments, { ...shape, q, k, v, out, lse, dout, dq, dk, dv, work: bench.out(T, H) });
   bench.paddingUntouched(out);
   bench.paddingUntouched(dqkv);
   return { out: bench.read(out), lse: bench.read(lse), dq: bench.read(dq), dk: bench.read(dk), dv: bench.read(dv) };

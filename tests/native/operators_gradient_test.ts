@@ -88,7 +88,7 @@ Deno.test("attentionBackward() is the slope of attentionForward() in q, k and v"
   const shape = { H, K, D, scale: 0.5 };
   const forward = (values: Floats) => {
     const [q, k, v] = parts(bench.put(values, T, width));
-    ops.attentionForward(bench.dev, segments, { ...shape, q, k, v, out, lse });
+    ops.attentionForward(bench.dev, T, segments, { ...shape, q, k, v, out, lse });
     return dot(bench.read(out), dout);
   };
   forward(qkv);
@@ -96,7 +96,7 @@ Deno.test("attentionBackward() is the slope of attentionForward() in q, k and v"
   const dqkv = bench.out(T, width);
   const [dq, dk, dv] = parts(dqkv);
   const grads = { dout: bench.put(dout, T, H * D), dq, dk, dv, work: bench.out(T, H) };
-  ops.attentionBackward(bench.dev, segments, { ...shape, q, k, v, out, lse, ...grads });
+  ops.attentionBackward(bench.dev, T, segments, { ...shape, q, k, v, out, lse, ...grads });
   assertGradient(forward, qkv, bench.read(dqkv), "attention");
 });
 

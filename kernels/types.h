@@ -1,0 +1,20 @@
+// types.h: operands that the shim hands to kernels of any device.
+#pragma once
+#include <stdint.h>
+
+namespace metalora {
+
+// A dense or strided matrix operand, f32 (dtype 0) or bf16 (dtype 1). The reduction dimension may jump: indices
+// k >= jump_at are read jump_by elements further on, which lets one product read [W | s B_g] out of a wider row.
+struct Operand {
+  const void* data;
+  int64_t ld;
+  int dtype;
+  bool trans;  // a: false = [M, K], true = [K, M]; b: false = [K, N], true = [N, K]
+  int64_t jump_at;  // = K when there is no jump
+  int64_t jump_by;
+};
+
+struct Group { int32_t d_out, r; };
+
+}  // namespace metalora
