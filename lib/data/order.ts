@@ -45,14 +45,30 @@ export class BatchCursor {
     for (const [name, value, least] of [["samples", samples, 1], ["batchSize", batchSize, 1]] as const) {
       if (!Number.isSafeInteger(value) || value < least) throw new RangeError(`Cannot make batches: ${name} is ${value}`);
     }
-    const { epoch, position } = state;
-    if (!Number.isSafeInteger(epoch) || epoch < 0 || !Number.isSafeInteger(position) || position < 0 || position >= samples) {
-      throw new RangeError(`Cannot continue at epoch ${epoch}, position ${position}: there are ${samples} samples`);
-    }
     this.#options = options;
-    this.#epoch = epoch;
-    this.#position = position;
+    this.#requireInside(state);
+    this.#epoch = state.epoch;
+    this.#position = state.position;
     this.#order = this.#drawOrder();
+  }
+
+  /**
+   * Goes to where a cursor of the same options stood.
+   * @throws {RangeError} when there is no such place
+   */
+  restore(state: CursorState): void {
+    this.#requireInside(state);
+    const redraw = state.epoch !== this.#epoch;
+    this.#epoch = state.epoch;
+    this.#position = state.position;
+    if (redraw) this.#order = this.#drawOrder();
+  }
+
+  #requireInside({ epoch, position }: CursorState): void {
+    const { samples } = this.#options;
+    const whole = (value: number) => Number.isSafeInteger(value) && value >= 0;
+    if (whole(epoch) && whole(position) && position < samples) return;
+    throw new RangeError(`Cannot continue at epoch ${epoch}, position ${position}: there are ${samples} samples`);
   }
 
   /** Indices of the next batch, [batchSize]. */

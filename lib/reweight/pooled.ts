@@ -11,7 +11,7 @@ import { download, segmentMean } from "../../ffi/operators.ts";
 import type { GradientSink, Llama } from "../model/llama.ts";
 import type { Linear } from "../model/linear.ts";
 import type { Arena } from "../tensor/arena.ts";
-import type { Modules, Observed, Similarity } from "./similarity.ts";
+import type { Modules, Observed, Similarity, SimilarityState } from "./similarity.ts";
 
 /** How a pooled similarity reads its statistics. */
 export interface PooledOptions {
@@ -90,6 +90,26 @@ export class PooledSimilarity implements Similarity {
       const sum = this.#cache.reduce((total, cached) => total + this.#product(row, cached), 0);
       return share * sum / this.#cache.length;
     });
+  }
+
+  save(): SimilarityState {
+    const flat = (part: "z" | "g") => {
+      const all = new Float32Array(this.#cache.length * this.#Q);
+      this.#cache.forEach((row, i) => all.set(row[part], i * this.#Q));
+      return all;
+    };
+    return new Map(this.ready ? [["z", flat("z")], ["g", flat("g")]] : []);
+  }
+
+  restore(state: SimilarityState): boolean {
+    const z = state.get("z") ?? new Float32Array(0), g = state.get("g") ?? new Float32Array(0);
+    const Q = this.#Q, count = z.length / Q;
+    if (state.size > 0 && (count === 0 || !Number.isInteger(count) || g.length !== z.length)) return false;
+    this.#cache = Array.from({ length: count }, (_, i) => ({
+      z: z.slice(i * Q, (i + 1) * Q),
+      g: g.slice(i * Q, (i + 1) * Q),
+    }));
+    return true;
   }
 
   /** Σ_l (z·z')(g·g') over the modules that take part. */

@@ -5,7 +5,7 @@
  * exponential moving average), and answers u [n] for the training samples of a batch.
  */
 import type { Device, Tensor } from "../../ffi/device.ts";
-import { adamPrecondition, combine, rowDots, segmentOuter, upload } from "../../ffi/operators.ts";
+import { adamPrecondition, combine, download, rowDots, segmentOuter, upload } from "../../ffi/operators.ts";
 import type { Llama } from "../model/llama.ts";
 import type { GradientSink } from "../model/llama.ts";
 import type { Linear } from "../model/linear.ts";
@@ -36,7 +36,17 @@ export interface Similarity {
   readonly needsPlainStart: boolean;
   /** Whether a validation batch has been seen. */
   readonly ready: boolean;
+  /** Copies of what it keeps between batches, by name, for a checkpoint; nothing before the first refresh. */
+  save(): SimilarityState;
+  /**
+   * Continues from what `save` gave.
+   * @returns false, unchanged, when that is of another kind or size
+   */
+  restore(state: SimilarityState): boolean;
 }
+
+/** What a similarity keeps between batches. */
+export type SimilarityState = ReadonlyMap<string, Float32Array<ArrayBuffer>>;
 
 /** Which matrices take part in the similarity; training is not restricted by it. */
 export type Modules = "all" | "attention" | "mlp";
@@ -67,6 +77,20 @@ class CachedFeature {
     upload(this.dev, this.#one, Float32Array.of(1 - keep));
     combine(this.dev, 1, { weights: this.#one, x: feature, y: this.V, beta: keep });
     this.ready = true;
+  }
+
+  save(): SimilarityState {
+    const V = new Float32Array(this.V.cols);
+    if (this.ready) download(this.dev, V, this.V);
+    return new Map(this.ready ? [["V", V]] : []);
+  }
+
+  restore(state: SimilarityState): boolean {
+    const V = state.get("V");
+    if (V && V.length !== this.V.cols || !V && state.size > 0) return false;
+    if (V) upload(this.dev, this.V, V);
+    this.ready = V !== undefined;
+    return true;
   }
 
   /** Inner products of n rows with `direction`, divided by both norms for `cosine`. */
@@ -136,6 +160,14 @@ export class ExactSimilarity implements Similarity {
     return this.#feature.dots(n, staging.columns(first, count), this.#direction().columns(first, count), normalize);
   }
 
+  save(): SimilarityState {
+    return this.#feature.save();
+  }
+
+  restore(state: SimilarityState): boolean {
+    return this.#feature.restore(state);
+  }
+
   #direction(): Tensor {
     const { adam } = this.options;
     const V = this.#feature.V;
@@ -200,6 +232,14 @@ export class CoreSimilarity implements Similarity {
       this.#feature.V.columns(first, count),
       this.options.normalize,
     );
+  }
+
+  save(): SimilarityState {
+    return this.#feature.save();
+  }
+
+  restore(state: SimilarityState): boolean {
+    return this.#feature.restore(state);
   }
 
   #sink({ out, cu, segments, beta }: { out: Tensor; cu: Tensor; segments: number; beta: 0 | 1 }): GradientSink {
