@@ -50,6 +50,8 @@ export class Engine implements Disposable {
   readonly #batch: BatchBuffers;
   readonly #weights: Tensor; // f32 [n]
   readonly #sums: Tensor; // f64 [S]
+  /** Called before every micro-batch; it may throw to end a pass between two of them. */
+  beforePass: () => void = () => {};
 
   constructor(readonly dev: Device, config: LlamaConfig, readonly options: EngineOptions) {
     const { adapterOf, weightDtype, limits, purpose, staged } = options;
@@ -145,6 +147,7 @@ export class Engine implements Disposable {
       | null
       | { target: { out: Tensor; cu: Tensor; segments: number; beta: 0 | 1 }; first: number; observe: Observer },
   ): SampleLosses {
+    this.beforePass();
     const packed = packBatch(samples, { padding: this.options.padding ?? null });
     const batch = this.#batch.upload(this.dev, packed, rowSeeds(packed, normalisation));
     this.model.forward(batch);
