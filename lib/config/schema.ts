@@ -87,8 +87,19 @@ const trainSchema = z.strictObject({
 });
 
 const checkpointsSchema = z.strictObject({
-  every: whole(0).default(100).describe("Steps between checkpoints; 0: none"),
-  keep: whole(1).default(3).describe("Newest checkpoints to keep"),
+  every: whole(0).default(100).describe("Steps between checkpoints; 0: none but the one of a run that is stopped"),
+  keep: whole(1).default(3).describe(
+    "Newest checkpoints to keep; the best one stays as well, by the validation loss of those where train.eval_every measured it",
+  ),
+});
+
+const faultsSchema = z.strictObject({
+  spike: z.number().min(0).default(10).describe(
+    "A training loss so many standard deviations above the mean of the last 50 batches is a fault; one counts as 0.5 nats at least; 0: none is",
+  ),
+  give_up: whole(1).default(5).describe(
+    "A faulty batch (a spike, or a loss or gradient that is no number) is skipped; the run fails after so many in a row",
+  ),
 });
 
 const reweightValidationSchema = z.strictObject({
@@ -127,7 +138,8 @@ export const configSchema = z.strictObject({
   adapter: adapterSchema.prefault({}).describe("LoRA"),
   optimizer: optimizerSchema.prefault({}).describe("Adam"),
   train: trainSchema.prefault({}).describe("Length and size of the run"),
-  checkpoints: checkpointsSchema.prefault({}).describe("Adapter, Adam's moments and place in the data, saved on the way"),
+  checkpoints: checkpointsSchema.prefault({}).describe("The whole state of a run, saved on the way: --resume continues from it"),
+  faults: faultsSchema.prefault({}).describe("What happens to batches whose loss or gradient cannot be right"),
   reweight: reweightSchema.prefault({}).describe("META-LORA"),
 });
 

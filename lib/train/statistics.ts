@@ -45,6 +45,26 @@ export class SampleStatistics {
     });
   }
 
+  /** Columns of the table of records, [samples] each, for a checkpoint. */
+  save(): Record<keyof SampleRecord, Float64Array<ArrayBuffer>> {
+    const column = (key: keyof SampleRecord) => Float64Array.from(this.records, (record) => record[key]);
+    return {
+      seen: column("seen"),
+      weightSum: column("weightSum"),
+      lastWeight: column("lastWeight"),
+      compared: column("compared"),
+      similaritySum: column("similaritySum"),
+      lastLoss: column("lastLoss"),
+    };
+  }
+
+  /** Continues from saved columns of as many samples. */
+  restore(columns: Record<keyof SampleRecord, Float64Array>): void {
+    this.records.forEach((record, i) => {
+      for (const key of Object.keys(record) as (keyof SampleRecord)[]) record[key] = columns[key][i]!;
+    });
+  }
+
   /** Lines of weights.jsonl, one a sample. */
   lines(samples: readonly { id: string; source: string | null }[]): string {
     return samples.map(({ id, source }, i) => {

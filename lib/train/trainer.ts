@@ -8,14 +8,15 @@ import type { Config } from "../config/schema.ts";
 import type { Adam } from "../optim/adam.ts";
 import { learningRate, type ScheduleShape } from "../optim/schedule.ts";
 import { UserError } from "../errors.ts";
-import type { BatchCursor } from "../data/order.ts";
+import type { BatchCursor, CursorState } from "../data/order.ts";
 import type { Sample } from "../data/encode.ts";
 import type { Similarity } from "../reweight/similarity.ts";
 import { effectiveSampleSize, sampleWeights, uniform, type WeightMap } from "../reweight/weights.ts";
 import { labelledTokens, type Normalisation } from "./batch.ts";
 import type { Engine, SampleLosses } from "./engine.ts";
 import { passOptions } from "./build.ts";
-import { passesAt, type PassOptions } from "./plan.ts";
+import { type FaultOptions, type FaultState, FaultWatch } from "./faults.ts";
+import { type Pass, passesAt, type PassOptions } from "./plan.ts";
 import { SampleStatistics } from "./statistics.ts";
 
 /** How the loss of a batch is normalised. */
@@ -34,11 +35,13 @@ export interface TrainerOptions extends PassOptions {
   readonly finishBatch: boolean;
   readonly weights: { weights: WeightMap; lambda: number; temperature: number };
   readonly schedule: { lr: number; schedule: ScheduleShape; warmup: number };
+  /** The first faulty batch ends the run when omitted. */
+  readonly faults?: FaultOptions;
 }
 
 /** The loop that a configuration asks for, `steps` optimizer steps long. */
 export function trainerOptions(config: Config, steps: number): TrainerOptions {
-  const { train, reweight, optimizer } = config;
+  const { train, reweight, optimizer, faults } = config;
   const { weights, lambda, temperature, validation, preset, method } = reweight;
   // The authors' code differentiates Hugging Face's batch loss on plain steps and on validation batches.
   const loss = preset === "reference" ? "token-mean" : train.loss;
@@ -52,6 +55,7 @@ export function trainerOptions(config: Config, steps: number): TrainerOptions {
     finishBatch: preset === "reference",
     weights: { weights, lambda, temperature },
     schedule: { lr: optimizer.lr, schedule: optimizer.schedule, warmup: optimizer.warmup },
+    faults: { spike: faults.spike, giveUp: faults.give_up },
   };
 }
 
@@ -75,8 +79,27 @@ export interface StepReport {
   readonly weights: ArrayLike<number> | null;
   /** 1 / Σ w². */
   readonly effectiveSampleSize: number | null;
-  /** Every weight was 0: the batch is consumed, no step was taken. */
+  /** The batch is consumed and no step was taken: every weight was 0, or it was faulty. */
   readonly skipped: boolean;
+  /** What was wrong with a faulty batch. */
+  readonly fault: string | null;
+}
+
+/** Where the loop stands between two passes; beside θ, the moments, the similarity's state and the statistics. */
+export interface TrainerState {
+  /** Optimizer steps made. */
+  readonly step: number;
+  /** Training batches consumed, in all and of the epoch `epoch`. */
+  readonly consumed: number;
+  readonly epoch: number;
+  readonly in_epoch: number;
+  /** Passes made of those due with the next training batch. */
+  readonly passes: number;
+  /** Batches in a row whose weights were all 0. */
+  readonly skips: number;
+  readonly train_order: CursorState;
+  readonly validation_order: CursorState | null;
+  readonly faults: FaultState;
 }
 
 const MAX_SKIPS = 200; // in a row: a third of all small batches may be skipped with clip, so this many mean that nothing helps
@@ -89,7 +112,9 @@ export class Trainer {
   #consumed = 0;
   #epoch = 0;
   #inEpoch = 0;
+  #passes = 0;
   #skips = 0;
+  readonly #watch: FaultWatch;
 
   constructor(
     readonly engine: Engine,
@@ -104,33 +129,96 @@ export class Trainer {
     readonly options: TrainerOptions,
   ) {
     this.statistics = new SampleStatistics(data.train.length);
+    this.#watch = new FaultWatch(options.faults ?? { spike: 0, giveUp: 1 });
   }
 
   /** Yields after every pass. */
   *run(): Generator<StepReport> {
-    const { trainOrder } = this.data;
-    while (this.step < this.options.steps) {
-      const { epoch } = trainOrder.state;
-      if (epoch !== this.#epoch) this.#inEpoch = 0;
-      this.#epoch = epoch;
-      const at = { consumed: this.#consumed, inEpoch: this.#inEpoch };
-      for (const pass of passesAt(at, this.options)) {
-        if (this.step >= this.options.steps && !(pass !== "refresh" && this.options.finishBatch)) return;
-        if (pass === "refresh") yield this.#refresh();
-        else yield this.#train(pass);
-      }
+    for (let report = this.next(); report !== null; report = this.next()) yield report;
+  }
+
+  /** Whether no pass is left. */
+  get done(): boolean {
+    return this.#due() === null;
+  }
+
+  /**
+   * Makes the next pass.
+   * @returns null when none is left
+   * @throws whatever `engine.beforePass` throws; the pass counts as not begun then
+   * @throws {UserError} when the run cannot go on
+   */
+  next(): StepReport | null {
+    const due = this.#due();
+    if (due === null) return null;
+    const { trainOrder, validationOrder } = this.data;
+    const train = trainOrder.state, validation = validationOrder?.state;
+    try {
+      const report = due === "refresh" ? this.#refresh() : this.#train(due);
+      this.#advance(due);
+      return report;
+    } catch (error) {
+      trainOrder.restore(train);
+      if (validation) validationOrder!.restore(validation);
+      throw error;
     }
   }
 
-  /** Where the run stands, for a checkpoint. */
-  get state() {
+  /** The pass that comes next. */
+  #due(): Pass | null {
+    const { finishBatch, steps } = this.options;
+    const planned = this.#planned();
+    const pass = planned[this.#passes]!;
+    if (this.step >= steps && !(this.#passes > 0 && pass !== "refresh" && finishBatch)) return null;
+    // After a faulty first validation batch there is nothing to compare with yet.
+    return pass === "weighted" && !this.similarity!.ready ? "refresh" : pass;
+  }
+
+  /** The passes due before and with the next training batch. */
+  #planned(): Pass[] {
+    const { epoch } = this.data.trainOrder.state;
+    if (epoch !== this.#epoch) this.#inEpoch = 0;
+    this.#epoch = epoch;
+    return passesAt({ consumed: this.#consumed, inEpoch: this.#inEpoch }, this.options);
+  }
+
+  #advance(made: Pass): void {
+    if (made === "refresh") {
+      // One that was made because nothing was there to compare with stands for none of those planned.
+      if (this.#planned()[this.#passes] === "refresh") this.#passes++;
+      return;
+    }
+    this.#passes = 0;
+    this.#consumed++;
+    this.#inEpoch++;
+  }
+
+  /** Where the loop stands, for a checkpoint. */
+  get state(): TrainerState {
     return {
       step: this.step,
       consumed: this.#consumed,
+      epoch: this.#epoch,
       in_epoch: this.#inEpoch,
+      passes: this.#passes,
+      skips: this.#skips,
       train_order: this.data.trainOrder.state,
       validation_order: this.data.validationOrder?.state ?? null,
+      faults: this.#watch.state,
     };
+  }
+
+  /** Continues where another loop of the same configuration stood. */
+  restore(state: TrainerState): void {
+    this.step = state.step;
+    this.#consumed = state.consumed;
+    this.#epoch = state.epoch;
+    this.#inEpoch = state.in_epoch;
+    this.#passes = state.passes;
+    this.#skips = state.skips;
+    this.data.trainOrder.restore(state.train_order);
+    if (state.validation_order) this.data.validationOrder?.restore(state.validation_order);
+    this.#watch.restore(state.faults);
   }
 
   /** A validation batch: its gradient is kept by the similarity, and trained on if so configured. */
@@ -146,25 +234,22 @@ export class Trainer {
       out: grad,
       observe: (observed) => this.similarity?.observeValidation(observed) ?? null,
     });
-    this.#requireFinite(losses, samples, "validation");
-    this.similarity?.refresh(grad, samples.length);
     const lr = this.#learningRate();
-    const gradNorm = options.trainOn ? this.#update(lr) : null;
-    return {
-      ...this.#report("validation", { epoch, samples, indices, losses, lr, gradNorm, loss: options.validationLoss }),
-      similarities: null,
-      weights: null,
-      effectiveSampleSize: null,
-      skipped: false,
-    };
+    const about = { epoch, samples, indices, losses, lr, loss: options.validationLoss };
+    const fault = notFinite(losses, samples, "validation");
+    if (fault !== null) return this.#faulty("validation", about, fault);
+    // The update comes first: it refuses a gradient that would spoil what the similarity keeps. It leaves the gradient as it is.
+    const made = options.trainOn ? this.#update(lr) : { norm: null };
+    if ("fault" in made) return this.#faulty("validation", about, made.fault);
+    this.similarity?.refresh(grad, samples.length);
+    this.#watch.sound(null);
+    return { ...this.#report("validation", { ...about, gradNorm: made.norm }), ...UNWEIGHTED };
   }
 
   #train(pass: "plain" | "weighted"): StepReport {
     const order = this.data.trainOrder;
     const { epoch } = order.state;
     const batches = Array.from({ length: this.options.accumulate }, () => Array.from(order.next()));
-    this.#consumed++;
-    this.#inEpoch++;
     return pass === "plain" ? this.#plain(batches, epoch) : this.#weighted(batches, epoch);
   }
 
@@ -178,13 +263,16 @@ export class Trainer {
       engine.sumGradients(batch.map((i) => this.data.train[i]!), normalisation, { out: engine.grad!, accumulate: micro > 0 })
     );
     const losses = concatenate(parts);
-    this.#requireFinite(losses, samples, "training");
     const lr = this.#learningRate();
-    const gradNorm = this.#update(lr);
-    const report = this.#report("train", { epoch, samples, indices, losses, lr, gradNorm, loss: options.loss });
-    const n = samples.length;
-    this.statistics.note(indices, { losses: report.losses, weights: uniform(n), similarities: null });
-    return { ...report, similarities: null, weights: null, effectiveSampleSize: null, skipped: false };
+    const about = { epoch, samples, indices, losses, lr, loss: options.loss };
+    const fault = this.#faultOf(about);
+    if (fault !== null) return this.#faulty("train", about, fault);
+    const made = this.#update(lr);
+    if ("fault" in made) return this.#faulty("train", about, made.fault);
+    const report = this.#report("train", { ...about, gradNorm: made.norm });
+    this.#watch.sound(report.loss);
+    this.statistics.note(indices, { losses: report.losses, weights: uniform(samples.length), similarities: null });
+    return { ...report, ...UNWEIGHTED };
   }
 
   /** A META-LORA step: stage, compare, weigh, combine. */
@@ -203,15 +291,21 @@ export class Trainer {
       return part;
     });
     const losses = concatenate(parts);
-    this.#requireFinite(losses, samples, "training");
+    const lr = this.#learningRate();
+    const about = { epoch, samples, indices, losses, lr, loss: "sample-mean" as const };
+    const fault = this.#faultOf(about);
+    if (fault !== null) return this.#faulty("train", about, fault);
     const similarities = similarity.similarities(samples.length, losses.tokens);
+    const odd = similarities.findIndex((value) => !Number.isFinite(value));
+    if (odd >= 0) return this.#faulty("train", about, `the similarity of the training sample ${samples[odd]!.id} is no number`);
     const weights = sampleWeights(similarities, options.weights);
     const ess = effectiveSampleSize(weights);
-    const lr = this.#learningRate();
     let gradNorm: number | null = null;
     if (ess > 0) {
       engine.combineStaged(weights);
-      gradNorm = this.#update(lr);
+      const made = this.#update(lr);
+      if ("fault" in made) return this.#faulty("train", about, made.fault);
+      gradNorm = made.norm;
       this.#skips = 0;
     } else if (++this.#skips >= MAX_SKIPS) {
       throw new UserError(
@@ -219,69 +313,89 @@ export class Trainer {
           `validation data. Use reweight.weights: mix, a larger train.batch_size, or other validation data`,
       );
     }
-    const report = this.#report("train", { epoch, samples, indices, losses, lr, gradNorm, loss: "sample-mean" });
+    const report = this.#report("train", { ...about, gradNorm });
+    this.#watch.sound(report.loss);
     this.statistics.note(indices, { losses: report.losses, weights, similarities });
-    return { ...report, similarities, weights, effectiveSampleSize: ess, skipped: ess === 0 };
+    return { ...report, similarities, weights, effectiveSampleSize: ess, skipped: ess === 0, fault: null };
+  }
+
+  /** What is wrong with the losses of a training batch; null when nothing is. */
+  #faultOf({ samples, losses, loss }: Batch): string | null {
+    return notFinite(losses, samples, "training") ?? this.#watch.spike(batchLoss(losses, loss));
+  }
+
+  /** Consumes a batch without a step, or ends the run when there were too many such in a row. */
+  #faulty(kind: "train" | "validation", about: Batch, fault: string): StepReport {
+    const first = this.#watch.faulty(fault);
+    if (first === null) return { ...this.#report(kind, { ...about, gradNorm: null }), ...UNWEIGHTED, skipped: true, fault };
+    const { giveUp } = this.#watch.options;
+    throw new UserError(
+      `Cannot continue at step ${this.step + 1}: ${first}. Lower optimizer.lr (now ${this.options.schedule.lr}) or check that ` +
+        `${first.includes(" sample ") ? "sample" : "batch"} and the model's weights; ` +
+        `${giveUp} ${giveUp === 1 ? "batch" : "batches in a row"} could not be used (faults.give_up)`,
+    );
   }
 
   #learningRate(): number {
     return learningRate(this.step, { ...this.options.schedule, total: this.options.steps });
   }
 
-  /** Clip and update by `engine.grad`; the adapters follow. */
-  #update(lr: number): number {
+  /** Clip and update by `engine.grad`; the adapters follow. A gradient that is no number changes nothing. */
+  #update(lr: number): { norm: number } | { fault: string } {
     let norm: number;
     try {
       norm = this.adam.update(this.engine.theta, this.engine.grad!, lr);
     } catch (error) {
-      if (!(error instanceof RangeError)) throw error;
-      throw new UserError(
-        `Cannot continue at step ${
-          this.step + 1
-        }: ${error.message}. Lower optimizer.lr (now ${this.options.schedule.lr}) or check the data`,
-      );
+      if (error instanceof RangeError) return { fault: error.message };
+      throw error;
     }
     this.engine.model.refresh();
     this.step++;
-    return norm;
+    return { norm };
   }
 
-  #report(
-    kind: "train" | "validation",
-    { epoch, samples, indices, losses, lr, gradNorm, loss }: {
-      epoch: number;
-      samples: readonly Sample[];
-      indices: readonly number[];
-      losses: SampleLosses;
-      lr: number;
-      gradNorm: number | null;
-      loss: LossNormalisation;
-    },
-  ) {
-    const means = Array.from(losses.sums, (sum, i) => sum / losses.tokens[i]!);
-    const total = losses.sums.reduce((a, b) => a + b, 0);
-    const labelled = losses.tokens.reduce((a, b) => a + b, 0);
+  #report(kind: "train" | "validation", about: Batch & { gradNorm: number | null }) {
+    const { epoch, samples, indices, losses, lr, gradNorm, loss } = about;
     return {
       step: this.step,
       kind,
       epoch,
       lr,
-      loss: loss === "token-mean" ? total / labelled : means.reduce((a, b) => a + b, 0) / means.length,
+      loss: batchLoss(losses, loss),
       gradNorm,
       tokens: samples.reduce((sum, { ids }) => sum + ids.length, 0),
       samples: indices,
-      losses: means,
+      losses: sampleMeans(losses),
     };
   }
+}
 
-  #requireFinite({ sums }: SampleLosses, samples: readonly Sample[], which: string): void {
-    const bad = samples.findIndex((_, i) => !Number.isFinite(sums[i]!));
-    if (bad < 0) return;
-    throw new UserError(
-      `Cannot continue at step ${this.step + 1}: the loss of the ${which} sample ${samples[bad]!.id} is ${sums[bad]}. ` +
-        `Lower optimizer.lr (now ${this.options.schedule.lr}) or check that sample and the model's weights`,
-    );
-  }
+/** What is known of a batch before its step. */
+interface Batch {
+  readonly epoch: number;
+  readonly samples: readonly Sample[];
+  readonly indices: readonly number[];
+  readonly losses: SampleLosses;
+  readonly lr: number;
+  readonly loss: LossNormalisation;
+}
+
+const UNWEIGHTED = { similarities: null, weights: null, effectiveSampleSize: null, skipped: false, fault: null } as const;
+
+/** Names the first sample whose loss is no number; null when all are. */
+function notFinite({ sums }: SampleLosses, samples: readonly Sample[], which: string): string | null {
+  const bad = samples.findIndex((_, i) => !Number.isFinite(sums[i]!));
+  return bad < 0 ? null : `the loss of the ${which} sample ${samples[bad]!.id} is ${sums[bad]}`;
+}
+
+/** Mean loss of each sample over its labelled tokens, nats. */
+const sampleMeans = ({ sums, tokens }: SampleLosses): number[] => Array.from(sums, (sum, i) => sum / tokens[i]!);
+
+/** Loss of a batch in its normalisation, nats. */
+function batchLoss(losses: SampleLosses, loss: LossNormalisation): number {
+  if (loss === "token-mean") return losses.sums.reduce((a, b) => a + b, 0) / losses.tokens.reduce((a, b) => a + b, 0);
+  const means = sampleMeans(losses);
+  return means.reduce((a, b) => a + b, 0) / means.length;
 }
 
 function normalise(loss: LossNormalisation, samples: readonly Sample[]): Normalisation {
