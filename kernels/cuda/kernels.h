@@ -85,6 +85,8 @@ cudaError_t adam(const Launch& on, int64_t P, float* theta, const float* g, floa
 // convert.cu: dst [rows, cols] = src, rows ld apart; types are ML_F32, ML_BF16 or (source only) ML_F16.
 cudaError_t convert_2d(const Launch& on, int64_t rows, int64_t cols, const void* src, int32_t src_dtype, int64_t ld_src, void* dst,
                        int32_t dst_dtype, int64_t ld_dst);
+// bias.cu: every row of out [T, N] = row [N].
+cudaError_t broadcast_row(const Launch& on, int64_t T, int64_t N, const float* row, bf16* out, int64_t ldo);
 // The adapter columns of W: W[n, d_in + column .. + r) = scale * B[n, .], zeros in the other adapters' columns (columns
 // 0 .. Q-1 behind d_in); n counts from first to first + d_out - 1.
 cudaError_t lora_columns(const Launch& on, int64_t first, int64_t d_out, int64_t d_in, int64_t column, int64_t r, int64_t Q, float scale,

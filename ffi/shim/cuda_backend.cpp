@@ -1,0 +1,199 @@
+// cuda_backend.cpp: the GPU's side of backend.h: products go to cuBLAS, everything else to kernels/cuda.
+#include "cuda_device.h"
+
+namespace metalora {
+
+using cuda::bf16;
+
+namespace {
+
+const bf16* in(const void* p) { return (const bf16*)p; }
+bf16* out_(void* p) { return (bf16*)p; }
+const float* f32(const void* p) { return (const float*)p; }
+float* f32_out(void* p) { return (float*)p; }
+
+// c [M, N] = alpha op(a) op(b) + beta c, row-major, bf16 operands, f32 accumulation. cuBLAS thinks in columns: it is given
+// c^T = op(b)^T op(a)^T.
+void product(Call& call, ml_ctx& ctx, int64_t M, int64_t N, int64_t K, float alpha, const void* a, int64_t lda, bool trans_a, const void* b,
+             int64_t ldb, bool trans_b, float beta, void* c, int32_t c_dtype, int64_t ldc) {
+  constexpr int R_32F = 0, R_16BF = 14, COMPUTE_32F = 68, DEFAULT = -1;
+  if (call.failed() || !enter(call, ctx)) return;
+  const int status = ctx.cublas->gemm(ctx.handle, trans_b, trans_a, (int)N, (int)M, (int)K, &alpha, b, R_16BF, (int)ldb, a, R_16BF, (int)lda,
+                                      &beta, c, c_dtype == ML_F32 ? R_32F : R_16BF, (int)ldc, COMPUTE_32F, DEFAULT);
+  if (status != 0)
+    call.fail("cuBLAS answers '%s' (%d) to a product [%lld,%lld] by [%lld,%lld]", cublas_status(status), status, (long long)M, (long long)K,
+              (long long)K, (long long)N);
+  else
+    launched(call, ctx, cudaSuccess);
+}
+
+int64_t rank_of(int32_t G, const Group* groups) {
+  int64_t Q = 0;
+  for (int32_t g = 0; g < G; g++) Q += groups[g].r;
+  return Q;
+}
+
+int64_t outputs_of(int32_t G, const Group* groups) {
+  int64_t N = 0;
+  for (int32_t g = 0; g < G; g++) N += groups[g].d_out;
+  return N;
+}
+
+}  // namespace
+
+namespace backend {
+
+void gemm(Call& call, ml_ctx& ctx, int64_t M, int64_t N, int64_t K, float alpha, Operand a, Operand b, float beta, void* c, int32_t c_dtype,
+          int64_t ldc) {
+  product(call, ctx, M, N, K, alpha, a.data, a.ld, a.trans, b.data, b.ld, b.trans, beta, c, c_dtype, ldc);
+}
+
+void embedding_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, int64_t V, const void* table, int32_t, const int32_t* ids, void* out,
+                       int64_t ldo) {
+  if (enter(call, ctx)) launched(call, ctx, cuda::embedding_forward(ctx.on, T, d, V, in(table), ids, out_(out), ldo, ctx.fault));
+}
+
+void gather_rows(Call& call, ml_ctx& ctx, int64_t R, int64_t d, const void* x, int64_t ldx, const int32_t* rows, void* out, int64_t ldo) {
+  if (enter(call, ctx)) launched(call, ctx, cuda::gather_rows(ctx.on, R, d, in(x), ldx, rows, out_(out), ldo));
+}
+
+void scatter_rows(Call& call, ml_ctx& ctx, int64_t R, int64_t T, int64_t d, const void* x, int64_t ldx, const int32_t* rows, void* out,
+                  int64_t ldo) {
+  if (enter(call, ctx)) launched(call, ctx, cuda::scatter_rows(ctx.on, R, T, d, in(x), ldx, rows, out_(out), ldo));
+}
+
+void rmsnorm_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, float eps, const void* x, const void* delta, const void* weight,
+                     void* sum, void* y, int64_t ldy, void* rstd) {
+  if (!enter(call, ctx)) return;
+  launched(call, ctx,
+           cuda::rmsnorm_forward(ctx.on, T, d, eps, in(x), in(delta), f32(weight), out_(sum), out_(y), ldy, f32_out(rstd)));
+}
+
+void rmsnorm_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, const void* x, const void* weight, const void* rstd, const void* dy,
+                      int64_t lddy, void* dx) {
+  if (!enter(call, ctx)) return;
+  launched(call, ctx, cuda::rmsnorm_backward(ctx.on, T, d, in(x), f32(weight), f32(rstd), in(dy), lddy, out_(dx)));
+}
+
+void lora_refresh(Call& call, ml_ctx& ctx, int64_t d_in, int32_t G, const Group* groups, const float* scales, const void* theta, void* W,
+                  int32_t, int64_t ldw, void* a_cast) {
+  if (!enter(call, ctx)) return;
+  const int64_t Q = rank_of(G, groups);
+  if (Q == 0) return;
+  if (a_cast) launched(call, ctx, cuda::convert_2d(ctx.on, Q, d_in, theta, ML_F32, d_in, a_cast, ML_BF16, d_in));
+  const float* B = f32(theta) + Q * d_in;
+  int64_t first = 0, column = 0;
+  for (int32_t g = 0; g < G && !call.failed(); g++) {
+    const auto [d_out, r] = groups[g];
+    launched(call, ctx, cuda::lora_columns(ctx.on, first, d_out, d_in, column, r, Q, scales[g], B, out_(W), ldw));
+    first += d_out;
+    column += r;
+    B += (int64_t)d_out * r;
+  }
+}
+
+// h = x A^T behind x, then one product over K = d_in + Q gives y = x W^T + s h B^T: the adapters are inside it (design, section 4).
+void linear_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, void* xh, int64_t ldx, const void* A,
+                    const void* W, int32_t, int64_t ldw, const void* bias, void* y, int64_t ldy) {
+  const int64_t Q = rank_of(G, groups), N = outputs_of(G, groups);
+  if (Q > 0) product(call, ctx, T, Q, d_in, 1, xh, ldx, false, A, d_in, true, 0, out_(xh) + d_in, ML_BF16, ldx);
+  if (bias && enter(call, ctx)) launched(call, ctx, cuda::broadcast_row(ctx.on, T, N, f32(bias), out_(y), ldy));
+  product(call, ctx, T, N, d_in + Q, 1, xh, ldx, false, W, ldw, true, bias ? 1 : 0, y, ML_BF16, ldy);
+}
+
+// One product with N = d_in + Q gives dY W and g_h = s dY B side by side; then dx += g_h A.
+void linear_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, const void* dy, int64_t lddy,
+                     const void* A, const void* W, int32_t, int64_t ldw, bool need_dx, void* gxh, int64_t ldg) {
+  const int64_t Q = rank_of(G, groups), N = outputs_of(G, groups);
+  bf16* gh = out_(gxh) + d_in;
+  if (!need_dx) {
+    if (Q > 0) product(call, ctx, T, Q, N, 1, dy, lddy, false, in(W) + d_in, ldw, false, 0, gh, ML_BF16, ldg);
+    return;
+  }
+  product(call, ctx, T, d_in + Q, N, 1, dy, lddy, false, W, ldw, false, 0, gxh, ML_BF16, ldg);
+  if (Q > 0) product(call, ctx, T, d_in, Q, 1, gh, ldg, false, A, d_in, false, 1, gxh, ML_BF16, ldg);
+}
+
+void segment_outer(Call& call, ml_ctx& ctx, int64_t S, const int32_t* cu, int64_t p, int64_t q, const void* a, int64_t lda, const void* b,
+                   int64_t ldb, float alpha, float beta, void* out, int64_t out_stride) {
+  if (!enter(call, ctx)) return;
+  launched(call, ctx, cuda::segment_outer(ctx.on, S, cu, p, q, in(a), lda, in(b), ldb, alpha, beta, f32_out(out), out_stride));
+}
+
+void segment_mean(Call& call, ml_ctx& ctx, int64_t S, const int32_t* cu, int64_t q, const void* a, int64_t lda, void* out, int64_t ld_out) {
+  if (enter(call, ctx)) launched(call, ctx, cuda::segment_mean(ctx.on, S, cu, q, in(a), lda, f32_out(out), ld_out));
+}
+
+void segment_sum(Call& call, ml_ctx& ctx, int64_t S, const int32_t* row_offsets, const void* values, void* out) {
+  if (enter(call, ctx)) launched(call, ctx, cuda::segment_sum(ctx.on, S, row_offsets, f32(values), (double*)out));
+}
+
+void rope(Call& call, ml_ctx& ctx, int64_t T, int64_t heads, int64_t D, void* x, int64_t ldx, const void* cos, const void* sin,
+          const int32_t* positions, bool inverse) {
+  if (enter(call, ctx)) launched(call, ctx, cuda::rope(ctx.on, T, heads, D, out_(x), ldx, f32(cos), f32(sin), positions, inverse));
+}
+
+void attention_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t S, int64_t max_length, const int32_t* cu, const int32_t* kv_lens,
+                       int64_t H, int64_t K, int64_t D, float scale, const void* q, const void* k, const void* v, int64_t ldqkv, void* out,
+                       int64_t ldo, void* lse) {
+  if (!enter(call, ctx)) return;
+  launched(call, ctx, cuda::attention_forward(ctx.on, T, S, max_length, cu, kv_lens, H, K, D, scale, in(q), in(k), in(v), ldqkv, out_(out),
+                                              ldo, f32_out(lse)));
+}
+
+void attention_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t S, int64_t max_length, const int32_t* cu, const int32_t* kv_lens,
+                        int64_t H, int64_t K, int64_t D, float scale, const void* q, const void* k, const void* v, int64_t ldqkv,
+                        const void* out, int64_t ldo, const void* lse, const void* dout, int64_t lddout, void* dq, void* dk, void* dv,
+                        int64_t lddqkv, void* work) {
+  if (!enter(call, ctx)) return;
+  launched(call, ctx,
+           cuda::attention_backward(ctx.on, T, S, max_length, cu, kv_lens, H, K, D, scale, in(q), in(k), in(v), ldqkv, in(out), ldo, f32(lse),
+                                    in(dout), lddout, out_(dq), out_(dk), out_(dv), lddqkv, f32_out(work)));
+}
+
+void swiglu_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, void* y, int64_t ldy) {
+  if (enter(call, ctx)) launched(call, ctx, cuda::swiglu_forward(ctx.on, T, f, in(gate_up), out_(y), ldy));
+}
+
+void swiglu_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, const void* dy, int64_t lddy, void* dgate_up) {
+  if (enter(call, ctx)) launched(call, ctx, cuda::swiglu_backward(ctx.on, T, f, in(gate_up), in(dy), lddy, out_(dgate_up)));
+}
+
+// Logits of a chunk of rows in f32, loss and gradient in place (dlogits in bf16 over the first half of each row), dx from them.
+void head_cross_entropy(Call& call, ml_ctx& ctx, int64_t R, int64_t d, int64_t V, const void* x, const void* W, int32_t, int64_t ldw,
+                        const int32_t* labels, const void* seeds, void* losses, int32_t* argmax, void* dx, void* work, int64_t chunk_rows) {
+  for (int64_t start = 0; start < R && !call.failed(); start += chunk_rows) {
+    const int64_t rows = R - start < chunk_rows ? R - start : chunk_rows;
+    product(call, ctx, rows, V, d, 1, in(x) + start * d, d, false, W, ldw, true, 0, work, ML_F32, V);
+    if (call.failed()) return;
+    launched(call, ctx, cuda::cross_entropy(ctx.on, rows, V, f32_out(work), labels + start, dx ? f32(seeds) + start : nullptr,
+                                            f32_out(losses) + start, argmax ? argmax + start : nullptr, dx != nullptr));
+    if (dx) product(call, ctx, rows, d, V, 1, work, 2 * V, false, W, ldw, false, 0, out_(dx) + start * d, ML_BF16, d);
+  }
+}
+
+void row_dots(Call& call, ml_ctx& ctx, int64_t n, int64_t P, const void* a, int64_t lda, const void* b, int64_t ldb, void* out) {
+  if (!enter(call, ctx)) return;
+  const int64_t bytes = cuda::row_dots_parts(n, P) * (int64_t)sizeof(double);
+  if (bytes > (int64_t)SCRATCH_BYTES)
+    return (void)call.fail("its partial sums take %lld bytes, there is room for %lld", (long long)bytes, (long long)SCRATCH_BYTES);
+  launched(call, ctx, cuda::row_dots(ctx.on, n, P, f32(a), lda, f32(b), ldb, (double*)out, (double*)ctx.scratch));
+}
+
+void combine(Call& call, ml_ctx& ctx, int64_t n, int64_t P, const void* weights, const void* x, int64_t ldx, float beta, void* y) {
+  if (enter(call, ctx)) launched(call, ctx, cuda::combine(ctx.on, n, P, f32(weights), f32(x), ldx, beta, f32_out(y)));
+}
+
+void adam_precondition(Call& call, ml_ctx& ctx, int64_t P, const void* g, const void* v, double bias2, double eps, void* out) {
+  if (enter(call, ctx)) launched(call, ctx, cuda::adam_precondition(ctx.on, P, f32(g), f32(v), bias2, eps, f32_out(out)));
+}
+
+void adam(Call& call, ml_ctx& ctx, int64_t P, void* theta, const void* g, void* m, void* v, double lr, double b1, double b2, double eps,
+          double weight_decay, double bias1, double bias2, double grad_scale) {
+  if (!enter(call, ctx)) return;
+  launched(call, ctx, cuda::adam(ctx.on, P, f32_out(theta), f32(g), f32_out(m), f32_out(v), lr, b1, b2, eps, weight_decay, bias1, bias2,
+                                 grad_scale));
+}
+
+}  // namespace backend
+}  // namespace metalora

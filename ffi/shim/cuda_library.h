@@ -1,0 +1,35 @@
+// cuda_library.h: libraries of the CUDA toolkit found at run time, the way cudarc does it: a list of candidate names, and a
+// message that says what was tried.
+#pragma once
+#include <cuda_runtime.h>
+#include <stddef.h>
+#include <stdint.h>
+
+namespace metalora {
+
+// Where a library was found, or what was tried in vain.
+struct Found {
+  char path[1024] = "";
+  char tried[2048] = "";
+};
+
+// The part of cuBLAS that is used, with prototypes declared by hand (cublas_api.h, the same in versions 12 and 13).
+struct Cublas {
+  typedef struct cublasContext* Handle;
+  // CUBLAS_OP_N = 0, CUBLAS_OP_T = 1; CUDA_R_32F = 0, CUDA_R_16BF = 14; CUBLAS_COMPUTE_32F = 68; CUBLAS_GEMM_DEFAULT = -1
+  int (*create)(Handle*);
+  int (*destroy)(Handle);
+  int (*set_stream)(Handle, cudaStream_t);
+  int (*set_workspace)(Handle, void*, size_t);
+  int (*get_version)(Handle, int*);
+  int (*gemm)(Handle, int transa, int transb, int m, int n, int k, const void* alpha, const void* a, int a_type, int lda, const void* b,
+              int b_type, int ldb, const void* beta, void* c, int c_type, int ldc, int compute_type, int algorithm);
+};
+
+// Loads cuBLAS once per process. NULL when it cannot be found; `found` tells where, or what was tried, either way.
+const Cublas* load_cublas(Found* found);
+
+// The text of a cuBLAS status.
+const char* cublas_status(int status);
+
+}  // namespace metalora
