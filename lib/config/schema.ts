@@ -129,6 +129,17 @@ const reweightSchema = z.strictObject({
   ),
 });
 
+const statusSchema = z.strictObject({
+  listen: text().nullable().default(null).describe(
+    "HOST:PORT of the status page, or PORT alone for this machine only; null: none",
+  ),
+  token_file: text().nullable().default(null).describe(
+    "File with the token of the status page (default: METALORA_STATUS_TOKEN of the environment); any other address than loopback needs one",
+  ),
+  samples: z.boolean().default(false).describe("Let the status page tell the most and least useful samples, texts included"),
+  hosts: z.array(text()).default([]).describe("Further names that the status page answers to, such as that of a proxy"),
+});
+
 /** Schema of a configuration file. Its output still has `null` where a default depends on another key. */
 export const configSchema = z.strictObject({
   model: text().describe("Directory of a Hugging Face checkpoint"),
@@ -141,6 +152,7 @@ export const configSchema = z.strictObject({
   checkpoints: checkpointsSchema.prefault({}).describe("The whole state of a run, saved on the way: --resume continues from it"),
   faults: faultsSchema.prefault({}).describe("What happens to batches whose loss or gradient cannot be right"),
   reweight: reweightSchema.prefault({}).describe("META-LORA"),
+  status: statusSchema.prefault({}).describe("Status page of a run"),
 });
 
 /** What the schema returns, before resolve.ts. */
