@@ -2,6 +2,7 @@
  * The second floor of the boundary: finds and loads a native library, checks its ABI version, and turns a failed status
  * into an error that carries the library's own message.
  */
+import { fileURLToPath } from "node:url";
 import { ABI_VERSION, symbols } from "./symbols.ts";
 
 /** A native operator failed; the message names the operation and the shapes. */
@@ -22,7 +23,7 @@ export function libraryCandidates(backend: Backend): string[] {
   const file = `libmetalora_${backend}.so`;
   const directory = Deno.env.get("METALORA_LIBRARY_DIR");
   const own = new URL(`../build/${file}`, import.meta.url);
-  return [...(directory ? [`${directory}/${file}`] : []), ...(own.protocol === "file:" ? [own.pathname] : [])];
+  return [...(directory ? [`${directory}/${file}`] : []), ...(own.protocol === "file:" ? [fileURLToPath(own)] : [])];
 }
 
 const loaded = new Map<Backend, Native>();
@@ -62,7 +63,8 @@ export class Native {
       loaded.set(backend, native);
       return native;
     }
-    throw new NativeError(`Cannot load the ${backend} library: tried ${tried.join(", ")}. Build it: make`);
+    const problem = Deno.build.standalone ? unpackProblem(tried.at(-1)!) : null;
+    throw new NativeError(`Cannot load the ${backend} library: ${problem ?? `tried ${tried.join(", ")}. Build it: make`}`);
   }
 
   /** Closes the library. Only for programs that must leave nothing open (tests); every Device must be closed before. */
@@ -75,6 +77,25 @@ export class Native {
   lastError(ctx: Deno.PointerValue): string {
     return readText((text, capacity) => this.symbols.ml_last_error(ctx, text, capacity));
   }
+}
+
+/**
+ * What is wrong when the single binary cannot load a library of its own: Deno unpacks it into the temporary folder, which must
+ * take files and let them be executed.
+ *
+ * @param error What Deno said of the library that is inside the binary.
+ * @returns null for any other failure.
+ */
+export function unpackProblem(error: string): string | null {
+  const folder = Deno.env.get("TMPDIR") || "/tmp";
+  const advice = "Set TMPDIR to a folder where files may be written and executed, such as TMPDIR=$HOME/.cache";
+  if (/failed to map segment|Operation not permitted/.test(error)) {
+    return `it is unpacked into ${folder}, where nothing may be executed (mounted noexec). ${advice}`;
+  }
+  if (/Failed to write native addon|\(os error \d+\)/.test(error)) {
+    return `it cannot be unpacked into ${folder}, which is full, read-only or not open to this user. ${advice}`;
+  }
+  return null;
 }
 
 /** Reads a C string that a function copies into a buffer of a given capacity. */
