@@ -1,0 +1,292 @@
+// segment.cu: products, means and sums over the rows of each segment (sample) of the packed stream.
+//
+// segment_outer forms out_i [p, q] = beta out_i + alpha a_i^T b_i: per-sample adapter gradients. One side is narrow (a rank), the
+// other wide (a model dimension), and reading the wide side once is the limit. A block owns the whole narrow side by WT
+// columns of the wide one; the rows are what is summed over, and they are shared out three times, always in the same way:
+// over the blocks of a cluster, over the warps of a block, and in order within a warp. Neither side is transposed in memory:
+// ldmatrix turns both as it hands them to the tensor cores. The partial sums meet in shared memory, in a fixed order.
+#include <cooperative_groups.h>
+
+#include "math.cuh"
+
+namespace metalora {
+namespace cuda {
+
+namespace cg = cooperative_groups;
+
+static const int WARPS = 8, THREADS = WARPS * WARP;
+
+// Sizes of a block's tile: NR columns of the narrow side by WT of the wide side.
+template <int NR, int WT>
+struct Tile {
+  static const int ACROSS = WT / 32;                // warps beside each other, 32 wide columns each
+  static const int DEEP = WARPS / ACROSS;           // warps behind each other: they take turns at the rows
+  static const int STEPS = WT == 128 ? 2 : 1;       // turns of 16 rows that a warp takes in one stage
+  static const int ROWS = 16 * DEEP * STEPS;        // rows of one stage of the pipeline
+  static const int NARROW_PITCH = NR * 2 + 16;      // bytes from row to row: 16 more than the data keep ldmatrix free of
+  static const int WIDE_PITCH = WT * 2 + 16;        // bank conflicts
+  static const int STAGE = ROWS * (NARROW_PITCH + WIDE_PITCH);
+  static const int STAGES = 96 * 1024 / STAGE < 4 ? 96 * 1024 / STAGE : 4;  // within the 99 KiB of devices 8.6 and 8.9
+  static const int SUM_PITCH = WT + 1;              // floats; odd, so that both directions are free of conflicts
+  static const int SUMS = NR * SUM_PITCH * 4;
+  static const int SHARED = STAGES * STAGE > SUMS ? STAGES * STAGE : SUMS;
+  static_assert(STAGES >= 2 && SHARED <= 99 * 1024, "");
+};
+
+struct Outer {
+  const int32_t* cu;
+  const bf16 *narrow, *wide;
+  int64_t ld_narrow, ld_wide, narrow_count, wide_count;
+  bool narrow_aligned, wide_aligned;
+  int64_t narrow_step, wide_step;  // of out: one of them is 1
+  float alpha, beta;
+  float* out;
+  int64_t out_stride;
+  int narrow_tiles, wide_tiles, split;  // split: blocks of a cluster
+};
+
+// Copies ROWS rows of COLUMNS columns into shared memory; zeros take the place of what lies outside `rows` and `columns`.
+template <int COLUMNS, int ROWS, int PITCH>
+static __device__ __forceinline__ void load_tile(char* to, const bf16* from, int64_t ld, int64_t rows, int64_t columns, bool aligned) {
+  const int CHUNKS = COLUMNS / 8;
+#pragma unroll
+  for (int first = 0; first < ROWS * CHUNKS; first += THREADS) {
+    const int chunk = first + threadIdx.x;
+    if (ROWS * CHUNKS % THREADS != 0 && chunk >= ROWS * CHUNKS) break;
+    const int row = chunk / CHUNKS, column = chunk % CHUNKS * 8;
+    const int64_t left = row < rows ? columns - column : 0;
+    const int valid = left <= 0 ? 0 : left < 8 ? (int)left : 8;
+    const bf16* source = valid ? from + row * ld + column : from;
+    char* place = to + row * PITCH + column * 2;
+    if (aligned) {
+      const uint32_t address = (uint32_t)__cvta_generic_to_shared(place);
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(source), "r"(valid * 2) : "memory");
+    } else {
+      uint32_t word[4];
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const uint32_t low = 2 * i < valid ? __bfloat16_as_ushort(source[2 * i]) : 0;
+        const uint32_t high = 2 * i + 1 < valid ? __bfloat16_as_ushort(source[2 * i + 1]) : 0;
+        word[i] = low | high << 16;
+      }
+      *reinterpret_cast<uint4*>(place) = make_uint4(word[0], word[1], word[2], word[3]);
+    }
+  }
+}
+
+// Four transposed 8 by 8 matrices.
+static __device__ __forceinline__ void load_matrices(uint32_t (&x)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(address)
+               : "memory");
+}
+
+// c [16, 8] += a [16, 16] b [16, 8]
+static __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+template <int NR, int WT>
+static __global__ void __launch_bounds__(THREADS, NR <= 64 ? 2 : 1) outer_kernel(const Outer o) {
+  using S = Tile<NR, WT>;
+  extern __shared__ __align__(16) char memory[];
+  int64_t block = blockIdx.x;
+  const int rank = (int)(block % o.split);
+  block /= o.split;
+  const int64_t wide_at = block % o.wide_tiles * WT;
+  block /= o.wide_tiles;
+  const int64_t narrow_at = block % o.narrow_tiles * NR, segment = block / o.narrow_tiles;
+
+  const int64_t rows = o.cu[segment + 1] - o.cu[segment], stages = (rows + S::ROWS - 1) / S::ROWS;
+  const int64_t first = stages * rank / o.split, last = stages * (rank + 1) / o.split;
+  const bf16* narrow = o.narrow + o.cu[segment] * o.ld_narrow + narrow_at;
+  const bf16* wide = o.wide + o.cu[segment] * o.ld_wide + wide_at;
+  const auto load_stage = [&](int64_t stage) {
+    char* to = memory + (stage - first) % S::STAGES * S::STAGE;
+    const int64_t row = stage * S::ROWS;
+    load_tile<WT, S::ROWS, S::WIDE_PITCH>(to, wide + row * o.ld_wide, o.ld_wide, rows - row, o.wide_count - wide_at, o.wide_aligned);
+    load_tile<NR, S::ROWS, S::NARROW_PITCH>(to + S::ROWS * S::WIDE_PITCH, narrow + row * o.ld_narrow, o.ld_narrow, rows - row,
+                                            o.narrow_count - narrow_at, o.narrow_aligned);
+  };
+
+  const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, across = warp % S::ACROSS, deep = warp / S::ACROSS;
+  // Where this lane's row of the four matrices starts: rows (K) by columns, [K 0-7, 8 columns], ... in the order of the fragments.
+  const int narrow_lane = (lane / 16 * 8 + lane % 8) * S::NARROW_PITCH + lane / 8 % 2 * 16;
+  const int wide_lane = (lane / 8 % 2 * 8 + lane % 8) * S::WIDE_PITCH + lane / 16 * 16 + across * 64;
+  float c[NR / 16][4][4] = {};
+
+  for (int i = 0; i < S::STAGES - 1; i++) {
+    if (first + i < last) load_stage(first + i);
+    asm volatile("cp.async.commit_group;" ::: "memory");
+  }
+  for (int64_t stage = first; stage < last; stage++) {
+    asm volatile("cp.async.wait_group %0;" ::"n"(S::STAGES - 2) : "memory");
+    __syncthreads();  // this stage has arrived, and everybody has left the one that is loaded next
+    if (stage + S::STAGES - 1 < last) load_stage(stage + S::STAGES - 1);
+    asm volatile("cp.async.commit_group;" ::: "memory");
+    const uint32_t at = (uint32_t)__cvta_generic_to_shared(memory + (stage - first) % S::STAGES * S::STAGE);
+#pragma unroll
+    for (int step = 0; step < S::STEPS; step++) {
+      const int row = (step * S::DEEP + deep) * 16;
+      const uint32_t wide_row = at + row * S::WIDE_PITCH + wide_lane;
+      const uint32_t narrow_row = at + S::ROWS * S::WIDE_PITCH + row * S::NARROW_PITCH + narrow_lane;
+      uint32_t b[2][4];
+      load_matrices(b[0], wide_row);
+      load_matrices(b[1], wide_row + 32);
+#pragma unroll
+      for (int i = 0; i < NR / 16; i++) {
+        uint32_t a[4];
+        load_matrices(a, narrow_row + i * 32);
+#pragma unroll
+        for (int j = 0; j < 4; j++) multiply(c[i][j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+      }
+    }
+  }
+  asm volatile("cp.async.wait_group 0;" ::: "memory");
+  __syncthreads();
+
+  // The block's sums, one layer of warps after the other.
+  float* sums = reinterpret_cast<float*>(memory);
+  for (int layer = 0; layer < S::DEEP; layer++) {
+    if (deep == layer) {
+#pragma unroll
+      for (int i = 0; i < NR / 16; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+          for (int k = 0; k < 4; k++) {
+            const int row = i * 16 + lane / 4 + k / 2 * 8, column = across * 32 + j * 8 + lane % 4 * 2 + k % 2;
+            float* sum = sums + row * S::SUM_PITCH + column;
+            *sum = layer == 0 ? c[i][j][k] : *sum + c[i][j][k];
+          }
+    }
+    __syncthreads();
+  }
+
+  // Each block of the cluster finishes its part of the tile: the blocks' sums, in the order of their ranks.
+#if __CUDA_ARCH__ >= 900
+  cg::cluster_group group = cg::this_cluster();
+  if (o.split > 1) group.sync();
+#endif
+  float* out = o.out + segment * o.out_stride;
+  const int part = NR * WT / o.split;
+  for (int e = rank * part + threadIdx.x; e < (rank + 1) * part; e += THREADS) {
+    const int i = o.wide_step == 1 ? e / WT : e % NR, j = o.wide_step == 1 ? e % WT : e / NR;
+    if (narrow_at + i >= o.narrow_count || wide_at + j >= o.wide_count) continue;
+    float sum = 0;
+#if __CUDA_ARCH__ >= 900
+    if (o.split > 1)
+      for (int k = 0; k < o.split; k++) sum += group.map_shared_rank(sums, k)[i * S::SUM_PITCH + j];
+    else
+#endif
+      sum = sums[i * S::SUM_PITCH + j];
+    float* to = out + (narrow_at + i) * o.narrow_step + (wide_at + j) * o.wide_step;
+    *to = o.beta == 0 ? o.alpha * sum : o.alpha * sum + o.beta * *to;  // beta 0: out may hold NaN
+  }
+#if __CUDA_ARCH__ >= 900
+  if (o.split > 1) group.sync();  // others read this block's sums
+#endif
+}
+
+template <int NR, int WT>
+static cudaError_t launch_outer(const Launch& on, int64_t S, Outer o) {
+  o.narrow_tiles = (int)ceil_div(o.narrow_count, NR);
+  o.wide_tiles = (int)ceil_div(o.wide_count, WT);
+  const int64_t tiles = S * o.narrow_tiles * o.wide_tiles;
+  // A segment's length is not known here, and segments differ: with several of them more blocks even it out.
+  const int64_t wanted = (S == 1 ? 1 : 2) * (int64_t)on.units * 15 / 16;
+  o.split = 1;
+  if (has_clusters(on))
+    while (o.split < 8 && tiles * o.split < wanted) o.split *= 2;
+  return launch_clusters(on, outer_kernel<NR, WT>, tiles * o.split, THREADS, Tile<NR, WT>::SHARED, o.split, o);
+}
+
+// The columns a block takes of the wide side: 32 where 128 would leave most of the device idle and no cluster can share the rows.
+template <int NR>
+static cudaError_t choose_width(const Launch& on, int64_t S, const Outer& o) {
+  const int64_t tiles = S * ceil_div(o.narrow_count, NR) * ceil_div(o.wide_count, 128);
+  if (o.wide_count <= 32 || (!has_clusters(on) && tiles < on.units)) return launch_outer<NR, 32>(on, S, o);
+  return launch_outer<NR, 128>(on, S, o);
+}
+
+cudaError_t segment_outer(const Launch& on, int64_t S, const int32_t* cu, int64_t p, int64_t q, const bf16* a, int64_t lda, const bf16* b,
+                          int64_t ldb, float alpha, float beta, float* out, int64_t out_stride) {
+  if (S == 0 || p == 0 || q == 0) return cudaSuccess;
+  Outer o = {};
+  o.cu = cu;
+  o.alpha = alpha, o.beta = beta;
+  o.out = out, o.out_stride = out_stride;
+  const bool turned = p > q;  // the wide side is a
+  o.narrow = turned ? b : a, o.wide = turned ? a : b;
+  o.ld_narrow = turned ? ldb : lda, o.ld_wide = turned ? lda : ldb;
+  o.narrow_count = turned ? q : p, o.wide_count = turned ? p : q;
+  o.narrow_step = turned ? 1 : q, o.wide_step = turned ? q : 1;
+  o.narrow_aligned = aligned16(o.narrow, o.ld_narrow), o.wide_aligned = aligned16(o.wide, o.ld_wide);
+  const int64_t r = o.narrow_count;
+  if (r <= 16) return choose_width<16>(on, S, o);
+  if (r <= 32) return choose_width<32>(on, S, o);
+  if (r <= 64 || ceil_div(r, 64) * 64 < ceil_div(r, 96) * 96) return choose_width<64>(on, S, o);
+  return choose_width<96>(on, S, o);
+}
+
+// ---- means and sums -------------------------------------------------------------------------------------------------
+
+static const int MEAN_ALONG = 4, MEAN_ROWS = THREADS / MEAN_ALONG;
+
+// A block takes MEAN_ALONG accesses of W columns; MEAN_ROWS threads share out the rows of a segment, then add in order.
+template <int W>
+static __global__ void __launch_bounds__(THREADS) mean_kernel(int64_t pieces, const int32_t* cu, int64_t q, const bf16* a, int64_t lda,
+                                                              float* out, int64_t ld_out) {
+  __shared__ double sums[MEAN_ROWS][MEAN_ALONG * W + 1];
+  const int along = threadIdx.x % MEAN_ALONG, lane = threadIdx.x / MEAN_ALONG;
+  const int64_t segment = blockIdx.x / pieces, begin = blockIdx.x % pieces * (MEAN_ALONG * W), j = begin + along * W;
+  const int64_t first = cu[segment], rows = cu[segment + 1] - first;
+  double sum[W] = {};
+  if (j < q) {
+#pragma unroll 4
+    for (int64_t t = lane; t < rows; t += MEAN_ROWS) {
+      float x[W];
+      load<W>(a + (first + t) * lda + j, x);
+#pragma unroll
+      for (int i = 0; i < W; i++) sum[i] += (double)x[i];
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < W; i++) sums[lane][along * W + i] = sum[i];
+  __syncthreads();
+  const int column = threadIdx.x;
+  if (column >= MEAN_ALONG * W || begin + column >= q) return;
+  double total = 0;
+  for (int i = 0; i < MEAN_ROWS; i++) total += sums[i][column];
+  out[segment * ld_out + begin + column] = rows > 0 ? (float)(total / (double)rows) : 0.0f;  // an empty segment has mean 0
+}
+
+cudaError_t segment_mean(const Launch& on, int64_t S, const int32_t* cu, int64_t q, const bf16* a, int64_t lda, float* out, int64_t ld_out) {
+  if (S == 0 || q == 0) return cudaSuccess;
+  const bool wide = q % 8 == 0 && aligned16(a, lda);
+  const int64_t pieces = ceil_div(q, MEAN_ALONG * (wide ? 8 : 1));
+  if (wide)
+    mean_kernel<8><<<(unsigned)(S * pieces), THREADS, 0, on.stream>>>(pieces, cu, q, a, lda, out, ld_out);
+  else
+    mean_kernel<1><<<(unsigned)(S * pieces), THREADS, 0, on.stream>>>(pieces, cu, q, a, lda, out, ld_out);
+  return cudaGetLastError();
+}
+
+static __global__ void __launch_bounds__(THREADS) sum_kernel(const int32_t* offsets, const float* values, double* out) {
+  double sum = 0;
+  for (int64_t r = offsets[blockIdx.x] + (int64_t)threadIdx.x; r < offsets[blockIdx.x + 1]; r += THREADS) sum += (double)values[r];
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) out[blockIdx.x] = sum;
+}
+
+cudaError_t segment_sum(const Launch& on, int64_t S, const int32_t* row_offsets, const float* values, double* out) {
+  if (S == 0) return cudaSuccess;
+  sum_kernel<<<(unsigned)S, THREADS, 0, on.stream>>>(row_offsets, values, out);
+  return cudaGetLastError();
+}
+
+}  // namespace cuda
+}  // namespace metalora
