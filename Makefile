@@ -3,9 +3,11 @@
 #
 #   make          build everything            make demo    META-LORA beside plain LoRA, in minutes
 #   make test     all tests                   make check   the gate: format, lint, types, docs, tests
-#   make bench    benchmarks                  make clean   remove what was built, keep what was fetched
+#   make bench    benchmarks                  make dist    dist/metalora, everything in one executable
+#   make clean    remove what was built, keep what was fetched
 #
 #   DENO=/path/to/deno   use this Deno instead of the pinned one     ARGS="…"   more arguments for `make demo` and `make test`
+#   DENORT_BIN=/path/to/denort   the runtime inside dist/metalora, where Deno cannot download it
 
 MACHINE := $(shell uname -m)
 DENO_VERSION := $(shell awk '$$1 == "$(MACHINE)" { print $$3 }' bootstrap/deno.pins)
@@ -37,7 +39,7 @@ ifeq ($(filter -j%,$(MAKEFLAGS)),)
   MAKEFLAGS += -j$(shell nproc)
 endif
 .DELETE_ON_ERROR:
-.PHONY: all demo test check bench doc clean distclean
+.PHONY: all demo dist test check bench doc clean distclean
 
 # Checked while the Makefile is read, so that it is the first and only message, also with make -j.
 ifneq ($(filter-out clean distclean,$(or $(MAKECMDGOALS),all)),)
@@ -63,6 +65,9 @@ $(PACKAGES): deno.json deno.lock | $(DENO)
 demo: all
 	$(DENO) task --quiet metalora demo $(ARGS)
 
+dist: all
+	@$(DENO) run --quiet $(addprefix --allow-,read write env run) bootstrap/dist.ts $(ARGS)
+
 test: all
 	@$(DENO) run --quiet $(ALLOW) --allow-run tests/run.ts $(ARGS)
 
@@ -83,7 +88,7 @@ bench: all bench-gemm
 	@set -e; for each in $(wildcard tests/bench/*_bench.ts); do echo; echo "== $$each"; $(DENO) run --quiet $(ALLOW) --allow-run $$each $(ARGS); done
 
 clean:
-	rm -rf build coverage runs/demo
+	rm -rf build coverage dist runs/demo
 
 distclean: clean
 	rm -rf .tools node_modules

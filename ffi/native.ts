@@ -10,6 +10,11 @@ export class NativeError extends Error {
   override name = "NativeError";
 }
 
+/** A library cannot be loaded; the message says what to do. */
+export class LibraryError extends NativeError {
+  override name = "LibraryError";
+}
+
 /** Which of the two libraries: they export the same symbols. */
 export type Backend = "cpu" | "cuda";
 
@@ -38,7 +43,7 @@ export class Native {
 
   /**
    * Loads the library of a backend, once per process.
-   * @throws {NativeError} when it is missing, cannot be opened or speaks another ABI version
+   * @throws {LibraryError} when it is missing, cannot be opened or speaks another ABI version
    */
   static load(backend: Backend): Native {
     const known = loaded.get(backend);
@@ -55,7 +60,7 @@ export class Native {
       const version = library.symbols.ml_abi_version();
       if (version !== ABI_VERSION) {
         library.close();
-        throw new NativeError(
+        throw new LibraryError(
           `Cannot use ${path}: its ABI version is ${version}, this program needs ${ABI_VERSION}. Rebuild it: make`,
         );
       }
@@ -64,7 +69,7 @@ export class Native {
       return native;
     }
     const problem = Deno.build.standalone ? unpackProblem(tried.at(-1)!) : null;
-    throw new NativeError(`Cannot load the ${backend} library: ${problem ?? `tried ${tried.join(", ")}. Build it: make`}`);
+    throw new LibraryError(`Cannot load the ${backend} library: ${problem ?? `tried ${tried.join(", ")}. Build it: make`}`);
   }
 
   /** Closes the library. Only for programs that must leave nothing open (tests); every Device must be closed before. */

@@ -19,10 +19,12 @@ export async function runCli(args: readonly string[], commands: readonly Command
   } catch (error) {
     if (error instanceof OutputClosed) return 0;
     const own = error instanceof UserError;
+    // A library that cannot be loaded is nobody's defect; its class would load all of ffi/ here.
+    const complete = own || (error instanceof Error && error.name === "LibraryError");
     const message = error instanceof Error ? error.message || error.name : String(error);
     printNote(`metalora: ${message}`);
     if (args.includes("--debug")) printNote(error instanceof Error && error.stack ? error.stack : Deno.inspect(error));
-    else if (!own) printNote("Run the same command with --debug to see where this arose.");
+    else if (!complete) printNote("Run the same command with --debug to see where this arose.");
     return own ? error.exitCode : 1;
   }
 }

@@ -3,6 +3,7 @@
  * META-LORA; beside them what bounds them, the validation rows alone and the right rows only. All with the same optimizer
  * steps, and every number computed here and now.
  */
+import { fileURLToPath } from "node:url";
 import { Device } from "../../ffi/device.ts";
 import type { Config } from "../config/schema.ts";
 import { loadConfig } from "../config/load.ts";
@@ -13,6 +14,7 @@ import { loadRunInputs, type RunInputs } from "../train/inputs.ts";
 import { evaluation } from "../train/evaluation.ts";
 import { loadRun, makeTrainer, prepareRun } from "../train/run.ts";
 import { loadToEvaluate } from "../train/loaded.ts";
+import { writeAll, writeFileAtomic } from "../tensor/atomic.ts";
 import { auc } from "./auc.ts";
 import { type DemoKind, type DemoSplits, writeDemoData } from "./generate.ts";
 
@@ -32,7 +34,23 @@ export interface DemoResult {
   readonly seconds: number;
 }
 
-const at = (path: string) => new URL(`../../${path}`, import.meta.url).pathname;
+const at = (path: string) => fileURLToPath(new URL(`../../${path}`, import.meta.url));
+
+/** The base model's folder. The single binary puts its own below `output`: files inside it cannot be mapped or examined. */
+function modelFolder(output: string): string {
+  return Deno.build.standalone ? `${output}/model` : at("demo/model");
+}
+
+/** Unpacks the base model of the single binary; each file appears complete. */
+function unpackModel(output: string): void {
+  if (!Deno.build.standalone) return;
+  const folder = modelFolder(output);
+  Deno.mkdirSync(folder, { recursive: true });
+  for (const { name } of Deno.readDirSync(at("demo/model"))) {
+    const bytes = Deno.readFileSync(`${at("demo/model")}/${name}`);
+    writeFileAtomic(`${folder}/${name}`, (file) => writeAll(file, bytes));
+  }
+}
 
 /** The configuration of a condition; only what the condition is about differs. */
 export function demoConfig(
@@ -42,7 +60,7 @@ export function demoConfig(
   const data = `${output}/data-${seed}`;
   const method = condition === "metalora" ? "meta-lora" : condition === "mix" ? "mix" : "none";
   const { config } = loadConfig(at("configs/demo.yaml"), [
-    `model=${JSON.stringify(at("demo/model"))}`,
+    `model=${JSON.stringify(modelFolder(output))}`,
     `output=${JSON.stringify(`${output}/${condition}-${seed}`)}`,
     `seed=${seed}`,
     ...["train", "validation", "test"].map((split) => `data.${split}.path=${JSON.stringify(`${data}/${split}.jsonl`)}`),
@@ -143,6 +161,7 @@ export function runDemo(
   },
 ): DemoSummary {
   const start = performance.now();
+  unpackModel(output);
   using dev = Device.open({ threads });
   const runs: DemoResult[] = [];
   for (const seed of seeds) {
