@@ -1,6 +1,6 @@
 import { type Condition, CONDITIONS, type DemoResult, type DemoSummary, runDemo } from "../demo/run.ts";
 import { DEMO_SIZES } from "../demo/generate.ts";
-import { RunFolder } from "../train/folder.ts";
+import { RunFiles, RunFolder } from "../train/folder.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
 import { threadsOption } from "./device.ts";
 import { printJson, printLine, printNote } from "./output.ts";
@@ -39,7 +39,7 @@ export const command: Command = {
     const output = args.value("output") ?? "runs/demo";
     const json = args.flag("json");
     const seeds = Array.from({ length: count }, (_, i) => first + i);
-    using folder = RunFolder.open(output);
+    using _folder = RunFolder.open(output);
     const { train, validation, test, rightShare, wrongShare } = DEMO_SIZES;
     const percent = (share: number) => `${Math.round(100 * share)} %`;
     const off = percent(1 - rightShare - wrongShare);
@@ -64,7 +64,7 @@ export const command: Command = {
         printNote(resultLine(result));
       },
     });
-    folder.writeText("summary.json", JSON.stringify(summary, null, 2) + "\n");
+    new RunFiles(output).writeText("summary.json", JSON.stringify(summary, null, 2) + "\n");
     if (json) printJson(summary);
     else {
       printLine();

@@ -1,30 +1,45 @@
-import { Device } from "../../ffi/device.ts";
-import type { Config } from "../config/schema.ts";
 import { loadConfig } from "../config/load.ts";
-import type { Dataset } from "../data/dataset.ts";
-import { roomBytes } from "../train/fit.ts";
-import { loadRunInputs } from "../train/inputs.ts";
-import { formatBytes } from "../train/memory.ts";
+import type { Config } from "../config/schema.ts";
+import { UserError } from "../errors.ts";
+import { BackgroundRun, planInBackground } from "../train/background.ts";
+import { requireKnownKeys } from "../train/changes.ts";
 import { describeEvaluation } from "../train/evaluation.ts";
-import { prepareRun, run, type RunObserver } from "../train/run.ts";
+import { type DatasetFacts, type Ending, type RunEvent, RunEvents, type RunResult } from "../train/events.ts";
+import { RunFolder } from "../train/folder.ts";
+import { formatBytes } from "../train/memory.ts";
+import type { RunOptions } from "../train/session.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
 import { deviceOption, requireCpu, threadsOption } from "./device.ts";
 import { memoryTable } from "./memory_table.ts";
 import { printJson, printLine, printNote } from "./output.ts";
 import { duration, Progress, type ProgressState } from "./progress.ts";
+import { onSignal } from "./signals.ts";
+
+/** Exit code of a run that a signal stopped: 128 and the number of SIGTERM. */
+const STOPPED = 143;
 
 /** `metalora train`: one fine-tuning run. */
 export const command: Command = {
   name: "train",
   summary: "Fine-tune a model with LoRA, plain or guided by a validation set",
-  usage: "CONFIG [--set KEY=VALUE]… [--dry-run] [--device cpu] [--json]",
+  usage: "CONFIG [--set KEY=VALUE]… [--resume] [--dry-run] [--device cpu] [--json]",
   details: [
     "Writes the adapter in PEFT's format, metrics and per-sample weights into the configuration's output folder. Nothing there " +
     "is half-written: adapter/ appears when the run is complete.",
+    "SIGTERM or SIGINT (Ctrl-C) saves the state of the run and ends it with exit code 143; a second one ends it at once. --resume " +
+    "continues from the newest whole checkpoint, to the very adapter that the run would have made without a stop. Where nothing " +
+    "is to be resumed the run starts from the beginning; where it is complete nothing is done.",
     "--dry-run checks configuration, model and data, prints the memory plan and stops.",
   ],
   options: [
     setOption,
+    { name: "resume", description: "Continue from the newest checkpoint in the output folder" },
+    {
+      name: "allow-change",
+      value: "KEY",
+      repeat: true,
+      description: "With --resume: this key of the configuration may have changed, such as train.steps",
+    },
     { name: "dry-run", description: "Check everything, print the memory plan and stop" },
     deviceOption,
     threadsOption,
@@ -34,82 +49,141 @@ export const command: Command = {
   examples: [
     ["train configs/mawps-metalora.yaml", "META-LORA on word problems"],
     ["train run.yaml --set train.steps=100 --set output=runs/short", "The same run, shorter and elsewhere"],
+    ["train run.yaml --resume", "Go on where it was stopped"],
   ],
-  run(args) {
+  async run(args) {
     requireCpu(args);
     const { config } = loadConfig(args.positional[0]!, [...args.values("set")]);
     const threads = args.number("threads", { min: 1, max: 4096, whole: true }) ?? 0;
     const json = args.flag("json");
-    if (args.flag("dry-run")) return dryRun(config, { threads, json });
+    const resume = args.flag("resume"), allowChange = args.values("allow-change");
+    if (allowChange.length > 0 && !resume) throw new UserError("Cannot use --allow-change without --resume", 2);
+    requireKnownKeys(allowChange);
+    const options: RunOptions = { device: { threads }, resume, allowChange };
+    if (args.flag("dry-run")) return await dryRun(config, options, { json });
+
+    using folder = RunFolder.open(config.output); // first, so that nobody waits for a model to be told of another run
+    folder.requireOwn();
+    const events = new RunEvents();
     const progress = new Progress(config.train.log_every);
-    const result = run(config, observer(config, progress), { threads });
-    progress.end();
-    if (json) printJson(result);
-    else {
-      const { steps, seconds, tokens_per_second, peak_memory_bytes, output, loss } = result;
-      printLine(
-        `${steps} steps in ${duration(seconds)}, ${Math.round(tokens_per_second).toLocaleString("en")} tokens/s, ` +
-          `peak memory ${formatBytes(peak_memory_bytes)}`,
-      );
-      printLine(`last training loss ${loss.toFixed(4)}`);
-      for (const name of ["validation", "test"] as const) {
-        const evaluation = result[name];
-        if (evaluation) printLine(`${name} ${describeEvaluation(evaluation)}`);
-      }
-      printLine(`adapter in ${output}/adapter`);
+    events.subscribe(terminal(progress));
+    const run = BackgroundRun.start(config, options, events);
+    let ending: Ending;
+    {
+      using _signals = onSignal(() => {
+        if (!run.started) return "end";
+        progress.end();
+        printNote("stopping: the state is saved first; a second signal ends the run at once");
+        run.stop();
+        return "wait";
+      }, STOPPED);
+      ending = await run.ending;
     }
-    return 0;
+    progress.end();
+    return report(ending, { json, debug: args.flag("debug") });
   },
 };
 
-function dryRun(config: Config, { threads, json }: { threads: number; json: boolean }): number {
-  const inputs = loadRunInputs(config);
-  using dev = Device.open({ threads });
-  const { plan, steps, engine } = prepareRun(dev, config, inputs);
-  const room = roomBytes();
+/** Says how a run ended. @returns the exit code */
+function report(ending: Ending, { json, debug }: { json: boolean; debug: boolean }): number {
+  switch (ending.kind) {
+    case "complete":
+      printResult(ending.result, json);
+      return 0;
+    case "was complete":
+      printNote(`nothing to do: the run in ${ending.output} is complete. Train without --resume to make it anew`);
+      return 0;
+    case "stopped":
+      printNote(
+        ending.checkpoint === null
+          ? "stopped before the first step: nothing to save"
+          : `stopped at step ${ending.step}: saved in ${ending.checkpoint}. Go on with --resume`,
+      );
+      return STOPPED;
+    case "failed":
+      throw failure(ending, debug);
+  }
+}
+
+function failure({ message, exitCode, defect, stack }: Extract<Ending, { kind: "failed" }>, debug: boolean): Error {
+  const error = defect ? new Error(message) : new UserError(message, exitCode as UserError["exitCode"]);
+  if (debug && stack) error.stack = stack; // where it arose in the worker
+  return error;
+}
+
+function printResult(result: RunResult, json: boolean): void {
+  if (json) return printJson(result);
+  const { steps, seconds, tokens_per_second, peak_memory_bytes, output, loss } = result;
+  printLine(
+    `${steps} steps in ${duration(seconds)}, ${Math.round(tokens_per_second).toLocaleString("en")} tokens/s, ` +
+      `peak memory ${formatBytes(peak_memory_bytes)}`,
+  );
+  printLine(`last training loss ${loss.toFixed(4)}`);
+  for (const name of ["validation", "test"] as const) {
+    const evaluation = result[name];
+    if (evaluation) printLine(`${name} ${describeEvaluation(evaluation)}`);
+  }
+  printLine(`adapter in ${output}/adapter`);
+}
+
+async function dryRun(config: Config, options: RunOptions, { json }: { json: boolean }): Promise<number> {
+  const answer = await planInBackground(config, options);
+  if ("kind" in answer) return report(answer, { json, debug: false });
+  const { plan, steps, parameters, device, data, room } = answer;
   if (plan.total_bytes > room) printNote(`this machine has ${formatBytes(room)} left: the run would not start`);
   if (json) printJson(plan);
   else {
-    printLine(`${config.model}: ${engine.parameters.toLocaleString("en")} adapter parameters, ${steps} steps on ${dev.name}`);
-    for (const [name, dataset] of Object.entries(inputs.data)) if (dataset) printLine(describeData(name, dataset));
+    printLine(`${config.model}: ${parameters.toLocaleString("en")} adapter parameters, ${steps} steps on ${device}`);
+    for (const [name, dataset] of Object.entries(data)) if (dataset) printLine(describeData(name, dataset));
     printLine();
     printLine(memoryTable(plan));
   }
   return 0;
 }
 
-function observer(config: Config, progress: Progress): RunObserver {
+/** Shows a run on the terminal. */
+function terminal(progress: Progress): (event: RunEvent) => void {
   let total = Infinity, shown = 0;
   let batch: Pick<ProgressState, "loss" | "effective"> | undefined;
-  return {
-    started({ inputs, steps, parameters, device, plan }) {
-      total = steps;
-      const { method, similarity, weights, preset } = config.reweight;
-      const how = method === "meta-lora" ? `meta-lora (${preset ?? `${similarity}, ${weights}`})` : method;
-      printNote(`${config.model}: ${parameters.toLocaleString("en")} adapter parameters, method ${how}, ${steps} steps`);
-      for (const [name, dataset] of Object.entries(inputs.data)) if (dataset) printNote(describeData(name, dataset));
-      printNote(`${device}; memory planned ${formatBytes(plan.total_bytes)}`);
-    },
-    stepped({ kind, step, loss, effectiveSampleSize, samples }, { steps, seconds, tokensPerSecond }) {
-      if (kind === "train") {
-        const effective = effectiveSampleSize === null ? null : { size: effectiveSampleSize, samples: samples.length };
-        batch = { loss, effective };
+  return (event) => {
+    switch (event.type) {
+      case "started": {
+        const { config, parameters, steps, data, device, plan, resumedAt } = event;
+        total = steps;
+        const { method, similarity, weights, preset } = config.reweight;
+        const how = method === "meta-lora" ? `meta-lora (${preset ?? `${similarity}, ${weights}`})` : method;
+        printNote(`${config.model}: ${parameters.toLocaleString("en")} adapter parameters, method ${how}, ${steps} steps`);
+        for (const [name, dataset] of Object.entries(data)) if (dataset) printNote(describeData(name, dataset));
+        printNote(`${device}; memory planned ${formatBytes(plan.total_bytes)}`);
+        if (resumedAt > 0) printNote(`continuing from step ${resumedAt}`);
+        return;
       }
-      // A step on validation data shows the training batch before it; a batch without weight makes no step.
-      if (!batch || step === shown) return;
-      shown = step;
-      progress.update({ step, steps, tokensPerSecond, seconds, ...batch });
-    },
-    evaluated(name, evaluation, step) {
-      progress.end();
-      if (step < total) printNote(`step ${step}: ${name} ${describeEvaluation(evaluation)}`);
-    },
+      case "stepped": {
+        const { kind, step, steps, loss, effectiveSampleSize, samples, seconds, tokensPerSecond } = event;
+        if (kind === "train") {
+          const effective = effectiveSampleSize === null ? null : { size: effectiveSampleSize, samples: samples.length };
+          batch = { loss, effective };
+        }
+        // A step on validation data shows the training batch before it; a batch without weight makes no step.
+        if (!batch || step === shown) return;
+        shown = step;
+        progress.update({ step, steps, tokensPerSecond, seconds, ...batch });
+        return;
+      }
+      case "evaluated":
+        progress.end();
+        if (event.step < total) printNote(`step ${event.step}: ${event.name} ${describeEvaluation(event.evaluation)}`);
+        return;
+      case "note":
+        progress.end();
+        printNote(event.text);
+    }
   };
 }
 
 /** Such as "train      data.jsonl: 3,038 samples, 12 truncated; dropped 3 response longer than max_length". */
-export function describeData(name: string, { path, samples, dropped, truncated }: Dataset): string {
+export function describeData(name: string, { path, samples, dropped, truncated }: DatasetFacts): string {
   const cut = truncated > 0 ? `, ${truncated} truncated` : "";
   const lost = dropped.length > 0 ? `; dropped ${dropped.map(({ reason, count }) => `${count} (${reason})`).join(", ")}` : "";
-  return `${name.padEnd(10)} ${path}: ${samples.length.toLocaleString("en")} samples${cut}${lost}`;
+  return `${name.padEnd(10)} ${path}: ${samples.toLocaleString("en")} samples${cut}${lost}`;
 }

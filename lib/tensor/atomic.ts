@@ -83,7 +83,7 @@ function moveIfPresent(from: string, to: string): boolean {
 }
 
 /** Flushes a folder's entries, so that a rename inside it survives a power cut. */
-function syncFolder(path: string): void {
+export function syncFolder(path: string): void {
   using folder = Deno.openSync(path === "" ? "." : path, { read: true });
   folder.syncSync();
 }

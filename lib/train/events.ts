@@ -130,8 +130,14 @@ export type Ending =
   | { readonly kind: "was complete"; readonly output: string }
   /** Stopped by a signal. `checkpoint`: folder that `--resume` continues from; null when no step had been made. */
   | { readonly kind: "stopped"; readonly step: number; readonly checkpoint: string | null }
-  /** Failed; the message is one line for the reader. */
-  | { readonly kind: "failed"; readonly message: string; readonly exitCode: number; readonly stack: string | null };
+  /** Failed; the message is one line for the reader. `defect`: nothing that a person can mend, but a mistake of the program. */
+  | {
+    readonly kind: "failed";
+    readonly message: string;
+    readonly exitCode: number;
+    readonly defect: boolean;
+    readonly stack: string | null;
+  };
 
 /** The last event of a run. */
 export interface FinishedEvent {

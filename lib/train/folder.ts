@@ -1,16 +1,15 @@
 /** The output folder of a run (design §5): one run at a time, files complete or absent. */
 import { dirname, join } from "node:path";
 import { UserError } from "../errors.ts";
-import { writeAll, writeFileAtomic } from "../tensor/atomic.ts";
+import { syncFolder, writeAll, writeFileAtomic } from "../tensor/atomic.ts";
 import { FileLock } from "./lock.ts";
 
 const LOCK = ".lock";
 /** What writeFileAtomic and writeFolderAtomic leave behind when the process is killed in the middle. */
 const TEMPORARY = /^\..+\.\d+-\d+\.tmp(\.old)?$/;
 
-/** An output folder that this process holds. */
+/** An output folder that this process holds. The thread that writes into it may be another one: it uses {@linkcode RunFiles}. */
 export class RunFolder implements Disposable {
-  readonly #logs = new Map<string, Deno.FsFile>();
   readonly #interrupted = () => this[Symbol.dispose]();
   /** Folders that did not exist before, innermost first; they go again if nothing is written. */
   readonly #made: readonly string[];
@@ -32,8 +31,10 @@ export class RunFolder implements Disposable {
       const made = missing(path);
       Deno.mkdirSync(path, { recursive: true });
       const lock = FileLock.take(join(path, LOCK), `the output ${path}`);
-      for (const { name } of Deno.readDirSync(path)) {
-        if (TEMPORARY.test(name)) Deno.removeSync(join(path, name), { recursive: true });
+      for (const folder of [path, join(path, "checkpoints")]) {
+        for (const name of namesIn(folder)) {
+          if (TEMPORARY.test(name)) Deno.removeSync(join(folder, name), { recursive: true });
+        }
       }
       return new RunFolder(path, lock, made);
     });
@@ -44,7 +45,7 @@ export class RunFolder implements Disposable {
    * @throws {UserError} exit code 2, naming the first file or folder that no run wrote
    */
   requireOwn(): void {
-    const replaced = ["config.yaml", "adapter", "checkpoints", "metrics.jsonl", "weights.jsonl", "report.html"];
+    const replaced = ["config.yaml", "adapter", "checkpoints", "previous", "metrics.jsonl", "weights.jsonl", "report.html"];
     const there = replaced.filter((name) => exists(join(this.path, name)));
     const first = there[0];
     if (first === undefined || ownConfig(join(this.path, "config.yaml"))) return;
@@ -54,23 +55,72 @@ export class RunFolder implements Disposable {
     );
   }
 
-  /** Removes what an earlier run left, so that nothing of it is taken for this run's. Its adapter stays until it is replaced. */
-  removeStale(names: readonly string[]): void {
+  [Symbol.dispose](): void {
+    globalThis.removeEventListener("unload", this.#interrupted);
+    this.#lock[Symbol.dispose]();
+    for (const folder of this.#made) removeQuietly(folder); // only while it is empty
+  }
+}
+
+/** Writes the files of an output folder that somebody holds. */
+export class RunFiles implements Disposable {
+  readonly #logs = new Map<string, Deno.FsFile>();
+
+  constructor(readonly path: string) {}
+
+  /** Whether something of that name is there. */
+  has(name: string): boolean {
+    return exists(join(this.path, name));
+  }
+
+  /** Removes what an earlier run left, so that nothing of it is taken for this run's. */
+  remove(names: readonly string[]): void {
     writing(this.path, () => {
       for (const name of names) {
-        try {
-          Deno.removeSync(join(this.path, name), { recursive: true });
-        } catch (error) {
-          if (!(error instanceof Deno.errors.NotFound)) throw error;
-        }
+        if (this.has(name)) Deno.removeSync(join(this.path, name), { recursive: true });
       }
+    });
+  }
+
+  /**
+   * Moves the adapter of an earlier run, with the configuration that made it, to `previous/`: it never stands beside another
+   * configuration, and a run that fails has not destroyed it.
+   */
+  setAside(): void {
+    if (!this.has("adapter")) return;
+    const previous = join(this.path, "previous");
+    this.remove(["previous"]);
+    writing(this.path, () => {
+      Deno.mkdirSync(previous);
+      if (this.has("config.yaml")) Deno.copyFileSync(join(this.path, "config.yaml"), join(previous, "config.yaml"));
+      Deno.renameSync(join(this.path, "adapter"), join(previous, "adapter"));
+      syncFolder(this.path);
     });
   }
 
   /** Starts a log of JSON lines, empty. */
   startLog(name: string): void {
-    const open = () => Deno.openSync(join(this.path, name), { write: true, create: true, truncate: true });
-    this.#logs.set(name, writing(this.path, open));
+    this.#openLog(name, 0);
+  }
+
+  /**
+   * Goes on with a log behind its first `bytes` bytes; what follows them is cut off.
+   * @returns false when the log has lost some of those; it goes on behind its last whole line then
+   */
+  continueLog(name: string, bytes: number): boolean {
+    const path = join(this.path, name);
+    const size = this.has(name) ? Deno.statSync(path).size : 0;
+    this.#openLog(name, size >= bytes ? bytes : wholeLines(path, size));
+    return size >= bytes;
+  }
+
+  #openLog(name: string, bytes: number): void {
+    writing(this.path, () => {
+      const file = Deno.openSync(join(this.path, name), { write: true, create: true });
+      this.#logs.set(name, file);
+      file.truncateSync(bytes);
+      file.seekSync(0, Deno.SeekMode.End);
+    });
   }
 
   /** Adds one object as a line. */
@@ -78,18 +128,45 @@ export class RunFolder implements Disposable {
     writing(this.path, () => writeAll(this.#logs.get(name)!, new TextEncoder().encode(JSON.stringify(value) + "\n")));
   }
 
+  /** Flushes a log to the disk. @returns its bytes */
+  flushLog(name: string): number {
+    return writing(this.path, () => {
+      const file = this.#logs.get(name)!;
+      file.syncSync();
+      return file.statSync().size;
+    });
+  }
+
   /** Writes a text file, complete or absent. */
   writeText(name: string, text: string): void {
-    writeFileAtomic(join(this.path, name), (file) => writeAll(file, new TextEncoder().encode(text)));
+    const write = (file: Deno.FsFile) => writeAll(file, new TextEncoder().encode(text));
+    writing(this.path, () => writeFileAtomic(join(this.path, name), write));
   }
 
   [Symbol.dispose](): void {
-    globalThis.removeEventListener("unload", this.#interrupted);
     for (const file of this.#logs.values()) file.close();
     this.#logs.clear();
-    this.#lock[Symbol.dispose]();
-    for (const folder of this.#made) removeQuietly(folder); // only while it is empty
   }
+}
+
+/** Bytes of a file up to and with its last line break. */
+function wholeLines(path: string, size: number): number {
+  if (size === 0) return 0;
+  using file = Deno.openSync(path, { read: true });
+  const chunk = new Uint8Array(1 << 16);
+  for (let end = size; end > 0;) {
+    const start = Math.max(0, end - chunk.length);
+    file.seekSync(start, Deno.SeekMode.Start);
+    const last = chunk.subarray(0, file.readSync(chunk.subarray(0, end - start)) ?? 0).lastIndexOf(10);
+    if (last >= 0) return start + last + 1;
+    end = start;
+  }
+  return 0;
+}
+
+/** Names in a folder; none where there is no folder. */
+function namesIn(folder: string): string[] {
+  return exists(folder) && Deno.statSync(folder).isDirectory ? Array.from(Deno.readDirSync(folder), ({ name }) => name) : [];
 }
 
 /** Folders on the way to `path` that do not exist, `path` itself first. */

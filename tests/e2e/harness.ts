@@ -119,6 +119,14 @@ export class Workspace implements Disposable {
     return JSON.parse(out);
   }
 
+  /** Names of a run's checkpoints. */
+  checkpoints(output: string): string[] {
+    if (!this.exists(output, "checkpoints")) return [];
+    return Array.from(Deno.readDirSync(this.file(output, "checkpoints")), ({ name }) => name).filter((name) =>
+      !name.startsWith(".")
+    );
+  }
+
   /** SHA-256 of a run's adapter weights. */
   adapterHash(output: string): Promise<string> {
     return sha256(Deno.readFileSync(this.file(output, "adapter", "adapter_model.safetensors")));

@@ -4,6 +4,14 @@ import { command, sha256, type Workspace, workspace } from "./harness.ts";
 
 const PATIENCE = 60_000; // milliseconds until something that takes less than one second has failed
 
+/** Makes sure that a checkpoint is as its manifest says. */
+async function requireWhole(space: Workspace, name: string): Promise<void> {
+  const manifest: Record<string, { bytes: number; sha256: string }> = space.json("out/checkpoints", name, "manifest.json");
+  for (const [file, { sha256: hash }] of Object.entries(manifest)) {
+    assertEquals(await sha256(Deno.readFileSync(space.file("out/checkpoints", name, file))), hash);
+  }
+}
+
 /** A run that goes on until it is stopped. */
 class Endless implements AsyncDisposable {
   readonly child: Deno.ChildProcess;
@@ -38,11 +46,11 @@ class Endless implements AsyncDisposable {
     return this.#stderr;
   }
 
-  /** Stops it. @returns the signal that it ended by */
-  async stop(signal: Deno.Signal): Promise<string | null> {
+  /** Stops it. @returns its exit code, and the signal that it ended by when it did not end by itself */
+  async stop(signal: Deno.Signal): Promise<{ code: number; signal: string | null; err: string }> {
     this.child.kill(signal);
     const [status] = await Promise.all([this.child.status, this.#read, this.child.stdout.cancel()]);
-    return status.signal;
+    return { code: status.code, signal: status.signal, err: this.#stderr };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -58,17 +66,20 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGKILL"] as const) {
     using space = workspace();
     await using run = new Endless(space, "out", ["checkpoints={ every: 1, keep: 3 }"]);
     await run.says("step 40/");
-    assertEquals(await run.stop(signal), signal);
+    const ended = await run.stop(signal);
+    assertEquals([ended.code, ended.signal], signal === "SIGKILL" ? [137, signal] : [143, null]);
     assert(!space.exists("out/adapter"));
-    const checkpoints = [...Deno.readDirSync(space.file("out/checkpoints"))].map(({ name }) => name).filter((name) =>
-      !name.startsWith(".")
-    );
+    const checkpoints = space.checkpoints("out");
     assert(checkpoints.length >= 2, checkpoints.join());
-    for (const name of checkpoints) {
-      const manifest: Record<string, { bytes: number; sha256: string }> = space.json("out/checkpoints", name, "manifest.json");
-      for (const [file, { sha256: hash }] of Object.entries(manifest)) {
-        assertEquals(await sha256(Deno.readFileSync(space.file("out/checkpoints", name, file))), hash);
-      }
+    for (const name of checkpoints) await requireWhole(space, name);
+    if (signal !== "SIGKILL") {
+      // Saved where it was stopped, and said so.
+      const step = Number(
+        /stopped at step (\d+): saved in out\/checkpoints\/step-\1\. Go on with --resume\n$/.exec(ended.err)![1],
+      );
+      assertEquals(Math.max(...checkpoints.map((name) => Number(name.slice(5)))), step);
+      assertEquals(space.jsonl("out/metrics.jsonl").at(-1).step, step);
+      assert(!space.exists("out/.lock"));
     }
     // Every line that stands in the metrics is a whole one.
     const text = space.read("out/metrics.jsonl");
@@ -94,7 +105,7 @@ Deno.test("an output that another run holds is refused with exit code 75 and lef
   // The first one goes on, and other outputs are free.
   await run.says("step 100/");
   await space.train("elsewhere");
-  assertEquals(await run.stop("SIGTERM"), "SIGTERM");
+  assertEquals((await run.stop("SIGTERM")).code, 143);
 });
 
 Deno.test("a lock file that nobody holds is no lock, even if its process number is in use again", async () => {

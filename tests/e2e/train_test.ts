@@ -174,15 +174,21 @@ Deno.test("--dry-run prints the memory plan and writes nothing", async () => {
   assert(!space.exists("out"));
 });
 
-Deno.test("a run leaves an earlier run's adapter in place until its own is complete", async () => {
+Deno.test("an adapter never stands beside the configuration of another run, and a run that fails destroys none", async () => {
   using space = workspace();
   await space.train("out", ["checkpoints.every=1"]);
-  const hash = await space.adapterHash("out");
-  const failed = await space.run("train", "run.yaml", "--threads=1", "--set", "optimizer.lr=1e30", "--set", "train.steps=20");
-  assertEquals(failed.code, 1);
-  assertEquals(await space.adapterHash("out"), hash);
-  // What describes the earlier run is gone: nobody takes it for the new one's.
-  assertEquals(["checkpoints", "weights.jsonl", "report.html"].filter((name) => space.exists("out", name)), []);
+  const hash = await space.adapterHash("out"), config = space.read("out/config.yaml");
+  const failing = ["--set", "optimizer.lr=1e30", "--set", "train.steps=20"];
+  for (const _ of [1, 2]) {
+    assertEquals((await space.run("train", "run.yaml", "--threads=1", ...failing)).code, 1);
+    // The earlier run's adapter lies aside with its own configuration.
+    assert(!space.exists("out/adapter"));
+    assertMatch(space.read("out/config.yaml"), /lr: 1e\+30/);
+    assertEquals([await space.adapterHash("out/previous"), space.read("out/previous/config.yaml")], [hash, config]);
+    // What describes the earlier run is gone: nobody takes it for the new one's.
+    assertEquals(["checkpoints", "weights.jsonl", "report.html"].filter((name) => space.exists("out", name)), []);
+  }
   await space.train("out", ["seed=3"]);
   assertNotEquals(await space.adapterHash("out"), hash);
+  assert(!space.exists("out/previous"));
 });

@@ -1,7 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { UserError } from "../../lib/errors.ts";
 import { requireFinite } from "../../lib/train/evaluation.ts";
-import { RunFolder } from "../../lib/train/folder.ts";
+import { RunFiles, RunFolder } from "../../lib/train/folder.ts";
 
 Deno.test("a run does not replace what no run has written", () => {
   const path = Deno.makeTempDirSync();
@@ -32,7 +32,8 @@ Deno.test("other files in an output folder are nobody's business", () => {
     Deno.writeTextFileSync(`${path}/notes.txt`, "mine");
     using folder = RunFolder.open(path);
     folder.requireOwn();
-    folder.removeStale(["checkpoints"]);
+    using files = new RunFiles(path);
+    files.remove(["checkpoints"]);
     assertEquals(Deno.readTextFileSync(`${path}/notes.txt`), "mine");
   } finally {
     Deno.removeSync(path, { recursive: true });

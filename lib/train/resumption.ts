@@ -1,0 +1,51 @@
+/** Where `--resume` begins. */
+import { join } from "node:path";
+import { parseConfig } from "../config/load.ts";
+import type { Config } from "../config/schema.ts";
+import { changesBetween, type Described, requireAllowed, requireKnownKeys } from "./changes.ts";
+import type { RunIdentity } from "./identity.ts";
+import { RunFiles } from "./folder.ts";
+import { findCheckpoint, type FoundCheckpoint } from "./restore.ts";
+
+/** What a run continues from; `complete`: there is nothing left to do. */
+export type Resumption =
+  | { readonly kind: "checkpoint"; readonly found: FoundCheckpoint }
+  | { readonly kind: "beginning" }
+  | { readonly kind: "complete" };
+
+/**
+ * Looks into the output of a run that is to go on.
+ * @param allowed Keys that may have changed.
+ * @param note Hears which checkpoint is passed over and where the run begins.
+ * @throws {UserError} exit code 2, when something else has changed
+ */
+export function resumption(
+  now: { config: Config; identity: RunIdentity },
+  allowed: readonly string[],
+  note: (text: string) => void,
+): Resumption {
+  requireKnownKeys(allowed);
+  const { output } = now.config;
+  const { found, damaged } = findCheckpoint(output);
+  const complete = new RunFiles(output).has("adapter");
+  const before = (complete ? describe(output, found) : null) ??
+    (found ? { config: found.state.config, identity: found.state } : null);
+  const changes = before ? changesBetween(before, now) : [];
+  requireAllowed(output, changes, allowed);
+  if (complete && changes.length === 0) return { kind: "complete" };
+  const next = found ? `continuing from step ${found.state.step}` : "starting from the beginning";
+  for (const { step, what } of damaged) note(`passing over the checkpoint of step ${step}: ${what}; ${next}`);
+  if (found) return { kind: "checkpoint", found };
+  if (damaged.length === 0) note(`nothing to resume in ${output}: ${next}`);
+  return { kind: "beginning" };
+}
+
+/** A complete run by the configuration that it wrote; null when that cannot be read. */
+function describe(output: string, found: FoundCheckpoint | null): Described | null {
+  const path = join(output, "config.yaml");
+  try {
+    return { config: parseConfig(Deno.readTextFileSync(path), path).config, identity: found?.state ?? null };
+  } catch {
+    return null;
+  }
+}

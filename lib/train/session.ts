@@ -1,0 +1,294 @@
+/**
+ * A whole training run: from a configuration to an output folder (design §5). It blocks the thread that it runs in, so
+ * `worker.ts` gives it one of its own; what it has to tell goes out as events.
+ *
+ * The output is never a mixture. An earlier adapter is set aside before the new configuration is written, and `adapter/` is the
+ * last thing to appear: where it stands, the run beside it is complete.
+ */
+import { join } from "node:path";
+import { Device } from "../../ffi/device.ts";
+import type { Config } from "../config/schema.ts";
+import { writeConfig } from "../config/write.ts";
+import { writePeftAdapter } from "../export/peft.ts";
+import { gatherReport } from "../report/gather.ts";
+import { renderReport } from "../report/report.ts";
+import { VERSION } from "../version.ts";
+import { toPeft } from "./adapters.ts";
+import {
+  CHECKPOINT_FORMAT,
+  checkpointBytes,
+  checkpointFolder,
+  type CheckpointState,
+  checkpointSteps,
+  finiteAdapters,
+  removeCheckpoints,
+  writeCheckpoint,
+} from "./checkpoint.ts";
+import { type Evaluation, evaluation } from "./evaluation.ts";
+import type { Ending, RunListener, RunResult } from "./events.ts";
+import { requireRoom } from "./fit.ts";
+import { RunFiles, writing } from "./folder.ts";
+import { type RunIdentity, runIdentity } from "./identity.ts";
+import { loadRunInputs } from "./inputs.ts";
+import { Interrupted, StopFlag } from "./interrupt.ts";
+import { peakMemoryBytes, release } from "./memory.ts";
+import { metricsLine, startedEvent, steppedEvent } from "./messages.ts";
+import { type FoundCheckpoint, restoreCheckpoint } from "./restore.ts";
+import { resumption } from "./resumption.ts";
+import { loadRun, makeTrainer, type PreparedRun, prepareRun, smallerRuns } from "./run.ts";
+import { requireDiskRoom } from "./space.ts";
+import type { StepReport, Trainer } from "./trainer.ts";
+
+/** What `Device.open` takes. */
+export type DeviceChoice = NonNullable<Parameters<typeof Device.open>[0]>;
+
+/** How a run is to be done. All of it is plain data. */
+export interface RunOptions {
+  readonly device?: DeviceChoice;
+  /** Continue from the newest checkpoint of the output, where there is one. */
+  readonly resume?: boolean;
+  /** Keys whose values may have changed since. */
+  readonly allowChange?: readonly string[];
+  /** Put the texts of the samples into the events of their batches. */
+  readonly texts?: boolean;
+}
+
+/**
+ * Runs a configuration and writes its output folder, which the caller holds (`RunFolder`).
+ * @param emit Hears everything but the ending, which is returned.
+ * @param stop Raised by anybody: ends the run within a micro-batch, its state saved.
+ * @throws {UserError} for anything that a person can mend; no adapter is written then
+ */
+export function train(
+  config: Config,
+  { device = {}, resume = false, allowChange = [], texts = false }: RunOptions,
+  emit: RunListener,
+  stop: StopFlag = new StopFlag(),
+): Ending {
+  const inputs = loadRunInputs(config);
+  const identity = runIdentity(config, inputs.data);
+  const note = (text: string) => emit({ type: "note", text });
+  const from = resume ? resumption({ config, identity }, allowChange, note) : null;
+  if (from?.kind === "complete") return { kind: "was complete", output: config.output };
+
+  using dev = Device.open(device);
+  const prepared = prepareRun(dev, config, inputs);
+  using engine = prepared.engine;
+  requireRoom("train", prepared.plan.total_bytes, smallerRuns(dev, prepared));
+  const room = checkpointBytes(engine.parameters, inputs.data.train.samples.length);
+  writing(config.output, () => requireDiskRoom(config.output, room, "train"));
+  loadRun(dev, prepared);
+  using files = new RunFiles(config.output);
+  const session = new Session({ prepared, identity, device: dev.name, texts }, files, emit, stop);
+  session.begin(from?.kind === "checkpoint" ? from.found : null);
+  return session.run();
+}
+
+/** The loop of one run with everything that it writes. */
+class Session {
+  readonly #trainer: Trainer;
+  readonly #config: Config;
+  #tokens = 0;
+  #loss = NaN;
+  /** Tokens and seconds of those before a resumption. */
+  #before = { tokens: 0, seconds: 0 };
+  #start = performance.now(); // a clock that never jumps
+  /** Step of the newest checkpoint. */
+  #saved = 0;
+  #best: { step: number; loss: number } | null = null;
+  /** Whether this step's evaluation is still to be made. */
+  #evaluate = false;
+
+  constructor(
+    readonly about: { prepared: PreparedRun; identity: RunIdentity; device: string; texts: boolean },
+    readonly files: RunFiles,
+    readonly emit: RunListener,
+    readonly stop: StopFlag,
+  ) {
+    this.#config = about.prepared.config;
+    this.#trainer = makeTrainer(about.prepared);
+  }
+
+  /** Puts the output in order and everything where it stood. */
+  begin(found: FoundCheckpoint | null): void {
+    const { files } = this;
+    const { prepared, device } = this.about;
+    const { config, inputs } = prepared;
+    const notes = found ? restoreCheckpoint(found, prepared, this.#trainer) : [];
+    files.setAside();
+    files.writeText(
+      "config.yaml",
+      writeConfig(config, [`metalora ${VERSION}: the configuration of this run with every default`]),
+    );
+    if (found) {
+      const { step, progress, best } = found.state;
+      const newer = checkpointSteps(config.output).filter((other) => other > step);
+      writing(config.output, () => removeCheckpoints(config.output, newer));
+      files.remove(["report.html"]);
+      if (!files.continueLog("metrics.jsonl", progress.metrics_bytes)) {
+        notes.push("metrics.jsonl has lost lines of earlier steps");
+      }
+      files.writeText("weights.jsonl", this.#trainer.statistics.lines(inputs.data.train.samples));
+      this.#tokens = progress.tokens;
+      this.#loss = progress.loss ?? NaN;
+      this.#before = { tokens: progress.tokens, seconds: progress.seconds };
+      this.#saved = step;
+      this.#best = best;
+      this.#evaluate = progress.evaluate;
+    } else {
+      files.remove(["checkpoints", "weights.jsonl", "report.html"]);
+      files.startLog("metrics.jsonl");
+    }
+    for (const text of notes) this.emit({ type: "note", text });
+    this.emit(startedEvent(prepared, { device, resumedAt: found?.state.step ?? 0 }));
+    this.#start = performance.now();
+  }
+
+  /** Seconds of training so far. */
+  get #seconds(): number {
+    return this.#before.seconds + (performance.now() - this.#start) / 1000;
+  }
+
+  /** Trains to the end, or until it is stopped. */
+  run(): Ending {
+    const { engine } = this.about.prepared;
+    engine.beforePass = () => this.stop.check();
+    try {
+      this.#settle();
+      for (let report = this.#trainer.next(); report !== null; report = this.#trainer.next()) {
+        this.#tell(report);
+        this.#settle(report);
+        this.stop.check();
+      }
+      const seconds = this.#seconds;
+      return { kind: "complete", result: this.#finish(seconds) };
+    } catch (error) {
+      if (!(error instanceof Interrupted)) throw error;
+      return this.#stopped();
+    }
+  }
+
+  #tell(report: StepReport): void {
+    this.#tokens += report.tokens;
+    if (report.kind === "train" && report.fault === null) this.#loss = report.loss;
+    const { prepared, texts } = this.about;
+    const seconds = this.#seconds;
+    const rate = (this.#tokens - this.#before.tokens) / (seconds - this.#before.seconds);
+    const event = steppedEvent(report, prepared, { seconds, tokensPerSecond: rate, texts });
+    this.files.log("metrics.jsonl", metricsLine(event));
+    if (event.fault !== null) {
+      const ids = listed(event.samples.map(({ id }) => id));
+      this.emit({ type: "note", text: `step ${report.step + 1}: skipped a batch (${ids}): ${event.fault}` });
+    }
+    this.emit(event);
+  }
+
+  /** What is due between two passes: an evaluation, a checkpoint. Without a report, what a stopped run still owes. */
+  #settle(report?: StepReport): void {
+    const { train, checkpoints } = this.#config;
+    const { step, done } = this.#trainer;
+    const made = report !== undefined && report.gradNorm !== null; // the step count moved
+    if (made) this.#evaluate = train.eval_every > 0 && step % train.eval_every === 0;
+    // The evaluation at the end is made whether it is asked for or not.
+    if (done) return;
+    const owed = this.#evaluate && report === undefined;
+    const validation = this.#evaluate ? this.#evaluateAll(step).validation : undefined;
+    if ((made || owed) && checkpoints.every > 0 && step % checkpoints.every === 0) this.#save(validation?.loss ?? null);
+  }
+
+  /** Evaluates validation and test data; an interruption leaves nothing of it behind. */
+  #evaluateAll(step: number): { validation?: Evaluation; test?: Evaluation } {
+    const { engine, inputs } = this.about.prepared;
+    const results: { validation?: Evaluation; test?: Evaluation } = {};
+    for (const name of ["validation", "test"] as const) {
+      const dataset = inputs.data[name];
+      if (dataset) results[name] = evaluation(engine.evaluate(dataset.samples));
+    }
+    for (const [name, measured] of Object.entries(results) as ["validation" | "test", Evaluation][]) {
+      this.files.log("metrics.jsonl", { step, kind: `${name} evaluation`, ...measured });
+      this.emit({ type: "evaluated", name, step, evaluation: measured });
+    }
+    this.#evaluate = false;
+    return results;
+  }
+
+  /** Writes a checkpoint of where the run stands. */
+  #save(validationLoss: number | null): void {
+    const start = performance.now();
+    const { prepared, identity } = this.about;
+    const { config, inputs, adam } = prepared;
+    const { step } = this.#trainer;
+    const best = validationLoss !== null && Number.isFinite(validationLoss) && validationLoss < (this.#best?.loss ?? Infinity);
+    if (best) this.#best = { step, loss: validationLoss };
+    const state: CheckpointState = {
+      format: CHECKPOINT_FORMAT,
+      version: VERSION,
+      seed: config.seed,
+      ...this.#trainer.state,
+      adam_step: adam.step,
+      progress: {
+        tokens: this.#tokens,
+        seconds: this.#seconds,
+        loss: Number.isFinite(this.#loss) ? this.#loss : null,
+        metrics_bytes: this.files.flushLog("metrics.jsonl"),
+        evaluate: this.#evaluate,
+      },
+      validation_loss: validationLoss,
+      best: this.#best,
+      ...identity,
+      config,
+    };
+    const { keep } = config.checkpoints;
+    const { path, bytes } = writing(
+      config.output,
+      () => writeCheckpoint(config.output, { prepared, trainer: this.#trainer, state, keep }),
+    );
+    this.files.writeText("weights.jsonl", this.#trainer.statistics.lines(inputs.data.train.samples));
+    this.#saved = step;
+    this.emit({ type: "saved", step, path, bytes, seconds: (performance.now() - start) / 1000, best });
+  }
+
+  /** Saves what is not saved yet. Passes since the newest checkpoint that made no step are made again. */
+  #stopped(): Ending {
+    const { step } = this.#trainer;
+    if (step > this.#saved) this.#save(null);
+    return { kind: "stopped", step, checkpoint: step > 0 ? checkpointFolder(this.#config.output, step) : null };
+  }
+
+  /** Evaluates, saves and publishes. */
+  #finish(seconds: number): RunResult {
+    const { prepared, device } = this.about;
+    const { engine, inputs, config } = prepared;
+    const { output, checkpoints } = config;
+    const { step, statistics } = this.#trainer;
+    const theta = finiteAdapters(engine, step);
+    release(theta);
+    const results = this.#evaluateAll(step);
+    const due = checkpoints.every > 0 && step % checkpoints.every === 0;
+    if (due && step > this.#saved) this.#save(results.validation?.loss ?? null);
+    this.files.writeText("weights.jsonl", statistics.lines(inputs.data.train.samples));
+    const result: RunResult = {
+      steps: step,
+      loss: this.#loss,
+      seconds,
+      tokens_per_second: this.#tokens / seconds,
+      peak_memory_bytes: peakMemoryBytes(),
+      output,
+      ...results,
+    };
+    this.files.flushLog("metrics.jsonl");
+    this.files.writeText("report.html", renderReport(gatherReport(output, { prepared, result, device })));
+    writing(
+      output,
+      () => writePeftAdapter(join(output, "adapter"), toPeft(finiteAdapters(engine, step), engine.adapters, config)),
+    );
+    this.files.remove(["previous"]);
+    return result;
+  }
+}
+
+/** The first of many names, and how many follow. */
+function listed(names: readonly string[], most = 8): string {
+  const more = names.length - most;
+  return more > 0 ? `${names.slice(0, most).join(", ")} and ${more} more` : names.join(", ");
+}

@@ -1,0 +1,29 @@
+/** Free disk space, looked at before something large is written. */
+import { statfsSync } from "node:fs";
+import { UserError } from "../errors.ts";
+import { formatBytes } from "./memory.ts";
+
+/** Bytes that the file system of a folder still has for this user; null where the system does not tell. */
+export function freeBytes(folder: string): number | null {
+  try {
+    const { bavail, bsize } = statfsSync(folder, { bigint: true });
+    return Number(bavail * bsize);
+  } catch {
+    return null;
+  }
+}
+
+/**
+ * @param folder An existing folder on the disk that is written to.
+ * @param bytes What is to be written.
+ * @param action Such as "save the checkpoint of step 100": what cannot be done.
+ * @param free Bytes that are free there.
+ * @throws {UserError} when it does not fit
+ */
+export function requireDiskRoom(folder: string, bytes: number, action: string, free: number | null = freeBytes(folder)): void {
+  if (free === null || bytes <= free) return;
+  throw new UserError(
+    `Cannot ${action}: it takes ${formatBytes(bytes)}, and the disk of ${folder} has ${formatBytes(free)} left. ` +
+      `Free some space, or choose another output`,
+  );
+}

@@ -1,0 +1,80 @@
+/**
+ * The thread that trains. Its calls into the native library block, so nothing else runs here; signals, the terminal and the
+ * status server live in the main thread (`background.ts`). Include this module when compiling: it is named by URL only.
+ */
+/// <reference lib="deno.worker" />
+import { Device } from "../../ffi/device.ts";
+import type { Config } from "../config/schema.ts";
+import { UserError } from "../errors.ts";
+import type { DatasetFacts, RunEvent } from "./events.ts";
+import { roomBytes } from "./fit.ts";
+import { loadRunInputs } from "./inputs.ts";
+import { StopFlag } from "./interrupt.ts";
+import type { MemoryPlan } from "./memory.ts";
+import { datasetFacts } from "./messages.ts";
+import { prepareRun } from "./run.ts";
+import { type RunOptions, train } from "./session.ts";
+
+/** What the main thread asks for; the only message to a worker. */
+export interface Job {
+  /** "train": the run; "plan": check everything and lay it out, without taking memory. */
+  readonly kind: "train" | "plan";
+  readonly config: Config;
+  readonly options: RunOptions;
+  /** Memory of the StopFlag. */
+  readonly stop: SharedArrayBuffer;
+}
+
+/** A run that could be started. */
+export interface PlannedRun {
+  readonly device: string;
+  readonly parameters: number;
+  readonly steps: number;
+  readonly data: { readonly train: DatasetFacts; readonly validation: DatasetFacts | null; readonly test: DatasetFacts | null };
+  readonly plan: MemoryPlan;
+  /** Bytes that the process may come to hold. */
+  readonly room: number;
+}
+
+/** What a worker answers; "event" with a "finished" event, or "planned", is the last message. */
+export type Answer =
+  | { readonly kind: "event"; readonly event: RunEvent }
+  | { readonly kind: "planned"; readonly planned: PlannedRun };
+
+function planRun(config: Config, { device = {} }: RunOptions): PlannedRun {
+  const inputs = loadRunInputs(config);
+  using dev = Device.open(device);
+  const { engine, steps, plan } = prepareRun(dev, config, inputs);
+  const { train, validation, test } = inputs.data;
+  return {
+    device: dev.name,
+    parameters: engine.parameters,
+    steps,
+    data: {
+      train: datasetFacts(train),
+      validation: validation && datasetFacts(validation),
+      test: test && datasetFacts(test),
+    },
+    plan,
+    room: roomBytes(),
+  };
+}
+
+function work({ kind, config, options, stop }: Job, answer: (answer: Answer) => void): void {
+  const emit = (event: RunEvent) => answer({ kind: "event", event });
+  try {
+    if (kind === "plan") return answer({ kind: "planned", planned: planRun(config, options) });
+    emit({ type: "finished", ending: train(config, options, emit, new StopFlag(stop)) });
+  } catch (error) {
+    const message = error instanceof Error ? error.message || error.name : String(error);
+    const stack = error instanceof Error ? error.stack ?? null : Deno.inspect(error);
+    const own = error instanceof UserError;
+    emit({ type: "finished", ending: { kind: "failed", message, exitCode: own ? error.exitCode : 1, defect: !own, stack } });
+  }
+}
+
+const scope = self as unknown as DedicatedWorkerGlobalScope;
+// Only inside a worker: importing the types of this module runs it, too, where type imports are kept.
+if ("WorkerGlobalScope" in globalThis) {
+  scope.onmessage = ({ data }: MessageEvent<Job>) => work(data, (answer) => scope.postMessage(answer));
+}
