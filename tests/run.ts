@@ -7,7 +7,7 @@
  * progress), and its exit code is passed on.
  */
 
-const permissions = ["ffi", "read", "write", "env", "sys", "run"].map((name) => `--allow-${name}`);
+const permissions = ["ffi", "read", "write", "env", "sys", "run", "net"].map((name) => `--allow-${name}`);
 const report = "build/tests.xml";
 
 Deno.mkdirSync("build", { recursive: true });

@@ -222,9 +222,9 @@ export class RunStatus {
   }
 
   /** What the worker does behind a step: it evaluates, then saves; both are told only when they are done. */
-  #next({ step, steps, kind, skipped }: SteppedEvent): RunState {
+  #next({ step, steps, gradNorm }: SteppedEvent): RunState {
     const { config, data } = this.#started ?? {};
-    if (!config || skipped || (kind === "validation" && step === 0)) return "training";
+    if (!config || gradNorm === null) return "training"; // no step was made
     const { train: { eval_every: evaluate }, checkpoints: { every: save } } = config;
     const evaluates = data?.validation || data?.test;
     if (evaluates && (step >= steps || (evaluate > 0 && step % evaluate === 0))) return "evaluating";

@@ -75,6 +75,6 @@ export class UsefulSamplesTracker {
 
 /** The first characters, never half of one. */
 function excerpt(text: string): string {
-  const start = Array.from(text.slice(0, 2 * EXCERPT)); // a character is one or two units
+  const start = Array.from(text.slice(0, 2 * EXCERPT + 2)); // a character is one or two units
   return start.length <= EXCERPT ? text : `${start.slice(0, EXCERPT - 1).join("")}…`;
 }

@@ -54,7 +54,7 @@ reweight: { method: ${method} }`;
         test: { path: "test.jsonl", samples: 200, ...facts },
       },
       // deno-lint-ignore no-explicit-any
-      plan: { total_bytes: 3.4 * 2 ** 30 } as any,
+      plan: { total_bytes: Math.round(3.4 * 2 ** 30) } as any,
     };
   }
 
@@ -77,7 +77,7 @@ reweight: { method: ${method} }`;
       tokens: 3000 + Math.floor(400 * this.random()),
       tokensPerSecond: 6350,
       seconds: step * 0.5,
-      memoryBytes: 2.9 * 2 ** 30,
+      memoryBytes: Math.round(2.9 * 2 ** 30),
       effectiveSampleSize: method === "none" ? null : 1 / squares,
       skipped: false,
       fault: null,
@@ -95,21 +95,43 @@ reweight: { method: ${method} }`;
   evaluated(name: "validation" | "test", step: number): EvaluatedEvent {
     const loss = 0.72 + 2.1 * Math.exp(-step / (this.options.steps / 5)) + (name === "test" ? 0.06 : 0);
     const accuracy = Math.round(200 * (0.62 - 0.5 * Math.exp(-step / (this.options.steps / 3)))) / 200;
-    return { type: "evaluated", name, step, evaluation: { loss, perplexity: Math.exp(loss), accuracy, samples: 200, tokens: 2400 } };
+    return {
+      type: "evaluated",
+      name,
+      step,
+      evaluation: { loss, perplexity: Math.exp(loss), accuracy, samples: 200, tokens: 2400 },
+    };
   }
 
   saved(step: number): RunEvent {
-    return { type: "saved", step, path: `/home/ada/runs/word-problems/checkpoints/${step}`, bytes: 58 * 2 ** 20, seconds: 0.2, best: true };
+    return {
+      type: "saved",
+      step,
+      path: `/home/ada/runs/word-problems/checkpoints/${step}`,
+      bytes: 58 * 2 ** 20,
+      seconds: 0.2,
+      best: true,
+    };
   }
 
   finished(): RunEvent {
     const { steps } = this.options;
-    const result = { steps, loss: 0.5, seconds: steps / 2, tokens_per_second: 6350, peak_memory_bytes: 3e9, output: "/home/ada/runs/x" };
+    const result = {
+      steps,
+      loss: 0.5,
+      seconds: steps / 2,
+      tokens_per_second: 6350,
+      peak_memory_bytes: 3e9,
+      output: "/home/ada/runs/x",
+    };
     return { type: "finished", ending: { kind: "complete", result } };
   }
 
   failed(message: string): RunEvent {
-    return { type: "finished", ending: { kind: "failed", message, exitCode: 1, stack: "Error: at /home/ada/secret.ts:1" } };
+    return {
+      type: "finished",
+      ending: { kind: "failed", message, exitCode: 1, defect: false, stack: "Error: at /home/ada/secret.ts:1" },
+    };
   }
 
   /** The events from the start to a step. */
@@ -151,6 +173,7 @@ reweight: { method: ${method} }`;
 
 function text(index: number): { prompt: string; response: string } {
   const apples = 3 + index % 17, more = 2 + index % 5;
-  const prompt = `Rachel had ${apples} apples and bought ${more} bags with ${apples} apples in each. How many apples does she have now?`;
+  const prompt =
+    `Rachel had ${apples} apples and bought ${more} bags with ${apples} apples in each. How many apples does she have now?`;
   return { prompt, response: index % 7 === 3 ? "click here to see the answer" : `${apples + more * apples}` };
 }

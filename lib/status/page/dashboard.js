@@ -161,6 +161,7 @@ export function showCharts(h, s) {
   const percents = h.effective_share.map((share) => share === null ? null : 100 * share);
   single("effective-chart", "Effective share", percents, {
     zero: true,
+    noisy: true,
     most: 100,
     format: (value) => `${formatNumber(Math.round(value))} %`,
   });
@@ -178,7 +179,10 @@ export function showSamples(samples) {
       const item = document.createElement("li"), head = document.createElement("p"), text = document.createElement("p");
       const strong = document.createElement("b");
       strong.textContent = `${formatNumber(Math.round(weight * 100) / 100)}×`;
-      head.append(strong, ` ${id}${source === null ? "" : ` · ${source}`} · seen ${formatCount(seen)} times`);
+      head.append(
+        strong,
+        ` ${id}${source === null ? "" : ` · ${source}`} · seen ${seen === 1 ? "once" : `${formatCount(seen)} times`}`,
+      );
       const mark = document.createElement("mark");
       mark.textContent = response ?? "";
       text.append(prompt ?? "", " ", mark);

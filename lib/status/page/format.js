@@ -72,8 +72,7 @@ export function smoothed(values, reach) {
     counts.push(counts[i] + (value === null ? 0 : 1));
   });
   return values.map((value, i) => {
-    const half = Math.min(reach, i, values.length - 1 - i);
-    const from = i - half, to = i + half + 1;
+    const from = Math.max(0, i - reach), to = Math.min(values.length, i + reach + 1);
     return value === null ? null : (sums[to] - sums[from]) / (counts[to] - counts[from]);
   });
 }
