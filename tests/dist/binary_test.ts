@@ -1,0 +1,122 @@
+/** A real binary, compiled with the runtime that npm carries, on its own: what a person downloads and starts. */
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { join } from "node:path";
+import { commands } from "../../lib/cli/commands.ts";
+import { VERSION } from "../../lib/version.ts";
+import { inTurns, type Result, ROOT, type Workspace, workspace } from "../e2e/harness.ts";
+import { buildBinary, fetchRuntime } from "./runtime.ts";
+
+const runtime = await fetchRuntime();
+const ignore = typeof runtime === "string";
+if (ignore) console.log(`skipped: no binary is compiled here, ${runtime}`);
+
+const folder = ignore ? "" : Deno.makeTempDirSync({ prefix: "metalora-dist-" });
+const binary = join(folder, "metalora");
+
+Deno.test.beforeAll(async () => {
+  if (!ignore) await buildBinary(runtime, binary);
+});
+Deno.test.afterAll(() => {
+  if (!ignore) Deno.removeSync(folder, { recursive: true });
+});
+
+/** Runs a program with nothing of this process's environment but what is given. */
+async function start(program: string, args: readonly string[], cwd: string, env: Record<string, string> = {}): Promise<Result> {
+  const { code, stdout, stderr } = await new Deno.Command(program, {
+    args: [...args],
+    cwd,
+    clearEnv: true,
+    env: { PATH: "/usr/bin:/bin", HOME: cwd, TMPDIR: cwd, NO_COLOR: "1", ...env },
+    stdin: "null",
+  }).output();
+  return { code, out: new TextDecoder().decode(stdout), err: new TextDecoder().decode(stderr) };
+}
+
+/** `metalora train run.yaml` of a workspace; the hash of the adapter that it wrote. */
+async function train(space: Workspace, output: string, program = binary): Promise<string> {
+  const sets = ["reweight.method=meta-lora", `output=${output}`].flatMap((set) => ["--set", set]);
+  const { code, out, err } = await start(program, ["train", "run.yaml", "--threads=1", "--json", ...sets], space.path);
+  assertEquals(code, 0, err);
+  assertEquals(JSON.parse(out).steps, 4);
+  return await space.adapterHash(output);
+}
+
+Deno.test("the binary has the size that was promised and nothing of the machine that built it", { ignore }, () => {
+  const bytes = Deno.readFileSync(binary);
+  assert(bytes.length < 130e6, `${bytes.length} bytes`);
+  const text = new TextDecoder("latin1").decode(bytes);
+  const foreign = { "the project's folder": ROOT, "a test package": "fast-check/lib", "a test's module": "tests/e2e/harness.ts" };
+  for (const [what, mark] of Object.entries(foreign)) assert(!text.includes(mark), `${what} is in the binary`);
+  assert(text.includes("lib/train/worker.ts"));
+});
+
+Deno.test("the binary starts every command from an empty folder", { ignore }, async () => {
+  using space = workspace();
+  const empty = space.file("empty");
+  Deno.mkdirSync(empty);
+  assertEquals(await start(binary, ["--version"], empty), { code: 0, out: `metalora ${VERSION}\n`, err: "" });
+  await inTurns(commands.map(({ name }) => async () => {
+    const { code, out, err } = await start(binary, [...name.split(" "), "--help"], empty);
+    assertEquals([code, err], [0, ""], name);
+    assertStringIncludes(out, `metalora ${name}`);
+  }));
+  assertEquals([...Deno.readDirSync(empty)].map((entry) => entry.name), [], "--help wrote something");
+});
+
+Deno.test(
+  "the binary trains, twice at once and from read-only media, and writes the same adapter each time",
+  { ignore },
+  async () => {
+    using space = workspace();
+    const both = await Promise.all([train(space, "a"), train(space, "b")]);
+    assertEquals(both[0], both[1]);
+
+    const media = space.file("media");
+    Deno.mkdirSync(media);
+    Deno.copyFileSync(binary, join(media, "metalora"));
+    if (await canMount()) {
+      const script = `mount --bind media media && mount -o remount,ro,bind media && ! touch media/x 2>/dev/null && exec ` +
+        `media/metalora train run.yaml --threads=1 --set output=c --set reweight.method=meta-lora`;
+      const { code, err } = await start("unshare", ["-rm", "sh", "-c", script], space.path);
+      assertEquals(code, 0, err);
+      assertEquals(await space.adapterHash("c"), both[0]);
+    } else {
+      Deno.chmodSync(media, 0o555);
+      assertEquals(await train(space, "c", join(media, "metalora")), both[0]);
+      Deno.chmodSync(media, 0o755);
+    }
+  },
+);
+
+Deno.test("the binary runs its demo, with the model that is inside", { ignore }, async () => {
+  using space = workspace();
+  const args = ["demo", "--seeds=1", "--set", "train.steps=2", "--output", "demo", "--json"];
+  const { code, out, err } = await start(binary, args, space.path);
+  assertEquals(code, 0, err);
+  assertEquals(JSON.parse(out).runs.length, 6);
+  assert(space.exists("demo/model/model.safetensors"));
+});
+
+Deno.test("a temporary folder that cannot be used gives one line with the remedy", { ignore }, async () => {
+  using space = workspace();
+  const args = ["bench", "--dry-run"];
+  const folderless = await start(binary, args, space.path, { TMPDIR: "/proc" });
+  assertEquals([folderless.code, folderless.out], [1, ""]);
+  assertMatch(folderless.err, /^metalora: Cannot load the cpu library: .* \/proc, which is full, read-only .* Set TMPDIR .*\n$/);
+
+  if (!await canMount()) return console.log("skipped: nothing may be mounted here, so no folder is noexec");
+  const script = `mkdir t && mount -t tmpfs -o noexec tmpfs t && TMPDIR=$PWD/t exec "$@"`;
+  const noexec = await start("unshare", ["-rm", "sh", "-c", script, "sh", binary, ...args], space.path);
+  assertEquals([noexec.code, noexec.out], [1, ""]);
+  assertMatch(noexec.err, /^metalora: Cannot load the cpu library: .*\/t, where nothing may be executed .* Set TMPDIR .*\n$/);
+});
+
+/** Whether a process may mount in a name space of its own. */
+async function canMount(): Promise<boolean> {
+  try {
+    const args = ["-rm", "sh", "-c", "mount -t tmpfs -o noexec tmpfs /mnt"];
+    return (await new Deno.Command("unshare", { args, stderr: "null" }).output()).success;
+  } catch {
+    return false;
+  }
+}
