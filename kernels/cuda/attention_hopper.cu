@@ -1,0 +1,109 @@
+// attention_hopper.cu: attention on Hopper's warpgroup matrix instructions and bulk copies (sm_90a), for D = 64 and 128; kernels in
+// attention_hopper_forward.h and attention_hopper_backward.h, launchers here. attention.cu calls them where hopper_attention_fits.
+#include "attention_hopper_backward.h"
+#include "attention_hopper_forward.h"
+
+namespace metalora {
+namespace cuda {
+namespace {
+
+// The driver's encoder of tensor maps, or NULL where the driver has none (before CUDA 12).
+PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
+  static const PFN_cuTensorMapEncodeTiled_v12000 encoder = [] {
+    void* entry = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    const cudaError_t status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found);
+    if (status != cudaSuccess) cudaGetLastError();  // not an error of the caller's work
+    return status == cudaSuccess && found == cudaDriverEntryPointSuccess ? (PFN_cuTensorMapEncodeTiled_v12000)entry : nullptr;
+  }();
+  return encoder;
+}
+
+// Map of x [T, columns], rows ld apart, in boxes of `rows` x 64.
+cudaError_t describe(CUtensorMap* map, const bf16* x, int64_t T, int64_t columns, int64_t ld, int rows) {
+  const cuuint64_t sizes[2] = {(cuuint64_t)columns, (cuuint64_t)T}, strides[1] = {(cuuint64_t)ld * 2};
+  const cuuint32_t box[2] = {64, (cuuint32_t)rows}, steps[2] = {1, 1};
+  const CUresult status = tensor_map_encoder()(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void*)x, sizes, strides, box, steps,
+                                               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return status == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+int tiles_of(const Attention& a) { return (a.max_length + TILE - 1) / TILE; }
+
+// How many (segment, head) pairs of `bytes` each run side by side so that what they read again stays in L2.
+int pairs_in_cache(int64_t bytes, int pairs) {
+  constexpr int64_t CACHE = 32 << 20;
+  const int64_t fit = CACHE / (bytes > 0 ? bytes : 1);
+  return (int)(fit < 1 ? 1 : fit > pairs ? pairs : fit);
+}
+
+template <typename Shared, typename... P, typename... A>
+cudaError_t launch(const Launch& on, void (*kernel)(P...), int64_t blocks, const A&... arguments) {
+  const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)sizeof(Shared));
+  if (status != cudaSuccess) return status;
+  kernel<<<(unsigned)blocks, THREADS, sizeof(Shared), on.stream>>>(arguments...);
+  return cudaGetLastError();
+}
+
+template <int D>
+cudaError_t forward(const Launch& on, const Attention& a) {
+  constexpr int KEYS = 128, STAGES = 2;
+  CUtensorMap q, k, v;
+  cudaError_t status = describe(&q, a.q, a.T, a.H * D, a.ldqkv, TILE);
+  if (status == cudaSuccess) status = describe(&k, a.k, a.T, a.K * D, a.ldqkv, KEYS);
+  if (status == cudaSuccess) status = describe(&v, a.v, a.T, a.K * D, a.ldqkv, KEYS);
+  if (status != cudaSuccess) return status;
+  const int tiles = tiles_of(a), pairs = a.S * a.H;
+  const int together = pairs_in_cache((int64_t)a.max_length * D * 4 * a.K / a.H, pairs);
+  const int64_t blocks = (int64_t)pairs * tiles;
+  return launch<ForwardShared<D, KEYS, STAGES>>(on, hopper_forward_kernel<D, KEYS, STAGES>, blocks > 0 ? blocks : 1, q, k, v, a,
+                                                tiles, together);
+}
+
+template <int D>
+cudaError_t backward(const Launch& on, const Attention& a) {
+  constexpr int QUERIES = 64, QUERY_STAGES = 3;
+  constexpr int KEYS = 64, KEY_STAGES = 3;
+  if (a.S == 0 || a.max_length == 0) return cudaSuccess;
+  const int tiles = tiles_of(a);
+  CUtensorMap q, k, v, g;
+  cudaError_t status = describe(&q, a.q, a.T, a.H * D, a.ldqkv, QUERIES);
+  if (status == cudaSuccess) status = describe(&k, a.k, a.T, a.K * D, a.ldqkv, TILE);
+  if (status == cudaSuccess) status = describe(&v, a.v, a.T, a.K * D, a.ldqkv, TILE);
+  if (status == cudaSuccess) status = describe(&g, a.dout, a.T, a.H * D, a.lddout, QUERIES);
+  if (status == cudaSuccess)
+    status = launch<KeyShared<D, QUERIES, QUERY_STAGES>>(on, hopper_dkv_kernel<D, QUERIES, QUERY_STAGES>, (int64_t)a.S * a.K * tiles, q, k,
+                                                         v, g, a, tiles,
+                                                         pairs_in_cache((int64_t)a.max_length * D * 4 * (a.H / a.K), a.S * a.K));
+  if (status == cudaSuccess) status = describe(&q, a.q, a.T, a.H * D, a.ldqkv, TILE);
+  if (status == cudaSuccess) status = describe(&k, a.k, a.T, a.K * D, a.ldqkv, KEYS);
+  if (status == cudaSuccess) status = describe(&v, a.v, a.T, a.K * D, a.ldqkv, KEYS);
+  if (status == cudaSuccess) status = describe(&g, a.dout, a.T, a.H * D, a.lddout, TILE);
+  if (status == cudaSuccess)
+    status = launch<QueryShared<D, KEYS, KEY_STAGES>>(on, hopper_dq_kernel<D, KEYS, KEY_STAGES>, (int64_t)a.S * a.H * tiles, q, k, v, g, a,
+                                                      tiles, pairs_in_cache((int64_t)a.max_length * D * 4 * a.K / a.H, a.S * a.H));
+  return status;
+}
+
+bool sixteen(const void* p, int64_t ld) { return (uintptr_t)p % 16 == 0 && ld % 8 == 0; }
+
+}  // namespace
+
+// Whether the kernels here take these arguments: chip, head dimension, 16-byte alignment, sizes that copies can address.
+bool hopper_attention_fits(const Launch& on, const Attention& a) {
+  if (on.arch != 90 || (a.D != 64 && a.D != 128) || !(a.scale > 0) || a.T > INT32_MAX || !tensor_map_encoder()) return false;
+  if ((int64_t)a.S * a.H * tiles_of(a) > INT32_MAX) return false;
+  if (!sixteen(a.q, a.ldqkv) || !sixteen(a.k, a.ldqkv) || !sixteen(a.v, a.ldqkv)) return false;
+  if (!a.dout) return sixteen(a.out, a.ldo);
+  return sixteen(a.dout, a.lddout) && sixteen(a.dq, a.lddqkv) && sixteen(a.dk, a.lddqkv) && sixteen(a.dv, a.lddqkv);
+}
+
+cudaError_t hopper_attention_forward(const Launch& on, const Attention& a) { return a.D == 64 ? forward<64>(on, a) : forward<128>(on, a); }
+
+cudaError_t hopper_attention_backward(const Launch& on, const Attention& a) {
+  return a.D == 64 ? backward<64>(on, a) : backward<128>(on, a);
+}
+
+}  // namespace cuda
+}  // namespace metalora

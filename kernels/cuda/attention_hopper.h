@@ -1,0 +1,102 @@
+// attention_hopper.h: what the forward and the backward of attention_hopper.cu share.
+//
+// A block is one producer warpgroup, which copies tiles to shared memory with the bulk tensor copy engine, and two consumer
+// warpgroups of 64 rows each, which multiply. Stages pass between them through two mbarriers each: `full` (the bytes are there) and
+// `empty` (every consumer warp has finished with them).
+//
+// Copies know nothing of segments: a tile may hold rows of the next segment or rows that nobody wrote. Where such rows would enter a
+// sum (0 * NaN is NaN), the consumers zero them in shared memory first; elsewhere they only reach results that are not stored.
+#pragma once
+#include "attention_wgmma.h"
+
+namespace metalora {
+namespace cuda {
+
+constexpr int CONSUMERS = 2;                        // warpgroups
+constexpr int TILE = 64 * CONSUMERS;                // rows of the result, a block
+constexpr int THREADS = (CONSUMERS + 1) * 128;
+
+// Registers a thread. 384 threads start with 168 each, and no more can be taken than was given: 2 * 72 = 168 - 24, 2 * 64 = 168 - 40.
+constexpr int CONSUMER_REGISTERS = 240, PRODUCER_REGISTERS = 24;
+
+// Bytes of a [rows, D] tile in shared memory.
+__host__ __device__ constexpr int tile_bytes(int rows, int D) { return rows * D * 2; }
+
+// A block's part of the work: tile `tile` of TILE rows of segment `segment` and head `head`.
+struct Block {
+  int segment, head, tile;
+};
+
+// Blocks in the order in which the chip starts them: within a section of `together` (segment, head) pairs, whose keys and values
+// fit in L2, the tiles with most work first.
+__device__ __forceinline__ Block block_of(int pairs, int heads, int tiles, int together, bool last_first) {
+  const int section = blockIdx.x / (together * tiles), within = blockIdx.x - section * together * tiles;
+  const int here = min(together, pairs - section * together), rank = within / here;
+  const int pair = section * together + within - rank * here;
+  return {pair / heads, pair % heads, last_first ? tiles - 1 - rank : rank};
+}
+
+// Copies a tile of `rows` rows from row `row`, columns `column` .. column + D - 1. One thread; the barrier must expect the bytes.
+template <int D>
+__device__ __forceinline__ void copy_tile(uint8_t* tile, const CUtensorMap* map, int column, int64_t row, int rows, uint64_t* barrier) {
+#pragma unroll
+  for (int panel = 0; panel < D / 64; panel++) copy_box(tile + panel * rows * 128, map, column + panel * 64, (int)row, barrier);
+}
+
+// Zeros rows first .. rows-1 of a tile. All consumers together; a named_sync among them must follow.
+template <int D>
+__device__ __forceinline__ void zero_tail(uint8_t* tile, int first, int rows) {
+  const int units = (rows - first) * 8;  // of 16 bytes, a panel
+  for (int i = threadIdx.x - 128; i < units * (D / 64); i += CONSUMERS * 128) {
+    const int panel = i / units, unit = i % units;
+    *(uint4*)(tile + panel * rows * 128 + first * 128 + unit * 16) = uint4{};
+  }
+}
+
+// dst [row < real, 64 of this warpgroup] = factor[row] * d, columns 0 .. D-1, through the warpgroup's 64 rows of a tile that nobody
+// reads any more. `first` is the warpgroup's first row in the tile of TILE rows.
+template <int D>
+__device__ __forceinline__ void store_tile(uint8_t* tile, int first, const float (&d)[D / 2], float low, float high, bf16* dst, int64_t ld,
+                                           int real) {
+  const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16;  // the warp's first of the warpgroup's rows
+  uint8_t* mine = tile + (first + row) * 128;
+#pragma unroll
+  for (int j = 0; j < D / 8; j++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      const float factor = half ? high : low;
+      const __nv_bfloat162 pair = __floats2bfloat162_rn(d[4 * j + 2 * half] * factor, d[4 * j + 2 * half + 1] * factor);
+      const int r = lane / 4 + half * 8, unit = (j % 8) ^ (r % 8);
+      *(__nv_bfloat162*)(mine + j / 8 * TILE * 128 + r * 128 + unit * 16 + lane % 4 * 4) = pair;
+    }
+  __syncwarp();
+  constexpr int UNITS = D / 8;  // a row
+#pragma unroll
+  for (int i = lane; i < 16 * UNITS; i += 32) {
+    const int r = i / UNITS, j = i % UNITS;
+    const uint4 eight = *(const uint4*)(mine + j / 8 * TILE * 128 + r * 128 + ((j % 8) ^ (r % 8)) * 16);
+    if (row + r < real) *(uint4*)(dst + (row + r) * ld + j * 8) = eight;
+  }
+}
+
+// Barriers of `stages` stages; one thread initialises, then the block synchronises.
+template <int STAGES>
+struct Ring {
+  uint64_t full[STAGES], empty[STAGES];
+  __device__ void init(int producers) {
+    for (int i = 0; i < STAGES; i++) {
+      barrier_init(&full[i], producers);
+      barrier_init(&empty[i], CONSUMERS * 4);
+    }
+  }
+  // Producer: waits until stage i % STAGES is free for tile i.
+  __device__ void wait_empty(int i) { barrier_wait(&empty[i % STAGES], (i / STAGES & 1) ^ 1); }
+  // Consumer: waits until tile i is there; releases it, a warp at a time.
+  __device__ void wait_full(int i) { barrier_wait(&full[i % STAGES], i / STAGES & 1); }
+  __device__ void release(int i) {
+    if (threadIdx.x % 32 == 0) barrier_arrive(&empty[i % STAGES]);
+  }
+};
+
+}  // namespace cuda
+}  // namespace metalora
