@@ -3,6 +3,7 @@
  * The operators that work on them are in `operators.ts`.
  */
 import { type Backend, Native, NativeError, readText } from "./native.ts";
+import { Profiler } from "./profile.ts";
 
 /** Element types: f32 and bf16 compute, f16 only as a source of uploads, i32 for ids and offsets, f64 for sums. */
 export type Dtype = "f32" | "bf16" | "f16" | "i32" | "f64";
@@ -23,6 +24,7 @@ export function dtypeCode(dtype: Dtype): number {
 export class Device implements Disposable {
   #ctx: Deno.PointerValue;
   readonly #native: Native;
+  #profiled: Native["symbols"] | null = null;
 
   private constructor(readonly backend: Backend, native: Native, ctx: Deno.PointerValue) {
     this.#native = native;
@@ -51,7 +53,24 @@ export class Device implements Disposable {
 
   /** The native symbols, for `operators.ts` only. */
   get symbols(): Native["symbols"] {
-    return this.#native.symbols;
+    return this.#profiled ?? this.#native.symbols;
+  }
+
+  /** Whether operators are being timed one by one. */
+  get profiling(): boolean {
+    return this.#profiled !== null;
+  }
+
+  /** Runs `work` and returns the device time of every operator in it: milliseconds and calls by symbol. */
+  profile(work: () => void): Map<string, { ms: number; calls: number }> {
+    const profiler = new Profiler(this.#native.symbols, this.ctx, (status) => this.check(status));
+    this.#profiled = profiler.symbols;
+    try {
+      work();
+    } finally {
+      this.#profiled = null;
+    }
+    return profiler.finish();
   }
 
   /** Such as "AMD EPYC, avx2, 2 threads". */
@@ -72,6 +91,13 @@ export class Device implements Disposable {
   /** Bytes held through `alloc` right now. */
   get allocatedBytes(): number {
     return Number(this.symbols.ml_allocated_bytes(this.ctx));
+  }
+
+  /** Bytes of the device's memory, free and in all, as its driver (or the operating system) tells them now. */
+  memory(): { free: number; total: number } {
+    const bytes = new BigUint64Array(2);
+    this.check(this.symbols.ml_memory_info(this.ctx, bytes));
+    return { free: Number(bytes[0]), total: Number(bytes[1]) };
   }
 
   /** Throws the native message when a status is not 0. */

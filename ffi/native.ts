@@ -104,8 +104,8 @@ export function unpackProblem(error: string): string | null {
 }
 
 /** Reads a C string that a function copies into a buffer of a given capacity. */
-export function readText(fill: (text: Uint8Array<ArrayBuffer>, capacity: number) => number): string {
-  const text = new Uint8Array(4096);
+export function readText(fill: (text: Uint8Array<ArrayBuffer>, capacity: number) => number, capacity = 4096): string {
+  const text = new Uint8Array(capacity);
   const length = Math.max(0, Math.min(fill(text, text.length), text.length - 1));
   return new TextDecoder().decode(text.subarray(0, length));
 }

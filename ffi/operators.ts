@@ -346,10 +346,15 @@ export function segmentSum(
 
 // ---- flat vectors of adapter parameters ----
 
-/** Σ_j a_i[j] · b[j] for n rows of a, j over the columns of b; `b` with as many rows as n pairs row with row. */
-export function rowDots(dev: Device, n: number, { a, b, out }: { a: Tensor; b: Tensor; out: Tensor }): Float64Array<ArrayBuffer> {
+/** out f64 [n]: Σ_j a_i[j] · b[j] for n rows of a, j over the columns of b; `b` with as many rows as n pairs row with row. */
+export function rowDotsInto(dev: Device, n: number, { a, b, out }: { a: Tensor; b: Tensor; out: Tensor }): void {
   const ldb = b.rows === 1 ? 0 : b.ld;
   dev.check(dev.symbols.ml_row_dots(dev.ctx, n, b.cols, a.pointer, a.ld, b.pointer, ldb, out.pointer));
+}
+
+/** The same, brought to the host. */
+export function rowDots(dev: Device, n: number, { a, b, out }: { a: Tensor; b: Tensor; out: Tensor }): Float64Array<ArrayBuffer> {
+  rowDotsInto(dev, n, { a, b, out });
   const sums = new Float64Array(n);
   download(dev, sums, out);
   return sums;

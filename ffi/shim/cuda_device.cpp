@@ -222,6 +222,7 @@ void ml_destroy(ml_ctx* ctx) {
 
 int32_t ml_device_units(ml_ctx* ctx) { return ctx ? ctx->on.units : 0; }
 
+// Opens no device: asking must not take memory of every GPU.
 int32_t ml_report(void* text, int32_t capacity) {
   static char report[16384];
   char reason_text[256], version[16] = "", built[16];
@@ -238,24 +239,17 @@ int32_t ml_report(void* text, int32_t capacity) {
   for (int i = 0; i < count; i++) {
     cudaDeviceProp properties;
     if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
-    size_t free_bytes = 0, total = 0;
-    if (cudaSetDevice(i) == cudaSuccess) cudaMemGetInfo(&free_bytes, &total);
-    add("%s{\"index\":%d,\"name\":\"%s\",\"compute_capability\":\"%d.%d\",\"multiprocessors\":%d,\"memory_bytes\":%llu,"
-        "\"free_bytes\":%llu,\"usable\":%s}",
-        i ? "," : "", i, properties.name, properties.major, properties.minor, properties.multiProcessorCount, (unsigned long long)total,
-        (unsigned long long)free_bytes, 10 * properties.major + properties.minor >= OLDEST_CHIP ? "true" : "false");
+    add("%s{\"index\":%d,\"name\":\"%s\",\"compute_capability\":\"%d.%d\",\"multiprocessors\":%d,\"memory_bytes\":%llu,\"usable\":%s}",
+        i ? "," : "", i, properties.name, properties.major, properties.minor, properties.multiProcessorCount,
+        (unsigned long long)properties.totalGlobalMem, 10 * properties.major + properties.minor >= OLDEST_CHIP ? "true" : "false");
   }
   cudaGetLastError();
   Found found;
   const Cublas* cublas = load_cublas(&found);
-  int cublas_version = 0;
-  Cublas::Handle handle = nullptr;
-  if (cublas && count > 0 && cublas->create(&handle) == 0) {
-    cublas->get_version(handle, &cublas_version);
-    cublas->destroy(handle);
-  }
-  add("],\"cublas\":{\"found\":%s,\"path\":\"%s\",\"version\":%d,\"tried\":\"%s\"}}", cublas ? "true" : "false", found.path,
-      cublas_version, found.tried);
+  int cublas_version[3] = {};
+  for (int i = 0; cublas && i < 3; i++) cublas->get_property(i, &cublas_version[i]);
+  add("],\"cublas\":{\"found\":%s,\"path\":\"%s\",\"version\":\"%d.%d.%d\",\"tried\":\"%s\"}}", cublas ? "true" : "false", found.path,
+      cublas_version[0], cublas_version[1], cublas_version[2], found.tried);
   return copy_text(report, text, capacity);
 }
 

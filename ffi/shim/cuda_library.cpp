@@ -90,7 +90,7 @@ void load_once() {
   } functions[] = {
       {"cublasCreate_v2", (void**)&cublas.create},           {"cublasDestroy_v2", (void**)&cublas.destroy},
       {"cublasSetStream_v2", (void**)&cublas.set_stream},     {"cublasSetWorkspace_v2", (void**)&cublas.set_workspace},
-      {"cublasGetVersion_v2", (void**)&cublas.get_version},   {"cublasGemmEx", (void**)&cublas.gemm},
+      {"cublasGetProperty", (void**)&cublas.get_property},    {"cublasGemmEx", (void**)&cublas.gemm},
   };
   for (const auto& function : functions) {
     *function.to = dlsym(library, function.name);

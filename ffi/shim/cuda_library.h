@@ -21,7 +21,7 @@ struct Cublas {
   int (*destroy)(Handle);
   int (*set_stream)(Handle, cudaStream_t);
   int (*set_workspace)(Handle, void*, size_t);
-  int (*get_version)(Handle, int*);
+  int (*get_property)(int type, int* value);  // 0 major, 1 minor, 2 patch; needs no device
   int (*gemm)(Handle, int transa, int transb, int m, int n, int k, const void* alpha, const void* a, int a_type, int lda, const void* b,
               int b_type, int ldb, const void* beta, void* c, int c_type, int ldc, int compute_type, int algorithm);
 };

@@ -11,7 +11,7 @@ import { describeEvaluation, evaluation, requireFinite } from "../train/evaluati
 import { loadModelInputs, type ModelInputs } from "../train/inputs.ts";
 import { loadToEvaluate } from "../train/loaded.ts";
 import { type Arguments, type Command, jsonOption, setOption } from "./command.ts";
-import { deviceOption, requireCpu, threadsOption } from "./device.ts";
+import { deviceOf, deviceOption, threadsOption } from "./device.ts";
 import { printJson, printLine, printNote } from "./output.ts";
 
 /** `metalora eval`: losses of a model, with or without an adapter, on data. */
@@ -45,9 +45,8 @@ export const command: Command = {
     ["eval --model models/SmolLM2-135M --adapter runs/math/adapter --data test.jsonl --json", "Any adapter on any file"],
   ],
   run(args) {
-    requireCpu(args);
     const { inputs, samples, adapter, precision } = resolve(args);
-    using dev = Device.open({ threads: args.number("threads", { min: 1, max: 4096, whole: true }) ?? 0 });
+    using dev = Device.open(deviceOf(args));
     using engine = loadToEvaluate(dev, inputs, samples, { adapter, weightDtype: weightDtype(dev, precision) });
     const losses = engine.evaluate(samples);
     requireFinite(losses, samples, "evaluate");

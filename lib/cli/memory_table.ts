@@ -8,14 +8,16 @@ const MEANING: readonly (readonly [keyof MemoryPlan, string])[] = [
   ["reweighting", "per-sample gradients and validation gradient"],
   ["activations", "kept from forward to backward"],
   ["workspace", "scratch, logits of one chunk"],
+  ["driver", "CUDA's context, cuBLAS"],
   ["host", "program, runtime, data set"],
   ["total_bytes", "total"],
 ];
 
 /** One line a purpose, total last. */
 export function memoryTable(plan: MemoryPlan): string {
-  return MEANING.map(([key, meaning]) => {
-    const name = key === "total_bytes" ? "total" : key;
+  const shown = MEANING.filter(([key]) => key !== "driver" || plan.driver > 0);
+  return shown.map(([key, meaning]) => {
+    const name = key === "total_bytes" ? plan.driver > 0 ? "total (GPU)" : "total" : key;
     return `${name.padEnd(12)} ${formatBytes(plan[key]).padStart(10)}${key === "total_bytes" ? "" : `   ${meaning}`}`;
   }).join("\n");
 }

@@ -5,7 +5,7 @@ import { sampleWeights } from "../reweight/weights.ts";
 import { scoreSamples } from "../train/score.ts";
 import { loadRunInputs } from "../train/inputs.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
-import { deviceOption, requireCpu, threadsOption } from "./device.ts";
+import { deviceOf, deviceOption, threadsOption } from "./device.ts";
 import { printJson, printLine, printNote } from "./output.ts";
 
 /** `metalora score`: similarity of every training sample to the validation set, without training. */
@@ -29,7 +29,6 @@ export const command: Command = {
   positional: [1, 1],
   examples: [["score run.yaml --json > scores.jsonl", "One line a training sample: id, similarity, weight"]],
   run(args) {
-    requireCpu(args);
     const { config } = loadConfig(args.positional[0]!, [...args.values("set")]);
     const inputs = loadRunInputs(config);
     const adapter = args.value("adapter");
@@ -39,7 +38,7 @@ export const command: Command = {
         2,
       );
     }
-    using dev = Device.open({ threads: args.number("threads", { min: 1, max: 4096, whole: true }) ?? 0 });
+    using dev = Device.open(deviceOf(args));
     const samples = inputs.data.train.samples;
     const similarities = scoreSamples(dev, config, inputs, {
       adapter: adapter === undefined || adapter === "none" ? null : adapter,

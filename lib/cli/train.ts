@@ -7,9 +7,10 @@ import { describeEvaluation } from "../train/evaluation.ts";
 import { type DatasetFacts, type Ending, type RunEvent, RunEvents, type RunResult } from "../train/events.ts";
 import { RunFolder } from "../train/folder.ts";
 import { formatBytes } from "../train/memory.ts";
+import type { StatusOfRun } from "../status/start.ts";
 import type { RunOptions } from "../train/session.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
-import { deviceOption, requireCpu, threadsOption } from "./device.ts";
+import { deviceOf, deviceOption, threadsOption } from "./device.ts";
 import { memoryTable } from "./memory_table.ts";
 import { printJson, printLine, printNote } from "./output.ts";
 import { duration, Progress, type ProgressState } from "./progress.ts";
@@ -22,7 +23,7 @@ const STOPPED = 143;
 export const command: Command = {
   name: "train",
   summary: "Fine-tune a model with LoRA, plain or guided by a validation set",
-  usage: "CONFIG [--set KEY=VALUE]… [--resume] [--dry-run] [--device cpu] [--json]",
+  usage: "CONFIG [--set KEY=VALUE]… [--resume] [--dry-run] [--device cpu] [--status HOST:PORT] [--json]",
   details: [
     "Writes the adapter in PEFT's format, metrics and per-sample weights into the configuration's output folder. Nothing there " +
     "is half-written: adapter/ appears when the run is complete.",
@@ -30,6 +31,8 @@ export const command: Command = {
     "continues from the newest whole checkpoint, to the very adapter that the run would have made without a stop. Where nothing " +
     "is to be resumed the run starts from the beginning; where it is complete nothing is done.",
     "--dry-run checks configuration, model and data, prints the memory plan and stops.",
+    "--status serves a page with the run as it goes on, and the same as JSON at /status and for Prometheus at /metrics. It is for " +
+    "this machine only, unless METALORA_STATUS_TOKEN in the environment (or status.token_file) holds a token.",
   ],
   options: [
     setOption,
@@ -43,6 +46,7 @@ export const command: Command = {
     { name: "dry-run", description: "Check everything, print the memory plan and stop" },
     deviceOption,
     threadsOption,
+    { name: "status", value: "HOST:PORT", description: "Serve a status page there; PORT alone: for this machine only" },
     jsonOption,
   ],
   positional: [1, 1],
@@ -50,16 +54,17 @@ export const command: Command = {
     ["train configs/mawps-metalora.yaml", "META-LORA on word problems"],
     ["train run.yaml --set train.steps=100 --set output=runs/short", "The same run, shorter and elsewhere"],
     ["train run.yaml --resume", "Go on where it was stopped"],
+    ["train run.yaml --status 8080", "Watch the run at http://127.0.0.1:8080/"],
   ],
   async run(args) {
-    requireCpu(args);
     const { config } = loadConfig(args.positional[0]!, [...args.values("set")]);
-    const threads = args.number("threads", { min: 1, max: 4096, whole: true }) ?? 0;
     const json = args.flag("json");
     const resume = args.flag("resume"), allowChange = args.values("allow-change");
     if (allowChange.length > 0 && !resume) throw new UserError("Cannot use --allow-change without --resume", 2);
     requireKnownKeys(allowChange);
-    const options: RunOptions = { device: { threads }, resume, allowChange };
+    const listen = args.value("status") ?? config.status.listen;
+    const texts = listen !== null && config.status.samples;
+    const options: RunOptions = { device: deviceOf(args), resume, allowChange, texts };
     if (args.flag("dry-run")) return await dryRun(config, options, { json });
 
     using folder = RunFolder.open(config.output); // first, so that nobody waits for a model to be told of another run
@@ -67,6 +72,7 @@ export const command: Command = {
     const events = new RunEvents();
     const progress = new Progress(config.train.log_every);
     events.subscribe(terminal(progress));
+    await using status = listen === null ? null : await serve(config, listen, events);
     const run = BackgroundRun.start(config, options, events);
     let ending: Ending;
     {
@@ -75,6 +81,7 @@ export const command: Command = {
         progress.end();
         printNote("stopping: the state is saved first; a second signal ends the run at once");
         run.stop();
+        status?.stopping();
         return "wait";
       }, STOPPED);
       ending = await run.ending;
@@ -83,6 +90,15 @@ export const command: Command = {
     return report(ending, { json, debug: args.flag("debug") });
   },
 };
+
+/** Serves the status of a run. Loaded only here: a server is a good part of the program's start. */
+async function serve(config: Config, listen: string, events: RunEvents): Promise<StatusOfRun> {
+  const { startStatus } = await import("../status/start.ts");
+  const status = startStatus(config.status, listen);
+  events.subscribe(status.listen);
+  printNote(`status: ${status.url}`);
+  return status;
+}
 
 /** Says how a run ended. @returns the exit code */
 function report(ending: Ending, { json, debug }: { json: boolean; debug: boolean }): number {

@@ -9,6 +9,15 @@ import { z } from "zod";
 const whole = (least: number) => z.int().min(least);
 const positive = () => z.number().gt(0);
 const text = () => z.string().min(1);
+/** 12000000000, "11.5 GiB" or "900 MiB", as bytes. */
+const bytes = () =>
+  z.union([
+    whole(1),
+    z.string().regex(/^\d+(\.\d+)? ?[KMG]iB$/, "bytes, or a number with KiB, MiB or GiB such as 11.5 GiB").transform((value) => {
+      const [, number, unit] = /^([\d.]+) ?([KMG])iB$/.exec(value)!;
+      return Math.round(Number(number) * 1024 ** ("KMG".indexOf(unit!) + 1));
+    }),
+  ]);
 
 const fieldsSchema = z.strictObject({
   instruction: text().optional().describe("alpaca: name of the field with the instruction (default: instruction)"),
@@ -78,7 +87,13 @@ const trainSchema = z.strictObject({
   epochs: positive().nullable().default(null).describe("Passes over the training data (default 1 when steps is not given)"),
   batch_size: whole(1).default(4).describe("Samples a micro-batch"),
   accumulate: whole(1).default(1).describe("Micro-batches an optimizer step"),
-  precision: z.enum(["auto", "f32", "bf16"]).default("auto").describe("Arithmetic; auto: f32 on the CPU"),
+  precision: z.enum(["auto", "f32", "bf16"]).default("auto").describe("Frozen weights; auto: f32 on the CPU, bf16 on CUDA"),
+  recompute: z.enum(["auto", "none", "norms", "mlp", "block"]).default("auto").describe(
+    "What the backward pass computes again instead of keeping it, to save memory (same result); auto: as little as fits",
+  ),
+  memory: bytes().nullable().default(null).describe(
+    "Memory that the run may take on its device, such as 18 GiB; null: what is free",
+  ),
   loss: z.enum(["token-mean", "sample-mean"]).nullable().default(null).describe(
     "Mean over all labelled tokens of a step, or of the samples' means (default: sample-mean for meta-lora, else token-mean)",
   ),

@@ -36,10 +36,15 @@ export interface AdaptedMatrix {
 /** Rank and scale of the adapter on a matrix; rank 0 leaves it alone. */
 export type AdapterOf = (moduleName: string) => { rank: number; scale: number };
 
-const ROW_ALIGNMENT = 16; // elements: rows of 64 bytes in f32, so that no vector load straddles two rows
+// Elements. f32: rows of 64 bytes, so that no vector load of a CPU straddles two rows. bf16 activations are CUDA's: rows of
+// 128 bytes, the width of its copy engine's swizzled tiles.
+const ROW_ALIGNMENT = { f32: 16, bf16: 64 };
 
-/** Elements from one row to the next of a buffer that holds `width` columns. */
-export const paddedWidth = (width: number): number => Math.ceil(width / ROW_ALIGNMENT) * ROW_ALIGNMENT;
+/** Elements from one row to the next of a buffer that holds `width` columns, beside activations of a type. */
+export function paddedWidth(width: number, activations: "f32" | "bf16"): number {
+  const alignment = ROW_ALIGNMENT[activations];
+  return Math.ceil(width / alignment) * alignment;
+}
 
 /** A frozen linear layer of one or more matrices over the same input, with their adapters. */
 export class Linear {
@@ -91,7 +96,10 @@ export class Linear {
     });
     this.adapters = adapters;
     this.thetaLength = b - thetaOffset;
-    this.W = arena.reserve("weights", this.dOut, this.width, { dtype: weightDtype, ld: paddedWidth(this.width) });
+    this.W = arena.reserve("weights", this.dOut, this.width, {
+      dtype: weightDtype,
+      ld: paddedWidth(this.width, activationDtype),
+    });
     this.bias = hasBias ? arena.reserve("weights", 1, this.dOut) : null;
     this.#aCast = activationDtype === "f32" || this.rank === 0
       ? null

@@ -13,6 +13,7 @@
 import type { Device, Tensor } from "../../ffi/device.ts";
 import * as op from "../../ffi/operators.ts";
 import type { Arena } from "../tensor/arena.ts";
+import { KEEP_ALL, keepH, type LayerActivations, putH, type Recompute, reserveActivations } from "./activations.ts";
 import { type AdapterOf, Linear, paddedWidth } from "./linear.ts";
 import type { LlamaConfig } from "./config.ts";
 
@@ -22,21 +23,6 @@ export interface Limits {
   readonly rows: number; // R
   readonly segments: number; // S
   readonly positions: number; // longest segment
-}
-
-/** What one layer keeps from the forward pass for the backward pass. */
-interface LayerActivations {
-  x: Tensor; // [T,d] residual stream entering the block
-  n1: Tensor; // [T,d+r] rmsnorm(x), then h of q/k/v
-  rstd1: Tensor; // [T]
-  qkv: Tensor; // [T,(H+2K)D] after RoPE
-  attention: Tensor; // [T,HD+r] attention output, then h of o
-  lse: Tensor; // [T,H]
-  mid: Tensor; // [T,d] residual stream between attention and MLP
-  n2: Tensor; // [T,d+r] rmsnorm(mid), then h of gate/up
-  rstd2: Tensor; // [T]
-  gateUp: Tensor; // [T,2f]
-  act: Tensor; // [T,f+r] silu(gate)·up, then h of down
 }
 
 interface Layer {
@@ -83,7 +69,7 @@ export class Llama {
   /** Parameters before this index belong to attention matrices, the others to MLP matrices. */
   readonly attentionParameters: number;
 
-  readonly #saved: LayerActivations[] = [];
+  readonly #saved: readonly LayerActivations[];
   readonly #delta: Tensor; // [T,d] what a block adds to the residual stream
   readonly #last: Tensor; // [T,d] residual stream after the last block
   readonly #rstd: Tensor; // [T]
@@ -95,16 +81,18 @@ export class Llama {
   /**
    * @param arena where weights and buffers are reserved; it may be allocated later, or never (a dry run)
    * @param purpose "train" keeps every layer's activations, "evaluate" reuses one layer's
+   * @param recompute what "train" does not keep but computes again
    */
   constructor(
     readonly dev: Device,
     readonly config: LlamaConfig,
-    { arena, limits, adapterOf, weightDtype, purpose }: {
+    { arena, limits, adapterOf, weightDtype, purpose, recompute = KEEP_ALL }: {
       arena: Arena;
       limits: Limits;
       adapterOf: AdapterOf;
       weightDtype: "f32" | "bf16";
       purpose: "train" | "evaluate";
+      recompute?: Recompute;
     },
   ) {
     const { d, f, L, H, K, D, V } = config;
@@ -149,25 +137,10 @@ export class Llama {
     this.parameters = theta;
 
     // Activations: kept per layer to train, one set for all layers to evaluate.
-    const buffer = (rows: number, cols: number) => arena.reserve("activations", rows, cols, { dtype, ld: cols });
-    const beside = (rows: number, layer: Linear) =>
-      arena.reserve("activations", rows, layer.width, { dtype, ld: paddedWidth(layer.width) });
+    const buffer = (rows: number, cols: number) => arena.reserve("activations", rows, cols, { dtype });
     const perRow = (cols = 1) => arena.reserve("activations", T, cols);
-    for (const layer of train ? this.layers : this.layers.slice(0, 1)) {
-      this.#saved.push({
-        x: buffer(T, d),
-        n1: beside(T, layer.qkv),
-        rstd1: perRow(),
-        qkv: buffer(T, (H + 2 * K) * D),
-        attention: beside(T, layer.o),
-        lse: perRow(H),
-        mid: buffer(T, d),
-        n2: beside(T, layer.gateUp),
-        rstd2: perRow(),
-        gateUp: buffer(T, 2 * f),
-        act: beside(T, layer.down),
-      });
-    }
+    const kept = train ? this.layers : this.layers.slice(0, 1);
+    this.#saved = reserveActivations(arena, kept, { T, d, f, H, K, D, dtype }, train ? recompute : KEEP_ALL);
     this.#last = buffer(T, d);
     this.#rstd = perRow();
     this.#hidden = buffer(R, d);
@@ -184,7 +157,7 @@ export class Llama {
     this.#backward = train
       ? {
         dx: this.#delta,
-        gxh: scratch(T, paddedWidth(width)),
+        gxh: scratch(T, paddedWidth(width, dtype)),
         dqkv: scratch(T, (H + 2 * K) * D),
         work: arena.reserve("workspace", T, H),
         dhidden: buffer(R, d),
@@ -209,6 +182,11 @@ export class Llama {
     for (const layer of this.linears()) layer.refresh(this.dev, this.dev.activationDtype);
   }
 
+  /** Where layer l's own activations lie in the arena; free once the backward pass is past the layer. */
+  region(l: number): { from: number; to: number } {
+    return this.#saved[l]!;
+  }
+
   #activations(l: number): LayerActivations {
     return this.#saved[this.#saved.length === 1 ? 0 : l]!;
   }
@@ -217,8 +195,7 @@ export class Llama {
   forward(batch: DeviceBatch): void {
     const { dev, config } = this;
     const { T } = batch;
-    const { f, H, K, D, eps } = config;
-    const scale = 1 / Math.sqrt(D);
+    const { f, eps } = config;
     op.embeddingForward(dev, T, { table: this.embedding, ids: batch.ids, out: this.#activations(0).x });
     this.layers.forEach((layer, l) => {
       const a = this.#activations(l);
@@ -226,16 +203,15 @@ export class Llama {
       const before = l === 0 ? a.x : this.#activations(l - 1).mid;
       const add = l === 0 ? { delta: null, sum: null } : { delta: this.#delta, sum: a.x };
       op.rmsnormForward(dev, T, { x: before, ...add, weight: layer.norm1, eps, y: a.n1, rstd: a.rstd1 });
-      layer.qkv.forward(dev, T, a.n1, a.qkv);
-      this.#rope(batch, a.qkv, "forward");
-      const { q, k, v } = this.#split(a.qkv);
-      op.attentionForward(dev, T, batch.segments, { H, K, D, scale, q, k, v, out: a.attention, lse: a.lse });
-      layer.o.forward(dev, T, a.attention, this.#delta);
+      this.#attention(batch, layer, a, this.#delta);
+      keepH(dev, T, layer.qkv, a.n1, a.h.qkv);
       // x += down(silu(gate) · up)
       op.rmsnormForward(dev, T, { x: a.x, delta: this.#delta, sum: a.mid, weight: layer.norm2, eps, y: a.n2, rstd: a.rstd2 });
       layer.gateUp.forward(dev, T, a.n2, a.gateUp);
+      keepH(dev, T, layer.gateUp, a.n2, a.h.gateUp);
       op.swigluForward(dev, T, { f, gateUp: a.gateUp, y: a.act });
       layer.down.forward(dev, T, a.act, this.#delta);
+      keepH(dev, T, layer.down, a.act, a.h.down);
     });
     const x = this.#activations(config.L - 1).mid;
     op.rmsnormForward(dev, T, {
@@ -248,6 +224,35 @@ export class Llama {
       rstd: this.#rstd,
     });
     op.gatherRows(dev, batch.R, { x: this.#normed, rows: batch.rows, out: this.#hidden });
+  }
+
+  /** q, k, v of the normed input in n1, rotated; attention; its output projection [T,d] into `out`. */
+  #attention(batch: DeviceBatch, layer: Layer, a: LayerActivations, out: Tensor): void {
+    const { dev } = this;
+    const { T } = batch;
+    const { H, K, D } = this.config;
+    layer.qkv.forward(dev, T, a.n1, a.qkv);
+    this.#rope(batch, a.qkv, "forward");
+    const { q, k, v } = this.#split(a.qkv);
+    const scale = 1 / Math.sqrt(D);
+    op.attentionForward(dev, T, batch.segments, { H, K, D, scale, q, k, v, out: a.attention, lse: a.lse });
+    layer.o.forward(dev, T, a.attention, out);
+  }
+
+  /** Computes again what layer l did not keep, in the buffers that all layers share. */
+  #restore(batch: DeviceBatch, layer: Layer, a: LayerActivations): void {
+    const { dev } = this;
+    const { T } = batch;
+    const { f, eps } = this.config;
+    op.rmsnormForward(dev, T, { x: a.x, delta: null, sum: null, weight: layer.norm1, eps, y: a.n1, rstd: a.rstd1 });
+    if (a.rung === "block") this.#attention(batch, layer, a, this.#normed);
+    else putH(dev, T, layer.qkv, a.n1, a.h.qkv);
+    const second = a.rung === "block" ? { x: a.x, delta: this.#normed, sum: a.mid } : { x: a.mid, delta: null, sum: null };
+    op.rmsnormForward(dev, T, { ...second, weight: layer.norm2, eps, y: a.n2, rstd: a.rstd2 });
+    if (a.rung === "norms") putH(dev, T, layer.gateUp, a.n2, a.h.gateUp);
+    else layer.gateUp.forward(dev, T, a.n2, a.gateUp);
+    op.swigluForward(dev, T, { f, gateUp: a.gateUp, y: a.act });
+    putH(dev, T, layer.down, a.act, a.h.down);
   }
 
   /** Per-row losses into `losses`, predictions into `argmax`; with `backward`, also the gradient that `backward` starts from. */
@@ -282,6 +287,8 @@ export class Llama {
     for (let l = config.L - 1; l >= 0; l--) {
       const layer = this.layers[l]!;
       const a = this.#activations(l);
+      // The shared buffers still hold what the forward pass left there: the last layer.
+      if (a.rung !== "none" && l < config.L - 1) this.#restore(batch, layer, a);
       // x += down(silu(gate) · up)
       layer.down.backward(dev, T, dx, gxh);
       sink.linear(layer.down, T, { xh: a.act, dy: dx, gxh });

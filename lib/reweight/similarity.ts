@@ -12,6 +12,7 @@ import type { Linear } from "../model/linear.ts";
 import type { Adam } from "../optim/adam.ts";
 import type { Arena } from "../tensor/arena.ts";
 import { adapterColumns, type LinearTensors } from "../train/gradients.ts";
+import type { StagedGradients } from "../train/staging.ts";
 
 /** The segments of the micro-batch that a sink observes. */
 export interface Observed {
@@ -58,6 +59,11 @@ function moduleColumns(modules: Modules, attention: number, total: number): { fi
   return { first: 0, count: total };
 }
 
+/** Inner products divided by both norms. */
+function cosines(dots: Float64Array<ArrayBuffer>, squares: Float64Array, square: number): Float64Array<ArrayBuffer> {
+  return dots.map((dot, i) => dot === 0 ? 0 : dot / (Math.sqrt(squares[i]!) * Math.sqrt(square)));
+}
+
 /** u = ⟨V, f_i⟩ over feature rows f [n, F] against the cached validation feature V [F] (an EMA over refreshes). */
 class CachedFeature {
   readonly V: Tensor; // [1,F]
@@ -97,9 +103,12 @@ class CachedFeature {
   dots(n: number, rows: Tensor, direction: Tensor, normalize: "none" | "cosine"): Float64Array<ArrayBuffer> {
     const dots = rowDots(this.dev, n, { a: rows, b: direction, out: this.#sums });
     if (normalize === "none") return dots;
-    const squares = rowDots(this.dev, n, { a: rows, b: rows, out: this.#sums });
-    const norm = Math.sqrt(rowDots(this.dev, 1, { a: direction, b: direction, out: this.#sums })[0]!);
-    return dots.map((dot, i) => dot === 0 ? 0 : dot / (Math.sqrt(squares[i]!) * norm));
+    return cosines(dots, rowDots(this.dev, n, { a: rows, b: rows, out: this.#sums }), this.square(direction));
+  }
+
+  /** Squared norm of a vector. */
+  square(vector: Tensor): number {
+    return rowDots(this.dev, 1, { a: vector, b: vector, out: this.#sums })[0]!;
   }
 }
 
@@ -118,7 +127,7 @@ export class ExactSimilarity implements Similarity {
     arena: Arena,
     model: Llama,
     readonly options: {
-      staging: Tensor;
+      staging: StagedGradients;
       ema: number;
       modules: Modules;
       normalize: "none" | "cosine";
@@ -126,7 +135,7 @@ export class ExactSimilarity implements Similarity {
     },
   ) {
     const P = model.parameters;
-    this.#feature = new CachedFeature(dev, arena, P, options.staging.rows, options.ema);
+    this.#feature = new CachedFeature(dev, arena, P, options.staging.samples, options.ema);
     this.#columns = moduleColumns(options.modules, model.attentionParameters, P);
     const direction = () => arena.reserve("reweighting", 1, P);
     const out = options.adam ? direction() : null;
@@ -157,7 +166,10 @@ export class ExactSimilarity implements Similarity {
   similarities(n: number): Float64Array<ArrayBuffer> {
     const { first, count } = this.#columns;
     const { staging, normalize } = this.options;
-    return this.#feature.dots(n, staging.columns(first, count), this.#direction().columns(first, count), normalize);
+    const direction = this.#direction();
+    const dots = staging.dots(n, direction, this.#columns);
+    if (normalize === "none") return dots;
+    return cosines(dots, staging.squares(n, this.#columns), this.#feature.square(direction.columns(first, count)));
   }
 
   save(): SimilarityState {

@@ -23,11 +23,24 @@ export class Arena implements Storage, Disposable {
     { dtype = "f32", ld = cols }: { dtype?: Dtype; ld?: number } = {},
   ): Tensor {
     if (this.#memory) throw new Error("Cannot reserve memory: the arena is allocated already");
-    const bytes = Math.ceil(rows * ld * DTYPE_BYTES[dtype] / ALIGNMENT) * ALIGNMENT;
+    const bytes = this.alignedBytes(rows, ld, dtype);
     const tensor = new Tensor(this, this.#bytes, rows, cols, dtype, ld);
     this.#bytes += bytes;
     this.#purposes.set(purpose, (this.#purposes.get(purpose) ?? 0) + bytes);
     return tensor;
+  }
+
+  /** Bytes that a reservation of [rows, ld] takes. */
+  alignedBytes(rows: number, ld: number, dtype: Dtype): number {
+    return Math.ceil(rows * ld * DTYPE_BYTES[dtype] / ALIGNMENT) * ALIGNMENT;
+  }
+
+  /** A dense f32 matrix [rows, cols] over bytes that are reserved already, for data whose time comes when theirs is over. */
+  overlay(byteOffset: number, rows: number, cols: number): Tensor {
+    if (byteOffset % ALIGNMENT !== 0 || byteOffset + this.alignedBytes(rows, cols, "f32") > this.#bytes) {
+      throw new RangeError(`Cannot lay [${rows},${cols}] over byte ${byteOffset} of ${this.#bytes}`);
+    }
+    return new Tensor(this, byteOffset, rows, cols, "f32");
   }
 
   /** Bytes reserved so far, by purpose. */

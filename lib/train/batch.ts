@@ -2,7 +2,8 @@
  * A batch is one flat stream of tokens with segment offsets, one segment a sample: no padding, no attention between
  * samples, and per-sample losses and gradients fall out of the offsets (design §4).
  */
-import type { Device, Tensor } from "../../ffi/device.ts";
+import { type Device, Tensor } from "../../ffi/device.ts";
+import type { Backend } from "../../ffi/native.ts";
 import { upload } from "../../ffi/operators.ts";
 import { IGNORED, type Sample } from "../data/encode.ts";
 import type { DeviceBatch, Limits } from "../model/llama.ts";
@@ -105,7 +106,19 @@ export function rowSeeds(batch: PackedBatch, normalisation: Normalisation): Floa
   return seeds;
 }
 
-/** Device buffers that hold one batch at a time. */
+/**
+ * Elements to which tokens and labelled rows are rounded up. On CUDA a pass is recorded per shape (graphs.ts), so few shapes are
+ * wanted: a sixteenth of the largest batch for models so small that launches are what a step waits for, else just whole tiles.
+ */
+export function shapeStep(backend: Backend, tokens: number, d: number): number {
+  if (backend === "cpu") return 1;
+  const TILE = 64, LAUNCH_BOUND = 2048;
+  return d < LAUNCH_BOUND ? Math.max(TILE, Math.ceil(tokens / 16 / TILE) * TILE) : TILE;
+}
+
+const roundUp = (value: number, step: number) => Math.ceil(value / step) * step;
+
+/** Device buffers that hold one batch at a time, side by side so that one copy brings all of them. */
 export class BatchBuffers {
   readonly rowOffsets: Tensor; // i32 [S+1]
   readonly cu: Tensor; // i32 [S+1]
@@ -117,41 +130,69 @@ export class BatchBuffers {
   readonly #labels: Tensor;
   readonly #seeds: Tensor;
   readonly #kvLens: Tensor;
+  readonly #device: Tensor; // all of them
+  readonly #host: Int32Array<ArrayBuffer>;
+  readonly #limits: Limits;
 
-  constructor(arena: Arena, readonly limits: Limits) {
-    const ints = (count: number) => arena.reserve("workspace", 1, count, { dtype: "i32" });
-    this.cu = ints(limits.segments + 1);
-    this.cuWhole = ints(2);
-    this.rowOffsets = ints(limits.segments + 1);
-    this.#kvLens = ints(limits.segments);
-    this.#ids = ints(limits.tokens);
-    this.#positions = ints(limits.tokens);
-    this.#rows = ints(limits.rows);
-    this.#labels = ints(limits.rows);
-    this.#seeds = arena.reserve("workspace", 1, limits.rows);
+  /** @param step what tokens and rows are rounded up to; the buffers of the model must have room for `padded` */
+  constructor(arena: Arena, limits: Limits, readonly step: number) {
+    this.#limits = BatchBuffers.padded(limits, step);
+    const { tokens, rows, segments } = this.#limits;
+    const sizes = [segments + 1, 2, segments + 1, segments, tokens, tokens, rows, rows, rows];
+    const all = this.#device = arena.reserve("workspace", 1, sizes.reduce((a, b) => a + b, 0), { dtype: "i32" });
+    this.#host = new Int32Array(all.cols);
+    let at = 0;
+    const next = (dtype: "i32" | "f32" = "i32") => {
+      const count = sizes.shift()!;
+      const tensor = new Tensor(all.storage, all.byteOffset + 4 * at, 1, count, dtype);
+      at += count;
+      return tensor;
+    };
+    this.cu = next();
+    this.cuWhole = next();
+    this.rowOffsets = next();
+    this.#kvLens = next();
+    this.#ids = next();
+    this.#positions = next();
+    this.#rows = next();
+    this.#labels = next();
+    this.#seeds = next("f32");
   }
 
-  /** Copies a packed batch to the device; the result is valid until the next upload. */
+  /** What batches within `limits` become when tokens and rows are rounded up. */
+  static padded(limits: Limits, step: number): Limits {
+    return { ...limits, tokens: roundUp(limits.tokens, step), rows: roundUp(limits.rows, step) };
+  }
+
+  /**
+   * Copies a packed batch to the device; the result is valid until the next upload. Rounded up, the stream ends in tokens of no
+   * segment, and rows −1 lead nowhere.
+   */
   upload(dev: Device, batch: PackedBatch, seeds: Float32Array<ArrayBuffer>): DeviceBatch {
-    const { tokens, rows, segments } = this.limits;
+    const { tokens, rows, segments, positions } = this.#limits;
     if (batch.T > tokens || batch.R > rows || batch.S > segments) {
       throw new RangeError(
         `Cannot hold a batch of ${batch.T} tokens, ${batch.R} labels, ${batch.S} samples: planned for ${tokens}, ${rows}, ${segments}`,
       );
     }
-    upload(dev, this.#ids, batch.ids);
-    upload(dev, this.#positions, batch.positions);
-    upload(dev, this.cu, batch.cuSeqlens);
-    upload(dev, this.cuWhole, Int32Array.of(0, batch.T));
-    upload(dev, this.rowOffsets, batch.rowOffsets);
-    upload(dev, this.#rows, batch.rows);
-    upload(dev, this.#labels, batch.labels);
-    upload(dev, this.#seeds, seeds);
-    if (batch.kvLens) upload(dev, this.#kvLens, batch.kvLens);
+    const host = this.#host.fill(0);
+    const put = ({ byteOffset }: Tensor, values: Int32Array) => host.set(values, (byteOffset - this.#device.byteOffset) / 4);
+    put(this.cu, batch.cuSeqlens);
+    put(this.cuWhole, Int32Array.of(0, batch.T));
+    put(this.rowOffsets, batch.rowOffsets);
+    if (batch.kvLens) put(this.#kvLens, batch.kvLens);
+    put(this.#ids, batch.ids);
+    put(this.#positions, batch.positions);
+    put(this.#rows, new Int32Array(this.#rows.cols).fill(-1));
+    put(this.#rows, batch.rows);
+    put(this.#labels, batch.labels);
+    put(this.#seeds, new Int32Array(seeds.buffer, seeds.byteOffset, seeds.length));
+    upload(dev, this.#device, host);
+    const maxLength = Math.min(positions, roundUp(batch.maxLength, this.step));
     return {
-      T: batch.T,
-      R: batch.R,
-      segments: { count: batch.S, maxLength: batch.maxLength, cu: this.cu, kvLens: batch.kvLens ? this.#kvLens : null },
+      T: roundUp(batch.T, this.step),
+      R: roundUp(batch.R, this.step),
+      segments: { count: batch.S, maxLength, cu: this.cu, kvLens: batch.kvLens ? this.#kvLens : null },
       ids: this.#ids,
       positions: this.#positions,
       rows: this.#rows,

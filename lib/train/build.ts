@@ -2,6 +2,7 @@
 import type { Device } from "../../ffi/device.ts";
 import type { Config } from "../config/schema.ts";
 import { UserError } from "../errors.ts";
+import { KEEP_ALL, type Recompute, RUNGS } from "../model/activations.ts";
 import type { LlamaConfig } from "../model/config.ts";
 import type { AdapterOf } from "../model/linear.ts";
 import { Adam } from "../optim/adam.ts";
@@ -9,6 +10,8 @@ import { PooledSimilarity } from "../reweight/pooled.ts";
 import { CoreSimilarity, ExactSimilarity, type Similarity } from "../reweight/similarity.ts";
 import type { Limits } from "../model/llama.ts";
 import { Engine } from "./engine.ts";
+import { roomBytes } from "./fit.ts";
+import { memoryPlan } from "./memory.ts";
 import type { PassOptions } from "./plan.ts";
 
 /** What a training run is made of. */
@@ -27,17 +30,50 @@ export function passOptions({ reweight: { method, similarity, preset, validation
 
 /** The type that frozen weights have on a device: `train.precision`, where auto is the device's own. */
 export function weightDtype(dev: Device, precision: Config["train"]["precision"]): "f32" | "bf16" {
+  if (precision === "f32" && dev.backend === "cuda") {
+    throw new UserError("Cannot use train.precision: f32 on CUDA, which computes in bf16. Leave it out, or use --device cpu", 2);
+  }
   return precision === "auto" ? dev.activationDtype : precision;
 }
 
+/** What a run is laid out for. */
+export interface TrainingInputs {
+  readonly model: LlamaConfig;
+  readonly limits: Limits;
+  readonly adapterOf: AdapterOf;
+  readonly padId: number | null;
+}
+
 /**
- * Lays out a training run without taking memory: `engine.arena` then knows the plan, `engine.allocate()` takes it.
+ * Lays out a training run without taking memory: `engine.arena` then knows the plan, `engine.allocate()` takes it. With
+ * `train.recompute: auto` it recomputes as little as fits into `train.memory`, or on CUDA into what is free.
  * @throws {UserError} when keys of the configuration contradict each other
  */
-export function buildTraining(
+export function buildTraining(dev: Device, config: Config, inputs: TrainingInputs): Training {
+  const { recompute, memory } = config.train;
+  const { L } = inputs.model;
+  if (recompute !== "auto") return layOut(dev, config, inputs, { rung: recompute, layers: L });
+  const limit = memory ?? (dev.backend === "cuda" ? roomBytes(dev) : Infinity);
+  const ladder = [KEEP_ALL, ...RUNGS.slice(1).flatMap((rung) => Array.from({ length: L }, (_, l) => ({ rung, layers: l + 1 })))];
+  const at = (i: number) => layOut(dev, config, inputs, ladder[i]!);
+  const fits = (training: Training) => memoryPlan(dev, training, { saves: "nothing" }).total_bytes <= limit;
+  // Memory falls along the ladder: the first entry that fits, or the last one.
+  let low = 0, high = ladder.length - 1;
+  while (low < high) {
+    const middle = low === 0 ? 0 : Math.floor((low + high) / 2);
+    const training = at(middle);
+    if (!fits(training)) low = middle + 1;
+    else if (middle === 0) return training;
+    else high = middle;
+  }
+  return at(low);
+}
+
+function layOut(
   dev: Device,
   config: Config,
-  { model, limits, adapterOf, padId }: { model: LlamaConfig; limits: Limits; adapterOf: AdapterOf; padId: number | null },
+  { model, limits, adapterOf, padId }: TrainingInputs,
+  recompute: Recompute,
 ): Training {
   const { reweight, optimizer, train } = config;
   const weighted = reweight.method === "meta-lora";
@@ -48,6 +84,9 @@ export function buildTraining(
     limits,
     purpose: "train",
     staged: weighted ? samples : 0,
+    // One backward pass a step: its activations are free for the gradients. On the CPU they keep a place of their own.
+    stagedLayout: dev.backend === "cuda" && train.accumulate === 1 ? "reuse" : "whole",
+    recompute,
     padding: isPadded(config) ? { id: requirePad(padId) } : null,
   });
   if (engine.parameters === 0) {

@@ -3,14 +3,26 @@
  * gradient per sample. It knows nothing of methods or schedules; `trainer.ts` does.
  */
 import type { Device, Tensor } from "../../ffi/device.ts";
-import { combine, download, segmentSum, upload } from "../../ffi/operators.ts";
+import { download, segmentSum, upload } from "../../ffi/operators.ts";
 import type { LlamaConfig } from "../model/config.ts";
 import type { AdaptedMatrix, AdapterOf } from "../model/linear.ts";
-import { type GradientSink, type Limits, Llama } from "../model/llama.ts";
+import type { Recompute } from "../model/activations.ts";
+import { type DeviceBatch, type GradientSink, type Limits, Llama } from "../model/llama.ts";
 import type { Observed } from "../reweight/similarity.ts";
 import { Arena } from "../tensor/arena.ts";
-import { BatchBuffers, labelledTokens, type Normalisation, packBatch, type PackedBatch, rowSeeds, type Tokens } from "./batch.ts";
-import { AdapterGradients, SinkList } from "./gradients.ts";
+import {
+  BatchBuffers,
+  labelledTokens,
+  type Normalisation,
+  packBatch,
+  type PackedBatch,
+  rowSeeds,
+  shapeStep,
+  type Tokens,
+} from "./batch.ts";
+import { AdapterGradients, type GradientTarget, rowsTarget, SinkList } from "./gradients.ts";
+import { Graphs } from "./graphs.ts";
+import { StagedGradients } from "./staging.ts";
 
 /** What a pass tells about its samples. */
 export interface SampleLosses {
@@ -33,6 +45,10 @@ export interface EngineOptions {
   readonly purpose: "train" | "evaluate";
   /** Training samples whose gradients are staged at once; 0 stages none. */
   readonly staged: number;
+  /** Whether they may lie where activations were: only if all of them come from one backward pass. */
+  readonly stagedLayout?: "whole" | "reuse";
+  /** What the backward pass computes again instead of keeping it. */
+  readonly recompute?: Recompute;
   /** Runs samples with right padding of this id; only the reference preset does. */
   readonly padding?: { id: number } | null;
 }
@@ -45,22 +61,33 @@ export class Engine implements Disposable {
   readonly theta: Tensor;
   /** Gradient [1,P] of the current step; null when laid out to evaluate. */
   readonly grad: Tensor | null;
-  /** Per-sample gradients [n,P]. */
-  readonly staging: Tensor | null;
+  /** Per-sample gradients of a step. */
+  readonly staging: StagedGradients | null;
   readonly #batch: BatchBuffers;
   readonly #weights: Tensor; // f32 [n]
   readonly #sums: Tensor; // f64 [S]
+  readonly #graphs: Graphs;
   /** Called before every micro-batch; it may throw to end a pass between two of them. */
   beforePass: () => void = () => {};
 
   constructor(readonly dev: Device, config: LlamaConfig, readonly options: EngineOptions) {
-    const { adapterOf, weightDtype, limits, purpose, staged } = options;
-    this.model = new Llama(dev, config, { arena: this.arena, limits, adapterOf, weightDtype, purpose });
+    const { adapterOf, weightDtype, purpose, staged, stagedLayout = "whole", recompute } = options;
+    const step = shapeStep(dev.backend, options.limits.tokens, config.d);
+    const limits = BatchBuffers.padded(options.limits, step);
+    this.model = new Llama(dev, config, {
+      arena: this.arena,
+      limits,
+      adapterOf,
+      weightDtype,
+      purpose,
+      ...(recompute ? { recompute } : {}),
+    });
+    this.#graphs = new Graphs(dev, dev.backend === "cuda");
     const P = Math.max(1, this.model.parameters);
     this.theta = this.arena.reserve("adapter", 1, P);
     this.grad = purpose === "train" ? this.arena.reserve("adapter", 1, P) : null;
-    this.staging = staged > 0 ? this.arena.reserve("reweighting", staged, P) : null;
-    this.#batch = new BatchBuffers(this.arena, limits);
+    this.staging = staged > 0 ? new StagedGradients(dev, this.arena, this.model, staged, stagedLayout) : null;
+    this.#batch = new BatchBuffers(this.arena, options.limits, step);
     this.#weights = this.arena.reserve("workspace", 1, Math.max(1, staged));
     this.#sums = this.arena.reserve("workspace", 1, limits.segments, { dtype: "f64" });
   }
@@ -87,7 +114,12 @@ export class Engine implements Disposable {
       throw new RangeError(`Cannot set adapters: ${theta.length} numbers for P = ${this.parameters}`);
     }
     if (theta.length > 0) upload(this.dev, this.theta, theta);
-    this.model.refresh();
+    this.refresh();
+  }
+
+  /** Carries a changed θ into the weights that the products read. */
+  refresh(): void {
+    this.#graphs.run("refresh", () => this.model.refresh());
   }
 
   /** A copy of θ. */
@@ -118,8 +150,8 @@ export class Engine implements Disposable {
     const all: SampleLosses = { sums: new Float64Array(samples.length), tokens: [], exact: [] };
     for (const { first, part } of microBatches(samples, this.options.limits, this.options.padding ?? null)) {
       const beta = accumulate || first > 0 ? 1 : 0;
-      const target = { out, cu: this.#batch.cuWhole, segments: 1, beta } as const;
-      const losses = this.#pass(part, normalisation, { target, first, observe });
+      const target = rowsTarget(out, { cu: this.#batch.cuWhole, segments: 1, beta });
+      const losses = this.#pass(part, normalisation, { target, key: `sum ${out.byteOffset} ${beta}`, first, observe });
       all.sums.set(losses.sums, first);
       all.tokens.push(...losses.tokens);
       all.exact.push(...losses.exact);
@@ -129,15 +161,14 @@ export class Engine implements Disposable {
 
   /** Stages ∇ℓ_i of every sample, ℓ_i the mean over its labelled tokens, in rows first .. of `staging`. */
   stageGradients(samples: readonly Tokens[], { first, observe }: { first: number; observe: Observer }): SampleLosses {
-    const out = this.staging!.rowRange(first, samples.length);
-    const target = { out, cu: this.#batch.cu, segments: samples.length, beta: 0 } as const;
-    return this.#pass(samples, { per: "sample", samples: 1 }, { target, first, observe });
+    const target = this.staging!.target(this.#batch.cu, first, samples.length);
+    return this.#pass(samples, { per: "sample", samples: 1 }, { target, key: `stage ${first}`, first, observe });
   }
 
   /** grad = Σ w_i ∇ℓ_i over the n staged samples. */
   combineStaged(weights: Float64Array<ArrayBuffer>): void {
     upload(this.dev, this.#weights, Float32Array.from(weights));
-    combine(this.dev, weights.length, { weights: this.#weights, x: this.staging!, y: this.grad! });
+    this.staging!.combine(weights.length, this.#weights, this.grad!);
   }
 
   #pass(
@@ -145,20 +176,24 @@ export class Engine implements Disposable {
     normalisation: Normalisation,
     backward:
       | null
-      | { target: { out: Tensor; cu: Tensor; segments: number; beta: 0 | 1 }; first: number; observe: Observer },
+      | { target: GradientTarget; key: string; first: number; observe: Observer },
   ): SampleLosses {
     this.beforePass();
     const packed = packBatch(samples, { padding: this.options.padding ?? null });
     const batch = this.#batch.upload(this.dev, packed, rowSeeds(packed, normalisation));
-    this.model.forward(batch);
-    this.model.loss(batch, { backward: backward !== null });
-    if (backward) {
-      const { target, first, observe } = backward;
-      const { cu, cuWhole } = this.#batch;
-      const observer = observe({ cu, cuWhole, samples: packed.S, first });
-      const gradients = new AdapterGradients(this.dev, target);
-      this.model.backward(batch, observer ? new SinkList([gradients, observer]) : gradients);
-    }
+    const { cu, cuWhole } = this.#batch;
+    const observer = backward?.observe({ cu, cuWhole, samples: packed.S, first: backward.first }) ?? null;
+    const work = () => {
+      this.model.forward(batch);
+      this.model.loss(batch, { backward: backward !== null });
+      if (backward) {
+        const gradients = new AdapterGradients(this.dev, backward.target);
+        this.model.backward(batch, observer ? new SinkList([gradients, observer]) : gradients);
+      }
+    };
+    // An observer may keep books of its own, which a replay would not.
+    if (observer) work();
+    else this.#graphs.run(shapeKey(backward?.key ?? "evaluate", batch), work);
     return this.#losses(packed);
   }
 
@@ -181,8 +216,14 @@ export class Engine implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#graphs[Symbol.dispose]();
     this.arena[Symbol.dispose]();
   }
+}
+
+/** What the operators of a pass depend on beside the contents of device memory. */
+function shapeKey(kind: string, { T, R, segments: { count, maxLength, kvLens } }: DeviceBatch): string {
+  return `${kind} ${T} ${R} ${count} ${maxLength} ${kvLens !== null}`;
 }
 
 /** Splits samples, in order, into micro-batches that the limits can hold. */

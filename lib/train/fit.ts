@@ -1,11 +1,13 @@
 /** Refuses what the machine's memory cannot hold, and names the nearest setting that it can. */
 import type { Config } from "../config/schema.ts";
 import { UserError } from "../errors.ts";
-import { formatBytes, residentBytes } from "./memory.ts";
+import { CONTEXT_BYTES, formatBytes, residentBytes } from "./memory.ts";
+import type { Device } from "../../ffi/device.ts";
 
-/** Bytes that this process may come to hold: what it has and what the machine still gives. */
-export function roomBytes(): number {
-  return residentBytes() + Deno.systemMemoryInfo().available;
+/** Bytes that this process may come to hold on a device: what it has and what is still free. */
+export function roomBytes(dev?: Device): number {
+  if (dev?.backend !== "cuda") return residentBytes() + Deno.systemMemoryInfo().available;
+  return dev.memory().free + CONTEXT_BYTES;
 }
 
 /**

@@ -42,21 +42,29 @@ export function adapterColumns(linear: Linear, { xh, dy, gxh }: LinearTensors): 
   return parts;
 }
 
-/**
- * Writes adapter gradients of every segment into rows of `out` [S,P] laid out as θ.
- * @param cu offsets of the segments, i32 [S+1]; the whole stream as one segment sums over all samples
- * @param beta 0 overwrites, 1 adds (accumulation over micro-batches)
- */
+/** Where adapter gradients go, one row a segment, laid out as θ. */
+export interface GradientTarget {
+  /** Offsets of the segments, i32 [S+1]; the whole stream as one segment sums over all samples. */
+  readonly cu: Tensor;
+  readonly segments: number;
+  /** 0 overwrites, 1 adds (accumulation over micro-batches). */
+  readonly beta: 0 | 1;
+  /** Place of parameter `offset` in the first row, and elements from one row to the next. */
+  at(offset: number): { out: Tensor; stride: number };
+}
+
+/** Rows of one matrix out [S,P] as a target. */
+export function rowsTarget(out: Tensor, rest: Pick<GradientTarget, "cu" | "segments" | "beta">): GradientTarget {
+  return { ...rest, at: (offset) => ({ out: out.columns(offset, 1), stride: out.ld }) };
+}
+
+/** Writes adapter gradients of every segment to a target. */
 export class AdapterGradients implements GradientSink {
-  constructor(
-    readonly dev: Device,
-    readonly target: { out: Tensor; cu: Tensor; segments: number; beta: 0 | 1 },
-  ) {}
+  constructor(readonly dev: Device, readonly target: GradientTarget) {}
 
   linear(linear: Linear, _T: number, tensors: LinearTensors): void {
     if (linear.rank === 0) return;
-    const { out, cu, segments, beta } = this.target;
-    const at = (offset: number) => out.columns(offset, 1);
+    const { cu, segments, beta } = this.target;
     const gh = tensors.gxh.columns(linear.dIn, linear.rank);
     // All A of the layer lie one behind the other, as their gradients do in gxh: one product for the whole group.
     segmentOuter(this.dev, segments, {
@@ -65,8 +73,7 @@ export class AdapterGradients implements GradientSink {
       q: linear.dIn,
       a: gh,
       b: tensors.xh,
-      out: at(linear.thetaOffset),
-      stride: out.ld,
+      ...this.target.at(linear.thetaOffset),
       beta,
     });
     for (const { rank, scale, dOut, h, dy, bOffset } of adapterColumns(linear, tensors)) {
@@ -76,8 +83,7 @@ export class AdapterGradients implements GradientSink {
         q: rank,
         a: dy,
         b: h,
-        out: at(bOffset),
-        stride: out.ld,
+        ...this.target.at(bOffset),
         alpha: scale,
         beta,
       });

@@ -6,8 +6,10 @@ import type { Purpose } from "../tensor/arena.ts";
 import type { Training } from "./build.ts";
 import type { Engine } from "./engine.ts";
 
-/** The plan that `--dry-run` prints; all in bytes. */
+/** The plan that `--dry-run` prints; all in bytes. On CUDA all but `host` lie on the GPU, and the total is the GPU's. */
 export interface MemoryPlan extends Record<Purpose, number> {
+  /** CUDA only: the driver's context, cuBLAS and its workspace, recorded graphs. */
+  readonly driver: number;
   /** Program, runtime and data set, read off this process before the arena is taken. */
   readonly host: number;
   readonly total_bytes: number;
@@ -24,6 +26,10 @@ export interface HostWork {
  * of 4 × 128 to 4 × 1024 tokens, f32 and bf16, every method: the plan came within 4 % of the peak that the kernel reported.
  */
 const RUNTIME_GROWTH = 8 * 2 ** 20; // heap and compiled code that the loop adds
+/** What CUDA takes of a GPU beside the arena. */
+const DRIVER_BYTES = 640 * 2 ** 20;
+/** The part of it that an open device has taken already. */
+export const CONTEXT_BYTES = 520 * 2 ** 20;
 const THREAD_GROWTH = 2 ** 20; // stack and attention's tiles of one thread
 const PACKED_MOST = 8 * 2 ** 20; // of each operand that a matrix product copies into panels (PACKED in kernels/cpu/gemm.cpp)
 
@@ -38,9 +44,13 @@ export function memoryPlan(
   const moments = Adam.hostBytes(P, adam.options.placement);
   // One copy of θ, or one of m and one of v.
   const saved = { nothing: 0, adapter: 4 * P, checkpoints: 8 * P }[saves];
+  if (dev.backend === "cuda") {
+    const host = residentBytes() + RUNTIME_GROWTH + moments + saved;
+    return { ...plan, driver: DRIVER_BYTES, host, total_bytes: engine.arena.bytes + DRIVER_BYTES };
+  }
   const growth = RUNTIME_GROWTH + dev.units * THREAD_GROWTH + packedBytes(engine);
   const host = residentBytes() + growth + moments + saved;
-  return { ...plan, host, total_bytes: engine.arena.bytes + host };
+  return { ...plan, driver: 0, host, total_bytes: engine.arena.bytes + host };
 }
 
 /** Panels of the largest product: activations [T, width] times a frozen matrix. */
@@ -70,6 +80,13 @@ export function residentBytes(): number {
 /** The most that getrusage tells: it starts with what the process that started this one had. */
 const inherited = mostResident();
 let sampled = 0;
+
+/** What a run has taken so far: on CUDA of the GPU (other processes on it count, too), else resident bytes of this process. */
+export function takenBytes(dev: Device): number {
+  if (dev.backend === "cpu") return peakMemoryBytes();
+  const { free, total } = dev.memory();
+  return total - free;
+}
 
 /** Most resident bytes of this process so far. */
 export function peakMemoryBytes(): number {

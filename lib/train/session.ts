@@ -26,7 +26,7 @@ import {
 } from "./checkpoint.ts";
 import { type Evaluation, evaluation } from "./evaluation.ts";
 import type { Ending, RunListener, RunResult } from "./events.ts";
-import { requireRoom } from "./fit.ts";
+import { requireRoom, roomBytes } from "./fit.ts";
 import { RunFiles, writing } from "./folder.ts";
 import { type RunIdentity, runIdentity } from "./identity.ts";
 import { loadRunInputs } from "./inputs.ts";
@@ -74,7 +74,7 @@ export function train(
   using dev = Device.open(device);
   const prepared = prepareRun(dev, config, inputs);
   using engine = prepared.engine;
-  requireRoom("train", prepared.plan.total_bytes, smallerRuns(dev, prepared));
+  requireRoom("train", prepared.plan.total_bytes, smallerRuns(dev, prepared), roomBytes(dev));
   const room = checkpointBytes(engine.parameters, inputs.data.train.samples.length);
   writing(config.output, () => requireDiskRoom(config.output, room, "train"));
   loadRun(dev, prepared);

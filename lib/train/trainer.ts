@@ -349,7 +349,7 @@ export class Trainer {
       if (error instanceof RangeError) return { fault: error.message };
       throw error;
     }
-    this.engine.model.refresh();
+    this.engine.refresh();
     this.step++;
     return { norm };
   }

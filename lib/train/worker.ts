@@ -56,7 +56,7 @@ function planRun(config: Config, { device = {} }: RunOptions): PlannedRun {
       test: test && datasetFacts(test),
     },
     plan,
-    room: roomBytes(),
+    room: roomBytes(dev),
   };
 }
 

@@ -126,8 +126,7 @@ for (const point of ["trained", "fresh"]) {
         using tensors = new FixtureTensors("similarity");
         const P = engine.parameters;
         engine.stageGradients(train, { first: 0, observe: () => null });
-        const staged = new Float32Array(4 * P);
-        download(dev, staged, engine.staging!);
+        const staged = engine.staging!.read(4, engine.parameters);
         const norms = train.map((_, i) => Math.hypot(...blocks(staged.subarray(i * P, (i + 1) * P))));
         assertClose("gradient norms", norms, expected.gradientNorms.all.train, 1e-4);
         const grad = () => {
@@ -240,8 +239,7 @@ Deno.test({
     withEngine("fresh", () => null, (engine, _, dev) => {
       engine.stageGradients(train, { first: 0, observe: () => null });
       const P = engine.parameters;
-      const staged = new Float32Array(4 * P);
-      download(dev, staged, engine.staging!);
+      const staged = engine.staging!.read(4, engine.parameters);
       for (let i = 0; i < 4; i++) {
         for (const { rank, dIn, dOut, aOffset, bOffset } of engine.adapters) {
           const row = staged.subarray(i * P, (i + 1) * P);

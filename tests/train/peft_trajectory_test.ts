@@ -46,7 +46,7 @@ for (const placement of ["device", "host"] as const) {
           const lr = learningRate(step.step, { lr: fixture.optimizer.lr, schedule, warmup, total });
           assertClose(`step ${step.step}: learning rate`, [lr], [step.lr], 1e-9);
           const gradNorm = adam.update(engine.theta, engine.grad!, lr);
-          engine.model.refresh();
+          engine.refresh();
           assertClose(`step ${step.step}: loss`, [sums.reduce((a, b) => a + b, 0) / tokens], [step.loss], 1e-5);
           assertClose(`step ${step.step}: gradient norm`, [gradNorm], [step.gradNorm], 1e-4);
         }
@@ -129,7 +129,7 @@ Deno.test({
         const part: Tokens[] = batch.map((i: number) => samples[i]!);
         engine.sumGradients(part, { per: "token", tokens: tokensIn(part) }, { out: engine.grad! });
         adam.update(engine.theta, engine.grad!, 1e-3);
-        engine.model.refresh();
+        engine.refresh();
       }
       return engine.getAdapters();
     });

@@ -1,0 +1,72 @@
+import { assert, assertEquals } from "@std/assert";
+import { Device } from "../../ffi/device.ts";
+import { KEEP_ALL, type Recompute, RUNGS } from "../../lib/model/activations.ts";
+import { parseModelConfig } from "../../lib/model/config.ts";
+import { randomWeights } from "../../lib/model/load.ts";
+import type { Tokens } from "../../lib/train/batch.ts";
+import { Engine, type EngineOptions } from "../../lib/train/engine.ts";
+import "./harness.ts";
+import { normals } from "../native/harness.ts";
+
+const config = parseModelConfig("tiny", {
+  model_type: "llama",
+  vocab_size: 64,
+  hidden_size: 32,
+  intermediate_size: 80,
+  num_hidden_layers: 3,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+});
+
+const samples: Tokens[] = [9, 17, 5].map((length, i) => {
+  const ids = Int32Array.from({ length }, (_, t) => (7 * t + 11 * i + 3) % 64);
+  return { ids, labels: ids };
+});
+
+/** Summed gradient, then per-sample gradients, of a fresh engine with B ≠ 0. */
+function gradients(options: Partial<EngineOptions>): { sum: Float32Array; staged: Float32Array; bytes: number } {
+  using dev = Device.open({ threads: 2 });
+  using engine = new Engine(dev, config, {
+    adapterOf: () => ({ rank: 4, scale: 0.5 }),
+    weightDtype: "f32",
+    limits: { tokens: 31, rows: 28, segments: 3, positions: 17 },
+    purpose: "train",
+    staged: 3,
+    ...options,
+  });
+  const { bytes } = engine.arena;
+  engine.allocate();
+  randomWeights(dev, engine.model);
+  engine.setAdapters(normals(engine.parameters, 5).map((x) => 0.1 * x));
+  engine.sumGradients(samples, { per: "sample", samples: 3 }, { out: engine.grad! });
+  const sum = new Float32Array(engine.parameters);
+  dev.check(dev.symbols.ml_download(dev.ctx, new Uint8Array(sum.buffer), engine.grad!.pointer, BigInt(sum.byteLength)));
+  engine.stageGradients(samples, { first: 0, observe: () => null });
+  return { sum, staged: engine.staging!.read(3, engine.parameters), bytes };
+}
+
+Deno.test("every rung of recomputation gives the same bits, and each takes less memory than the one before", () => {
+  const kept = gradients({ recompute: KEEP_ALL });
+  assert(kept.sum.some((x) => x !== 0));
+  let { bytes } = kept;
+  const ladder: Recompute[] = RUNGS.slice(1).flatMap((rung) => [1, 2, 3].map((layers) => ({ rung, layers })));
+  for (const recompute of ladder) {
+    const { sum, staged, bytes: less } = gradients({ recompute });
+    assertEquals(sum, kept.sum, JSON.stringify(recompute));
+    assertEquals(staged, kept.staged, JSON.stringify(recompute));
+    if (recompute.layers === 3) {
+      assert(less < bytes, `${JSON.stringify(recompute)}: ${less} bytes, the rung before takes ${bytes}`);
+      bytes = less;
+    }
+  }
+});
+
+Deno.test("per-sample gradients in the place of activations have the same bits and take less memory", () => {
+  const whole = gradients({ stagedLayout: "whole" });
+  for (const rung of RUNGS) {
+    const recompute = { rung, layers: 3 };
+    const reuse = gradients({ stagedLayout: "reuse", recompute });
+    assertEquals(reuse.staged, whole.staged, rung);
+    if (rung !== "block") assert(reuse.bytes < gradients({ stagedLayout: "whole", recompute }).bytes, rung); // else too small
+  }
+});
