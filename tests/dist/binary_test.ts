@@ -47,7 +47,6 @@ Deno.test("the binary has the size that was promised and nothing of the machine 
   const text = new TextDecoder("latin1").decode(bytes);
   const foreign = { "the project's folder": ROOT, "a test package": "fast-check/lib", "a test's module": "tests/e2e/harness.ts" };
   for (const [what, mark] of Object.entries(foreign)) assert(!text.includes(mark), `${what} is in the binary`);
-  assert(text.includes("lib/train/worker.ts"));
 });
 
 Deno.test("the binary starts every command from an empty folder", { ignore }, async () => {
