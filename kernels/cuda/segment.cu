@@ -100,13 +100,13 @@ static __global__ void __launch_bounds__(THREADS, NR <= 64 ? 2 : 1) outer_kernel
   block /= o.wide_tiles;
   const int64_t narrow_at = block % o.narrow_tiles * NR, segment = block / o.narrow_tiles;
 
-  const int64_t rows = o.cu[segment + 1] - o.cu[segment], stages = (rows + S::ROWS - 1) / S::ROWS;
-  const int64_t first = stages * rank / o.split, last = stages * (rank + 1) / o.split;
+  const int rows = o.cu[segment + 1] - o.cu[segment], stages = (rows + S::ROWS - 1) / S::ROWS;
+  const int first = (int)((int64_t)stages * rank / o.split), last = (int)((int64_t)stages * (rank + 1) / o.split);
   const bf16* narrow = o.narrow + o.cu[segment] * o.ld_narrow + narrow_at;
   const bf16* wide = o.wide + o.cu[segment] * o.ld_wide + wide_at;
-  const auto load_stage = [&](int64_t stage) {
+  const auto load_stage = [&](int stage) {
     char* to = memory + (stage - first) % S::STAGES * S::STAGE;
-    const int64_t row = stage * S::ROWS;
+    const int64_t row = (int64_t)stage * S::ROWS;
     load_tile<WT, S::ROWS, S::WIDE_PITCH>(to, wide + row * o.ld_wide, o.ld_wide, rows - row, o.wide_count - wide_at, o.wide_aligned);
     load_tile<NR, S::ROWS, S::NARROW_PITCH>(to + S::ROWS * S::WIDE_PITCH, narrow + row * o.ld_narrow, o.ld_narrow, rows - row,
                                             o.narrow_count - narrow_at, o.narrow_aligned);
@@ -122,7 +122,7 @@ static __global__ void __launch_bounds__(THREADS, NR <= 64 ? 2 : 1) outer_kernel
     if (first + i < last) load_stage(first + i);
     asm volatile("cp.async.commit_group;" ::: "memory");
   }
-  for (int64_t stage = first; stage < last; stage++) {
+  for (int stage = first; stage < last; stage++) {
     asm volatile("cp.async.wait_group %0;" ::"n"(S::STAGES - 2) : "memory");
     __syncthreads();  // this stage has arrived, and everybody has left the one that is loaded next
     if (stage + S::STAGES - 1 < last) load_stage(stage + S::STAGES - 1);

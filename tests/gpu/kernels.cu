@@ -1,0 +1,26 @@
+// kernels.cu: checks the CUDA kernels other than attention and the products against references in double, then times them.
+//
+//   nvcc -O2 -std=c++17 -Xcompiler -ffp-contract=off -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a
+//     -o build/gpu-kernels tests/gpu/kernels.cu kernels/cuda/{embedding,rmsnorm,rope,swiglu,cross_entropy,segment,vector,adam,convert}.cu
+//   build/gpu-kernels [check | time [part of a name]]
+#include "kernels_check.cuh"
+#include "kernels_reduce_check.cuh"
+#include "kernels_time.cuh"
+
+int main(int count, char** arguments) {
+  cudaDeviceProp device;
+  CUDA_OK(cudaGetDeviceProperties(&device, 0));
+  metalora::cuda::Launch on = {};
+  CUDA_OK(cudaStreamCreate(&on.stream));
+  on.arch = device.major * 10 + device.minor;
+  on.units = device.multiProcessorCount;
+  printf("%s, compute capability %d.%d, %d multiprocessors\n", device.name, device.major, device.minor, on.units);
+  const std::string what = count > 1 ? arguments[1] : "";
+  if (what != "time") {
+    check_rows(on);
+    check_reductions(on);
+    printf("%d checks, %d failed\n", harness::checks, harness::failures);
+  }
+  if (what != "check") time_kernels(on, count > 2 ? arguments[2] : "");
+  return harness::failures > 0;
+}

@@ -1,0 +1,304 @@
+// kernels_check.cuh: checks of the operators over rows of activations, of Adam and of the conversions.
+#pragma once
+#include <cuda_fp16.h>
+
+#include "../../ffi/metalora.h"
+#include "harness.cuh"
+
+using namespace harness;
+using metalora::cuda::Launch;
+namespace ops = metalora::cuda;
+
+// One size of the rows: columns, padding of each leading dimension, elements off the 16-byte grid.
+struct Size {
+  int64_t rows, cols, pad, shift;
+  std::string name(const char* op) const {
+    return std::string(op) + " [" + std::to_string(rows) + ", " + std::to_string(cols) + "] pad " + std::to_string(pad) + " shift " +
+           std::to_string(shift);
+  }
+};
+
+template <typename T>
+bool same_bits(T a, T b) {
+  return memcmp(&a, &b, sizeof(T)) == 0;
+}
+
+static void check_embedding(const Launch& on, const Size& size) {
+  Random random(1);
+  const int64_t T = size.rows, d = size.cols, V = 50;
+  Matrix<bf16> table(V, d), out(T, d, d + size.pad, size.shift), back(T + 5, d, d + size.pad, size.shift), picked(T, d, d + size.pad);
+  Matrix<int32_t> fault(1, 1);
+  table.random(random).put();
+  std::vector<int32_t> ids(T), rows(T);
+  for (auto& id : ids) id = random.below((int)V);
+  for (int64_t t = 0; t < T; t++) rows[t] = (int32_t)(T - 1 - t);  // no row twice
+  for (int32_t wrong : {0, -1, (int)V, -7}) {
+    if (wrong) ids[T / 2] = wrong;
+    Ints on_device(ids);
+    fault.host[0] = 0;
+    run_repeatedly(out, [&] { out.poison(), out.put(), fault.put(); },
+                   [&] { return ops::embedding_forward(on, T, d, V, table.device, on_device, out.device, out.ld, fault.device); },
+                   size.name("embedding_forward"));
+    bool right = true;
+    for (int64_t t = 0; t < T; t++)
+      for (int64_t j = 0; j < d; j++) {
+        const bool known = ids[t] >= 0 && ids[t] < V;
+        right = right && same_bits(out.at(t, j), known ? table.at(ids[t], j) : bf16(0.0f));
+      }
+    fault.get();
+    expect(right, size.name("embedding_forward rows"));
+    expect(fault.host[0] == (wrong == 0 ? 0 : wrong == -1 ? INT32_MIN : wrong + 1), size.name("embedding_forward fault"));
+  }
+  Ints on_device(rows);
+  run_repeatedly(picked, [&] { picked.poison(), picked.put(); },
+                 [&] { return ops::gather_rows(on, T, d, out.device, out.ld, on_device, picked.device, picked.ld); }, size.name("gather_rows"));
+  run_repeatedly(back, [&] { back.poison(), back.put(); },
+                 [&] { return ops::scatter_rows(on, T, T + 5, d, picked.device, picked.ld, on_device, back.device, back.ld); },
+                 size.name("scatter_rows"));
+  bool gathered = true, scattered = true;
+  for (int64_t t = 0; t < T + 5; t++)
+    for (int64_t j = 0; j < d; j++) {
+      if (t < T) gathered = gathered && same_bits(picked.at(t, j), out.at(rows[t], j));
+      scattered = scattered && same_bits(back.at(t, j), t < T ? out.at(t, j) : bf16(0.0f));
+    }
+  expect(gathered, size.name("gather_rows values"));
+  expect(scattered, size.name("scatter_rows values"));
+}
+
+static void check_rmsnorm(const Launch& on, const Size& size, bool with_delta) {
+  Random random(2);
+  const int64_t T = size.rows, d = size.cols;
+  const float eps = 1e-5f;
+  Matrix<bf16> x(T, d), delta(T, d), sum(T, d), y(T, d, d + size.pad, size.shift), again(T, d, d + size.pad, size.shift);
+  Matrix<bf16> dy(T, d, d + size.pad, size.shift), dx(T, d), old(T, d);
+  Matrix<float> weight(1, d), rstd(1, T);
+  x.random(random, 2).put(), delta.random(random).put(), weight.random(random, 1.5f).put(), dy.random(random).put(), old.random(random);
+  const std::string name = size.name(with_delta ? "rmsnorm_forward with delta" : "rmsnorm_forward");
+  run_repeatedly(y, [&] { y.poison(), y.put(), sum.poison(), sum.put(), rstd.poison(), rstd.put(); },
+                 [&] {
+                   return ops::rmsnorm_forward(on, T, d, eps, x.device, with_delta ? delta.device : nullptr, weight.device, sum.device,
+                                               y.device, y.ld, rstd.device);
+                 },
+                 name);
+  sum.get(), rstd.get();
+  bool sums = sum.intact() && rstd.intact();
+  std::vector<double> scale(T), mean(T);
+  for (int64_t t = 0; t < T; t++) {
+    double squares = 0;
+    for (int64_t j = 0; j < d; j++) {
+      const float wanted = __bfloat162float(x.at(t, j)) + (with_delta ? __bfloat162float(delta.at(t, j)) : 0.0f);
+      sums = sums && same_bits(sum.at(t, j), __float2bfloat16_rn(wanted));
+      squares += sum.value(t, j) * sum.value(t, j);
+    }
+    scale[t] = 1 / sqrt(squares / (double)d + (double)eps);
+  }
+  expect(sums, name + " sum");
+  expect_close(rstd, [&](int64_t, int64_t t) { return scale[t]; }, [&](int64_t, int64_t t) { return 2e-6 * scale[t]; }, name + " rstd");
+  const auto want = [&](int64_t t, int64_t j) { return sum.value(t, j) * scale[t] * weight.value(0, j); };
+  expect_close(y, want, [&](int64_t t, int64_t j) { return ROUNDING * fabs(want(t, j)) + 1e-30; }, name + " y");
+  // The stored sum normalised again gives the same bits; without a sum to store; and in place of x.
+  for (bool in_place : {false, true}) {
+    again.poison(), again.put();
+    CUDA_OK(ops::rmsnorm_forward(on, T, d, eps, sum.device, nullptr, weight.device, in_place ? sum.device : nullptr, again.device, again.ld,
+                                 rstd.device));
+    CUDA_OK(cudaDeviceSynchronize());
+    again.get();
+    expect(memcmp((void*)again.host.data(), (void*)y.host.data(), y.count * 2) == 0, name + " again");
+  }
+  run_repeatedly(dx, [&] { dx.host = old.host, dx.put(); },
+                 [&] { return ops::rmsnorm_backward(on, T, d, sum.device, weight.device, rstd.device, dy.device, dy.ld, dx.device); },
+                 size.name("rmsnorm_backward"));
+  for (int64_t t = 0; t < T; t++) {
+    mean[t] = 0;
+    for (int64_t j = 0; j < d; j++) mean[t] += weight.value(0, j) * dy.value(t, j) * sum.value(t, j) / (double)d;
+  }
+  const auto gradient = [&](int64_t t, int64_t j) {
+    return old.value(t, j) + scale[t] * (weight.value(0, j) * dy.value(t, j) - sum.value(t, j) * scale[t] * scale[t] * mean[t]);
+  };
+  expect_close(dx, gradient, [&](int64_t t, int64_t j) { return ROUNDING * fabs(gradient(t, j)) + 1e-5; }, size.name("rmsnorm_backward dx"));
+}
+
+static void check_rope(const Launch& on, int64_t T, int64_t heads, int64_t D, int64_t pad, int64_t shift) {
+  Random random(3);
+  const Size size = {T, heads * D, pad, shift};
+  const int64_t half = D / 2, places = 40;
+  Matrix<bf16> x(T, heads * D, heads * D + pad, shift), old(T, heads * D, heads * D + pad);
+  Matrix<float> c(places, half), s(places, half);
+  old.random(random);
+  for (int64_t i = 0; i < places; i++)
+    for (int64_t j = 0; j < half; j++) {
+      const double angle = (double)i * pow(10000, -2.0 * (double)j / (double)D);
+      c.at(i, j) = (float)cos(angle), s.at(i, j) = (float)sin(angle);
+    }
+  c.put(), s.put();
+  std::vector<int32_t> positions(T);
+  for (auto& position : positions) position = random.below((int)places);
+  Ints on_device(positions);
+  for (bool inverse : {false, true}) {
+    run_repeatedly(x, [&] { x.host = old.host, x.put(); },
+                   [&] { return ops::rope(on, T, heads, D, x.device, x.ld, c.device, s.device, on_device, inverse); }, size.name("rope"));
+    const auto want = [&](int64_t t, int64_t column) {
+      const int64_t h = column / D * D, j = column % D % half;
+      const double a = old.value(t, h + j), b = old.value(t, h + j + half), cosine = c.value(positions[t], j);
+      const double sine = s.value(positions[t], j) * (inverse ? -1 : 1);
+      return column % D < half ? a * cosine - b * sine : b * cosine + a * sine;
+    };
+    expect_close(x, want, [&](int64_t t, int64_t j) { return ROUNDING * fabs(want(t, j)) + 1e-6; }, size.name("rope values"));
+  }
+}
+
+static void check_swiglu(const Launch& on, const Size& size) {
+  Random random(4);
+  const int64_t T = size.rows, f = size.cols;
+  Matrix<bf16> gate_up(T, 2 * f), y(T, f, f + size.pad, size.shift), dy(T, f, f + size.pad, size.shift), grad(T, 2 * f), in_place(T, 2 * f);
+  gate_up.random(random, 8), dy.random(random).put();
+  assign(gate_up.at(0, 0), -200.0f), assign(gate_up.at(T - 1, f - 1), 200.0f);  // where e^-x is infinite, and 0
+  gate_up.put();
+  run_repeatedly(y, [&] { y.poison(), y.put(); }, [&] { return ops::swiglu_forward(on, T, f, gate_up.device, y.device, y.ld); },
+                 size.name("swiglu_forward"));
+  const auto sigmoid = [](double g) { return 1 / (1 + exp(-g)); };
+  const auto value = [&](int64_t t, int64_t j) { return gate_up.value(t, j) * sigmoid(gate_up.value(t, j)) * gate_up.value(t, f + j); };
+  expect_close(y, value, [&](int64_t t, int64_t j) { return ROUNDING * fabs(value(t, j)) + 1e-30; }, size.name("swiglu_forward y"));
+  const auto gradient = [&](int64_t t, int64_t column) {
+    const int64_t j = column % f;
+    const double g = gate_up.value(t, j), u = gate_up.value(t, f + j), o = dy.value(t, j), s = sigmoid(g);
+    return column < f ? o * u * s * (1 + g * (1 - s)) : o * g * s;
+  };
+  run_repeatedly(grad, [&] { grad.poison(), grad.put(); },
+                 [&] { return ops::swiglu_backward(on, T, f, gate_up.device, dy.device, dy.ld, grad.device); }, size.name("swiglu_backward"));
+  expect_close(grad, gradient, [&](int64_t t, int64_t j) { return ROUNDING * fabs(gradient(t, j)) + 1e-5; }, size.name("swiglu_backward values"));
+  run_repeatedly(in_place, [&] { in_place.host = gate_up.host, in_place.put(); },
+                 [&] { return ops::swiglu_backward(on, T, f, in_place.device, dy.device, dy.ld, in_place.device); },
+                 size.name("swiglu_backward in place"));
+  expect(memcmp((void*)in_place.host.data(), (void*)grad.host.data(), grad.count * 2) == 0, size.name("swiglu_backward in place: other bits"));
+}
+
+// lib/optim/adam.ts in C++, which this file's flags keep from contraction.
+static void adam_on_host(int64_t P, float* theta, const float* grad, float* m, float* v, double lr, double b1, double b2, double eps,
+                         double weight_decay, double bias1, double bias2, double grad_scale) {
+  for (int64_t j = 0; j < P; j++) {
+    const double g = grad_scale * (double)grad[j];
+    m[j] = (float)(b1 * (double)m[j] + (1 - b1) * g);
+    v[j] = (float)(b2 * (double)v[j] + (1 - b2) * (g * g));
+    const double decayed = (double)theta[j] - lr * weight_decay * (double)theta[j];
+    theta[j] = (float)(decayed - lr * ((double)m[j] / bias1) / (sqrt((double)v[j] / bias2) + eps));
+  }
+}
+
+static void check_adam(const Launch& on, int64_t P, int64_t shift) {
+  Random random(5);
+  const Size size = {1, P, 0, shift};
+  Matrix<float> theta(1, P, 0, shift), g(1, P, 0, shift), m(1, P, 0, shift), v(1, P, 0, shift), out(1, P, 0, shift);
+  theta.random(random), m.random(random, 1e-3f), v.random(random, 1e-6f), g.random(random);
+  for (int64_t j = 0; j < P; j++) {
+    v.at(0, j) = fabsf(v.at(0, j));
+    g.at(0, j) *= powf(10, random.next() * 20);  // from 1e-20 to 1e20: subnormal and large moments too
+  }
+  theta.put(), m.put(), v.put(), g.put();
+  const double lr = 5e-4, b1 = 0.9, b2 = 0.95, eps = 1e-8, decay = 0.01, clip = 0.37;
+  std::vector<float> wanted[3] = {theta.host, m.host, v.host};
+  for (int step = 1; step <= 3; step++) {
+    const double bias1 = 1 - pow(b1, step), bias2 = 1 - pow(b2, step);
+    CUDA_OK(ops::adam(on, P, theta.device, g.device, m.device, v.device, lr, b1, b2, eps, decay, bias1, bias2, clip));
+    CUDA_OK(cudaDeviceSynchronize());
+    adam_on_host(P, wanted[0].data(), g.host.data(), wanted[1].data(), wanted[2].data(), lr, b1, b2, eps, decay, bias1, bias2, clip);
+  }
+  theta.get(), m.get(), v.get();
+  expect(memcmp(theta.host.data(), wanted[0].data(), P * 4) == 0, size.name("adam theta: other bits than on the host"));
+  expect(memcmp(m.host.data(), wanted[1].data(), P * 4) == 0, size.name("adam m: other bits than on the host"));
+  expect(memcmp(v.host.data(), wanted[2].data(), P * 4) == 0, size.name("adam v: other bits than on the host"));
+  expect(theta.intact() && m.intact() && v.intact(), size.name("adam: guards were written"));
+  const double bias2 = 1 - pow(b2, 3);
+  run_repeatedly(out, [&] { out.poison(), out.put(); }, [&] { return ops::adam_precondition(on, P, g.device, v.device, bias2, eps, out.device); },
+                 size.name("adam_precondition"));
+  bool same = true;
+  for (int64_t j = 0; j < P; j++)
+    same = same && same_bits(out.at(0, j), (float)((double)g.at(0, j) / (sqrt((double)v.at(0, j) / bias2) + eps)));
+  expect(same, size.name("adam_precondition: other bits than on the host"));
+}
+
+static float as_float(float x) { return x; }
+static float as_float(bf16 x) { return __bfloat162float(x); }
+static float as_float(__half x) { return __half2float(x); }
+
+template <typename From, typename To>
+static void check_convert_as(const Launch& on, const Size& size, int32_t from, int32_t to) {
+  Random random(6);
+  Matrix<From> src(size.rows, size.cols, size.cols + size.pad, size.shift);
+  Matrix<To> dst(size.rows, size.cols, size.cols + size.pad, size.shift);
+  for (int64_t i = 0; i < size.rows; i++)
+    for (int64_t j = 0; j < size.cols; j++) {
+      uint32_t bits = random.bits();  // any bits but NaN: subnormals and infinities too
+      memcpy((void*)&src.at(i, j), &bits, sizeof(From));
+      while (isnan(as_float(src.at(i, j)))) bits = random.bits(), memcpy((void*)&src.at(i, j), &bits, sizeof(From));
+    }
+  src.put();
+  const std::string name = size.name("convert_2d") + " " + std::to_string(from) + " to " + std::to_string(to);
+  run_repeatedly(dst, [&] { dst.poison(), dst.put(); },
+                 [&] { return ops::convert_2d(on, size.rows, size.cols, src.device, from, src.ld, dst.device, to, dst.ld); }, name);
+  bool same = true;
+  for (int64_t i = 0; i < size.rows; i++)
+    for (int64_t j = 0; j < size.cols; j++) {
+      To wanted;
+      assign(wanted, as_float(src.at(i, j)));
+      same = same && same_bits(dst.at(i, j), wanted);
+    }
+  expect(same, name + " values");
+}
+
+static void check_convert(const Launch& on, const Size& size) {
+  check_convert_as<float, float>(on, size, ML_F32, ML_F32);
+  check_convert_as<float, bf16>(on, size, ML_F32, ML_BF16);
+  check_convert_as<bf16, float>(on, size, ML_BF16, ML_F32);
+  check_convert_as<bf16, bf16>(on, size, ML_BF16, ML_BF16);
+  check_convert_as<__half, float>(on, size, ML_F16, ML_F32);
+  check_convert_as<__half, bf16>(on, size, ML_F16, ML_BF16);
+}
+
+// Two adapters (r and r2 columns) on d_out rows each of W [2 d_out, d_in + r + r2].
+static void check_lora_columns(const Launch& on, int64_t d_out, int64_t d_in, int64_t r, int64_t r2, int64_t pad) {
+  Random random(7);
+  const int64_t Q = r + r2;
+  Matrix<bf16> W(2 * d_out, d_in + Q, d_in + Q + pad);
+  Matrix<float> B(d_out, r), B2(d_out, r2);
+  B.random(random).put(), B2.random(random).put();
+  const Size size = {2 * d_out, d_in, r, r2};
+  run_repeatedly(W, [&] { W.poison(), W.put(); },
+                 [&] {
+                   const cudaError_t error = ops::lora_columns(on, 0, d_out, d_in, 0, r, Q, 0.5f, B.device, W.device, W.ld);
+                   return error ? error : ops::lora_columns(on, d_out, d_out, d_in, r, r2, Q, 3.0f, B2.device, W.device, W.ld);
+                 },
+                 size.name("lora_columns"));
+  bool same = true;
+  for (int64_t n = 0; n < 2 * d_out; n++)
+    for (int64_t c = 0; c < d_in + Q; c++) {
+      const int64_t j = c - d_in;
+      const bool first = n < d_out;
+      if (j < 0)
+        same = same && isnan(W.value(n, c));  // the frozen weight is left alone
+      else if (first ? j < r : j >= r)
+        same = same && same_bits(W.at(n, c), __float2bfloat16_rn(first ? 0.5f * B.at(n, j) : 3.0f * B2.at(n - d_out, j - r)));
+      else
+        same = same && same_bits(W.at(n, c), bf16(0.0f));
+    }
+  expect(same, size.name("lora_columns values"));
+}
+
+static void check_rows(const Launch& on) {
+  const Size sizes[] = {{37, 64, 0, 0}, {5, 576, 8, 0}, {3, 2048, 64, 8}, {3, 4096, 96, 0}, {2, 8192, 8, 0}, {2, 14336, 32, 0}, {2, 20000, 16, 0},
+                        {7, 4096, 3, 0}, {5, 264, 8, 1}, {5, 33, 2, 0}, {3, 4097, 7, 3}, {9, 1, 0, 0}, {300, 8, 0, 0}};
+  for (const Size& size : sizes) {
+    check_embedding(on, size);
+    check_rmsnorm(on, size, false);
+    check_rmsnorm(on, size, true);
+    check_swiglu(on, size);
+    check_convert(on, size);
+  }
+  const int64_t heads[][4] = {{12, 64, 0, 0}, {5, 128, 32, 0}, {40, 128, 0, 8}, {3, 80, 8, 0}, {9, 64, 3, 0}, {2, 6, 0, 0}, {7, 20, 1, 1}, {130, 256, 0, 0}};
+  for (const auto& h : heads) check_rope(on, 23, h[0], h[1], h[2], h[3]);
+  for (int64_t P : {1, 7, 1024, 100000, 99999})
+    for (int64_t shift : {0, 1}) check_adam(on, P, shift);
+  check_lora_columns(on, 48, 64, 16, 8, 0);
+  check_lora_columns(on, 48, 64, 32, 32, 3);
+  check_lora_columns(on, 33, 21, 5, 3, 1);
+}

@@ -1,0 +1,245 @@
+// kernels_time.cuh: microseconds and GB/s of the kernels at the sizes that fine-tuning runs.
+//
+// Each operator is captured into a graph of launches that go round several sets of buffers, more than the second-level cache
+// holds together; GB/s counts every operand read or written once.
+#pragma once
+#include "harness.cuh"
+
+namespace timing {
+
+using namespace harness;
+using metalora::cuda::Launch;
+namespace ops = metalora::cuda;
+
+static const size_t ARENA = 12ull << 30, APART = 512ull << 20;  // bytes in all; bytes that the sets of one operator cover
+
+struct Clock {
+  Launch on;
+  char* base;
+  size_t used;
+  cudaEvent_t begin, end;
+  const char* only;  // times the operators with this in their names
+};
+
+__global__ void fill(int64_t count, uint32_t* words, bool f32) {
+  for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (int64_t)gridDim.x * blockDim.x) {
+    uint32_t h = (uint32_t)i * 2654435761u;
+    h ^= h >> 15, h *= 2246822519u, h ^= h >> 13;
+    // Two bf16 of either sign or one positive float, between 0.25 and 0.5 in magnitude.
+    words[i] = f32 ? 0x3e800000u | (h & 0x00ffffffu) : 0x3e803e80u | (h & 0x80ff80ffu);
+  }
+}
+
+template <typename T>
+T* take(Clock& clock, int64_t count) {
+  char* at = clock.base + clock.used;
+  clock.used += (size_t)(count * (int64_t)sizeof(T) + 255) / 256 * 256;
+  if (clock.used > ARENA) {
+    printf("Cannot time: %zu bytes do not fit in the arena\n", clock.used);
+    exit(1);
+  }
+  fill<<<1024, 256, 0, clock.on.stream>>>((int64_t)(count * sizeof(T) / 4), (uint32_t*)at, sizeof(T) == 4);
+  return (T*)at;
+}
+
+inline int32_t* take_ints(Clock& clock, const std::vector<int32_t>& values) {
+  int32_t* at = take<int32_t>(clock, (int64_t)values.size());
+  CUDA_OK(cudaStreamSynchronize(clock.on.stream));
+  CUDA_OK(cudaMemcpy(at, values.data(), values.size() * 4, cudaMemcpyHostToDevice));
+  return at;
+}
+
+// make() takes one set of buffers and returns the launch over them.
+inline void measure(Clock& clock, const char* name, double bytes, const std::function<std::function<cudaError_t()>()>& make) {
+  if (!strstr(name, clock.only)) return;
+  clock.used = 0;
+  int sets = (int)((double)APART / bytes) + 1;
+  if (sets > 24) sets = 24;
+  std::vector<std::function<cudaError_t()>> launches;
+  for (int i = 0; i < sets; i++) launches.push_back(make());
+  const int rounds = sets < 8 ? 16 / sets + 1 : 2;
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  CUDA_OK(cudaStreamSynchronize(clock.on.stream));
+  CUDA_OK(cudaStreamBeginCapture(clock.on.stream, cudaStreamCaptureModeThreadLocal));
+  for (int round = 0; round < rounds; round++)
+    for (auto& launch : launches) CUDA_OK(launch());
+  CUDA_OK(cudaStreamEndCapture(clock.on.stream, &graph));
+  CUDA_OK(cudaGraphInstantiate(&executable, graph, 0));
+  float best = 1e30f;
+  for (int i = 0; i < 4; i++) {
+    CUDA_OK(cudaEventRecord(clock.begin, clock.on.stream));
+    CUDA_OK(cudaGraphLaunch(executable, clock.on.stream));
+    CUDA_OK(cudaEventRecord(clock.end, clock.on.stream));
+    CUDA_OK(cudaEventSynchronize(clock.end));
+    float ms;
+    CUDA_OK(cudaEventElapsedTime(&ms, clock.begin, clock.end));
+    if (i > 0 && ms < best) best = ms;
+  }
+  const double us = best * 1e3 / (rounds * sets);
+  printf("%-62s %9.1f us %7.0f GB/s\n", name, us, bytes / us * 1e-3);
+  CUDA_OK(cudaGraphExecDestroy(executable));
+  CUDA_OK(cudaGraphDestroy(graph));
+}
+
+inline void time_rows(Clock& clock, int64_t T) {
+  const int64_t d = 4096, f = 11008, V = 32000, H = 40, D = 128, pad = 96;
+  char name[100];
+  const auto title = [&](const char* op) { return snprintf(name, sizeof name, "%s T=%ld", op, (long)T), name; };
+  const Launch& on = clock.on;
+  std::vector<int32_t> ids(T), positions(T), rows(T / 2);
+  for (int64_t t = 0; t < T; t++) ids[t] = (int32_t)((uint64_t)t * 7919 % (uint64_t)V), positions[t] = (int32_t)(t % 400);
+  for (int64_t r = 0; r < T / 2; r++) rows[r] = (int32_t)(2 * r);
+  measure(clock, title("embedding_forward d=4096"), (double)T * d * 4, [&]() -> std::function<cudaError_t()> {
+    bf16 *table = take<bf16>(clock, V * d), *out = take<bf16>(clock, T * d);
+    int32_t *at = take_ints(clock, ids), *fault = take_ints(clock, {0});
+    return [=, &on] { return ops::embedding_forward(on, T, d, V, table, at, out, d, fault); };
+  });
+  measure(clock, title("gather_rows half of d=4096"), (double)T * d * 2, [&]() -> std::function<cudaError_t()> {
+    bf16 *x = take<bf16>(clock, T * d), *out = take<bf16>(clock, T / 2 * d);
+    int32_t* at = take_ints(clock, rows);
+    return [=, &on] { return ops::gather_rows(on, T / 2, d, x, d, at, out, d); };
+  });
+  measure(clock, title("scatter_rows half of d=4096"), (double)T * d * 4, [&]() -> std::function<cudaError_t()> {
+    bf16 *out = take<bf16>(clock, T * d), *x = take<bf16>(clock, T / 2 * d);
+    int32_t* at = take_ints(clock, rows);
+    return [=, &on] { return ops::scatter_rows(on, T / 2, T, d, x, d, at, out, d); };
+  });
+  for (int64_t width : {576, 2048, 4096, 8192}) {
+    snprintf(name, sizeof name, "rmsnorm_forward with delta d=%ld T=%ld", (long)width, (long)T);
+    measure(clock, name, (double)T * width * 8, [&]() -> std::function<cudaError_t()> {
+      bf16 *x = take<bf16>(clock, T * width), *delta = take<bf16>(clock, T * width), *sum = take<bf16>(clock, T * width);
+      bf16* y = take<bf16>(clock, T * (width + pad));
+      float *w = take<float>(clock, width), *rstd = take<float>(clock, T);
+      return [=, &on] { return ops::rmsnorm_forward(on, T, width, 1e-5f, x, delta, w, sum, y, width + pad, rstd); };
+    });
+    snprintf(name, sizeof name, "rmsnorm_backward d=%ld T=%ld", (long)width, (long)T);
+    measure(clock, name, (double)T * width * 8, [&]() -> std::function<cudaError_t()> {
+      bf16 *x = take<bf16>(clock, T * width), *dx = take<bf16>(clock, T * width), *dy = take<bf16>(clock, T * (width + pad));
+      float *w = take<float>(clock, width), *rstd = take<float>(clock, T);
+      return [=, &on] { return ops::rmsnorm_backward(on, T, width, x, w, rstd, dy, width + pad, dx); };
+    });
+  }
+  measure(clock, title("rope 40 heads of 128"), (double)T * H * D * 4, [&]() -> std::function<cudaError_t()> {
+    bf16* x = take<bf16>(clock, T * (H + 8) * D);
+    float *c = take<float>(clock, 400 * D / 2), *s = take<float>(clock, 400 * D / 2);
+    int32_t* at = take_ints(clock, positions);
+    return [=, &on] { return ops::rope(on, T, H, D, x, (H + 8) * D, c, s, at, false); };
+  });
+  measure(clock, title("swiglu_forward f=11008"), (double)T * f * 6, [&]() -> std::function<cudaError_t()> {
+    bf16 *x = take<bf16>(clock, T * 2 * f), *y = take<bf16>(clock, T * (f + 32));
+    return [=, &on] { return ops::swiglu_forward(on, T, f, x, y, f + 32); };
+  });
+  measure(clock, title("swiglu_backward in place f=11008"), (double)T * f * 10, [&]() -> std::function<cudaError_t()> {
+    bf16 *x = take<bf16>(clock, T * 2 * f), *y = take<bf16>(clock, T * (f + 32));
+    return [=, &on] { return ops::swiglu_backward(on, T, f, x, y, f + 32, x); };
+  });
+}
+
+inline void time_cross_entropy(Clock& clock, int64_t R, int64_t V, int arch) {
+  static Launch on;
+  on = clock.on;
+  on.arch = arch;
+  char name[100];
+  snprintf(name, sizeof name, "cross_entropy with gradient R=%ld V=%ld%s", (long)R, (long)V, arch == 90 ? "" : " (without clusters)");
+  std::vector<int32_t> labels(R);
+  for (int64_t r = 0; r < R; r++) labels[r] = (int32_t)(r * 31 % V);
+  measure(clock, name, (double)R * V * 6, [&]() -> std::function<cudaError_t()> {
+    float *z = take<float>(clock, R * V), *seeds = take<float>(clock, R), *losses = take<float>(clock, R);
+    int32_t *at = take_ints(clock, labels), *argmax = take<int32_t>(clock, R);
+    return [=] { return ops::cross_entropy(on, R, V, z, at, seeds, losses, argmax, true); };
+  });
+}
+
+// S segments of T rows in all; the i-th is i + 1 times as long as the first, about.
+inline void time_outer(Clock& clock, int64_t S, int64_t T, int64_t p, int64_t q, int arch) {
+  static Launch on;
+  on = clock.on;
+  on.arch = arch;
+  std::vector<int32_t> cu(S + 1);
+  for (int64_t i = 0; i <= S; i++) cu[i] = (int32_t)(T * (i * (i + 1)) / (S * (S + 1)));
+  const int64_t stride = p * q;
+  char name[100];
+  snprintf(name, sizeof name, "segment_outer S=%ld T=%ld [%ld, %ld]%s", (long)S, (long)T, (long)p, (long)q, arch == 90 ? "" : " (without clusters)");
+  measure(clock, name, (double)T * (p + q) * 2 + (double)S * p * q * 4, [&]() -> std::function<cudaError_t()> {
+    const int64_t lda = p < q ? q + 96 : p, ldb = q < p ? p + 96 : q + 96;
+    bf16 *a = take<bf16>(clock, T * lda), *b = take<bf16>(clock, T * ldb);
+    float* out = take<float>(clock, S * stride);
+    int32_t* at = take_ints(clock, cu);
+    return [=] { return ops::segment_outer(on, S, at, p, q, a, lda, b, ldb, 1.0f, 0.0f, out, stride); };
+  });
+}
+
+inline void time_vectors(Clock& clock, int64_t n, int64_t P) {
+  const Launch& on = clock.on;
+  char name[100];
+  snprintf(name, sizeof name, "row_dots shared n=%ld P=%.0e", (long)n, (double)P);
+  measure(clock, name, (double)(n + 1) * P * 4, [&]() -> std::function<cudaError_t()> {
+    float *a = take<float>(clock, n * P), *b = take<float>(clock, P);
+    double *parts = take<double>(clock, ops::row_dots_parts(n, P)), *out = take<double>(clock, n);
+    return [=, &on] { return ops::row_dots(on, n, P, a, P, b, 0, out, parts); };
+  });
+  snprintf(name, sizeof name, "row_dots with itself n=%ld P=%.0e", (long)n, (double)P);
+  measure(clock, name, (double)n * P * 4, [&]() -> std::function<cudaError_t()> {
+    float* a = take<float>(clock, n * P);
+    double *parts = take<double>(clock, ops::row_dots_parts(n, P)), *out = take<double>(clock, n);
+    return [=, &on] { return ops::row_dots(on, n, P, a, P, a, P, out, parts); };
+  });
+  snprintf(name, sizeof name, "combine n=%ld P=%.0e", (long)n, (double)P);
+  measure(clock, name, (double)(n + 1) * P * 4, [&]() -> std::function<cudaError_t()> {
+    float *x = take<float>(clock, n * P), *y = take<float>(clock, P), *w = take<float>(clock, n);
+    return [=, &on] { return ops::combine(on, n, P, w, x, P, 0.0f, y); };
+  });
+}
+
+}  // namespace timing
+
+static void time_kernels(const metalora::cuda::Launch& on, const char* only) {
+  using namespace timing;
+  Clock clock = {on, nullptr, 0, nullptr, nullptr, only};
+  CUDA_OK(cudaMalloc((void**)&clock.base, ARENA));
+  CUDA_OK(cudaEventCreate(&clock.begin));
+  CUDA_OK(cudaEventCreate(&clock.end));
+  measure(clock, "cudaMemcpy on the device, 512 MiB", (double)(1ull << 30), [&]() -> std::function<cudaError_t()> {
+    char *to = (char*)take<float>(clock, 128 << 20), *from = (char*)take<float>(clock, 128 << 20);
+    return [=, &on] { return cudaMemcpyAsync(to, from, 512 << 20, cudaMemcpyDeviceToDevice, on.stream); };
+  });
+  for (int64_t T : {1600, 8192}) time_rows(clock, T);
+  for (int64_t V : {32000, 50257, 125696, 152064}) time_cross_entropy(clock, 1600, V, on.arch);
+  time_cross_entropy(clock, 256, 125696, on.arch);
+  for (int64_t V : {32000, 125696}) time_cross_entropy(clock, 1600, V, 80);
+  const int64_t outers[][4] = {{1, 1600, 32, 4096},  {1, 8192, 32, 4096},  {4, 1600, 32, 4096},  {16, 8192, 32, 4096}, {4, 1600, 32, 11008},
+                               {4, 1600, 11008, 32}, {4, 1600, 22016, 32}, {1, 1600, 4096, 32},  {16, 8192, 4096, 32}, {4, 1600, 8, 4096},
+                               {4, 1600, 16, 4096},  {4, 1600, 64, 4096},  {4, 1600, 96, 4096},  {4, 1600, 128, 4096}, {4, 8192, 96, 14336},
+                               {4, 1600, 32, 32},    {16, 8192, 32, 32},   {4, 1600, 32, 576}};
+  for (const auto& o : outers) time_outer(clock, o[0], o[1], o[2], o[3], on.arch);
+  for (int64_t S : {1, 4}) time_outer(clock, S, 1600, 32, 4096, 80);
+  measure(clock, "segment_mean S=4 T=1600 q=4096", 1600.0 * 4096 * 2, [&]() -> std::function<cudaError_t()> {
+    bf16* a = take<bf16>(clock, 1600 * 4192);
+    float* out = take<float>(clock, 4 * 4096);
+    int32_t* cu = take_ints(clock, {0, 100, 500, 900, 1600});
+    return [=, &on] { return ops::segment_mean(on, 4, cu, 4096, a, 4192, out, 4096); };
+  });
+  time_vectors(clock, 16, 80000000);
+  time_vectors(clock, 4, 5000000);
+  const int64_t P = 80000000;
+  measure(clock, "adam P=8e7", (double)P * 28, [&]() -> std::function<cudaError_t()> {
+    float *theta = take<float>(clock, P), *g = take<float>(clock, P), *m = take<float>(clock, P), *v = take<float>(clock, P);
+    return [=, &on] { return ops::adam(on, P, theta, g, m, v, 5e-4, 0.9, 0.95, 1e-8, 0.01, 0.1, 0.05, 0.5); };
+  });
+  measure(clock, "adam_precondition P=8e7", (double)P * 12, [&]() -> std::function<cudaError_t()> {
+    float *g = take<float>(clock, P), *v = take<float>(clock, P), *out = take<float>(clock, P);
+    return [=, &on] { return ops::adam_precondition(on, P, g, v, 0.05, 1e-8, out); };
+  });
+  measure(clock, "convert_2d f32 to bf16, 4096 x 4096 into rows of 4192", 4096.0 * 4096 * 6, [&]() -> std::function<cudaError_t()> {
+    float* src = take<float>(clock, 4096 * 4096);
+    bf16* dst = take<bf16>(clock, 4096 * 4192);
+    return [=, &on] { return ops::convert_2d(on, 4096, 4096, src, 0, 4096, dst, 1, 4192); };
+  });
+  measure(clock, "lora_columns 22016 x 32 of 64", 22016.0 * (32 * 4 + 64 * 2), [&]() -> std::function<cudaError_t()> {
+    float* B = take<float>(clock, 22016 * 32);
+    bf16* W = take<bf16>(clock, 22016 * 4160);
+    return [=, &on] { return ops::lora_columns(on, 0, 22016, 4096, 32, 32, 64, 2.0f, B, W, 4160); };
+  });
+  CUDA_OK(cudaFree(clock.base));
+}
