@@ -168,7 +168,8 @@ export class Trainer {
   #due(): Pass | null {
     const { finishBatch, steps } = this.options;
     const planned = this.#planned();
-    const pass = planned[this.#passes]!;
+    // A resumed run whose plan was allowed to change may have fewer passes here than it has made.
+    const pass = planned[Math.min(this.#passes, planned.length - 1)]!;
     if (this.step >= steps && !(this.#passes > 0 && pass !== "refresh" && finishBatch)) return null;
     // After a faulty first validation batch there is nothing to compare with yet.
     return pass === "weighted" && !this.similarity!.ready ? "refresh" : pass;
