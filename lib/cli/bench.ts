@@ -1,5 +1,5 @@
 import { Device } from "../../ffi/device.ts";
-import { gemm } from "../../ffi/operators.ts";
+import { gemm, upload2d } from "../../ffi/operators.ts";
 import { parseConfig } from "../config/load.ts";
 import type { Sample } from "../data/encode.ts";
 import { BatchCursor } from "../data/order.ts";
@@ -11,10 +11,11 @@ import { Arena } from "../tensor/arena.ts";
 import { adapterOf, initialAdapters } from "../train/adapters.ts";
 import { buildTraining } from "../train/build.ts";
 import { limitsFor } from "../train/engine.ts";
-import { requireRoom } from "../train/fit.ts";
-import { formatBytes, memoryPlan, peakMemoryBytes, release } from "../train/memory.ts";
+import { requireRoom, roomBytes } from "../train/fit.ts";
+import { formatBytes, memoryPlan, release, takenBytes } from "../train/memory.ts";
 import { Trainer, trainerOptions } from "../train/trainer.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
+import { deviceOf, deviceOption, threadsOption } from "./device.ts";
 import { memoryTable } from "./memory_table.ts";
 import { printJson, printLine } from "./output.ts";
 
@@ -38,8 +39,10 @@ export const command: Command = {
     { name: "length", value: "N", description: "Tokens a sample (default: 128)" },
     { name: "precision", value: "f32|bf16", description: "Type of the frozen weights (default: the device's)" },
     { name: "method", value: "METHOD", description: "none, mix or meta-lora (default: none)" },
-    { name: "steps", value: "N", description: "Training batches to time, after one to warm up (default: 10)" },
-    { name: "threads", value: "N", description: "CPU threads (default: all cores)" },
+    { name: "steps", value: "N", description: "Training batches to time, after three to warm up (default: 10)" },
+    { name: "parts", description: "Also time every operator by itself, in two more steps" },
+    deviceOption,
+    threadsOption,
     { name: "dry-run", description: "Print the memory plan and stop" },
     setOption,
     jsonOption,
@@ -67,12 +70,12 @@ export const command: Command = {
       `train.batch_size=${batch}`,
       `reweight.method=${method}`,
       `reweight.validation.batch_size=${batch}`,
-      `train.steps=${10 * (steps + 1) + 2}`,
+      `train.steps=${10 * (steps + 10) + 2}`,
       ...args.values("set"),
     ];
     const { config } = parseConfig(BASE, "bench", sets);
 
-    using dev = Device.open({ threads: args.number("threads", { min: 1, max: 4096, whole: true }) ?? 0 });
+    using dev = Device.open(deviceOf(args));
     const samples = randomSamples(model.V, batch, length);
     const limits = limitsFor(samples, samples, { batchSize: batch, padded: false });
     const training = buildTraining(dev, config, { model, limits, adapterOf: adapterOf(config.adapter), padId: 0 });
@@ -84,16 +87,16 @@ export const command: Command = {
       else printLine(memoryTable(plan));
       return 0;
     }
-    requireRoom("run this", plan.total_bytes, []);
+    requireRoom("run this", plan.total_bytes, [], roomBytes(dev));
     engine.allocate();
     randomWeights(dev, engine.model);
     const theta = initialAdapters(engine.adapters, engine.parameters, { init: "kaiming", seed: 0 });
     engine.setAdapters(theta);
     release(theta);
 
-    const times = timeSteps(training, config, samples, steps);
+    const times = timeSteps(dev, training, config, samples, { steps, parts: args.flag("parts") });
     const stepMs = times.train.median + times.validation.median / config.reweight.validation.every;
-    const peak = peakMemoryBytes();
+    const peak = takenBytes(dev);
     const flops = stepFlops(model, {
       T: batch * length,
       R: batch * (length - 1),
@@ -118,6 +121,9 @@ export const command: Command = {
       gemm_gflops: Math.round(gemmRate / 1e9),
       peak_memory_bytes: peak,
       planned_bytes: plan.total_bytes,
+      arena_bytes: engine.arena.bytes,
+      recompute: engine.options.recompute,
+      ...(times.parts ? { parts: times.parts } : {}),
       device: dev.name,
     };
     if (args.flag("json")) printJson(result);
@@ -130,6 +136,9 @@ export const command: Command = {
       printLine(`  speed    ${result.tokens_per_second.toLocaleString("en")} tokens/s`);
       printLine(`  mfu      ${(100 * result.mfu).toFixed(1)} % of ${result.gemm_gflops} GFLOP/s, the matrix product's rate`);
       printLine(`  memory   ${formatBytes(peak)}, planned ${formatBytes(plan.total_bytes)}`);
+      for (const { operator, ms, calls } of times.parts ?? []) {
+        printLine(`  ${operator.padEnd(22)} ${ms.toFixed(2).padStart(9)} ms  ${calls} calls`);
+      }
     }
     return 0;
   },
@@ -152,6 +161,16 @@ function randomSamples(V: number, count: number, length: number): Sample[] {
   });
 }
 
+/** The first runs as it is, on CUDA the second is recorded, the third replays for the first time. */
+const WARM_UP = 3;
+
+/** Device time of an operator in one step. */
+interface Part {
+  operator: string;
+  ms: number;
+  calls: number;
+}
+
 interface Times {
   min: number;
   median: number;
@@ -160,37 +179,56 @@ interface Times {
 
 /** Times `steps` training batches and the validation batches between them; the first of each warms up. */
 function timeSteps(
+  dev: Device,
   { engine, adam, similarity }: ReturnType<typeof buildTraining>,
   config: ReturnType<typeof parseConfig>["config"],
   samples: Sample[],
-  steps: number,
-): { train: Times; validation: Times } {
+  { steps, parts: byParts }: { steps: number; parts: boolean },
+): { train: Times; validation: Times; parts: Part[] | null } {
   const order = (stream: string) =>
     new BatchCursor({ samples: samples.length, batchSize: samples.length, order: "sequential", seed: 0, stream });
   const data = { train: samples, validation: samples, trainOrder: order("train"), validationOrder: order("validation") };
   const trainer = new Trainer(engine, adam, similarity, data, trainerOptions(config, config.train.steps!));
   const times: Record<"train" | "validation", number[]> = { train: [], validation: [] };
+  const run = trainer.run();
   let start = performance.now();
-  for (const report of trainer.run()) {
-    times[report.kind].push(performance.now() - start);
-    if (times.train.length > steps) break;
+  for (let next = run.next(); !next.done; next = run.next()) {
+    dev.synchronize(); // the update of the adapters included
+    times[next.value.kind].push(performance.now() - start);
+    if (times.train.length >= steps + WARM_UP) break;
     start = performance.now();
   }
+  let parts: Part[] | null = null;
+  if (byParts) {
+    let kind: string | undefined;
+    const profile = dev.profile(() => {
+      while (kind !== "train") kind = run.next().value?.kind ?? "train";
+    });
+    parts = [...profile].map(([symbol, { ms, calls }]) => ({ operator: symbol.replace("ml_", ""), ms: round(ms, 3), calls }));
+  }
   const summary = (values: number[]): Times => {
-    const sorted = (values.length > 1 ? values.slice(1) : values).sort((a, b) => a - b);
+    const sorted = (values.length > WARM_UP ? values.slice(WARM_UP) : values.slice(-1)).sort((a, b) => a - b);
     return { min: sorted[0] ?? 0, median: sorted[Math.floor(sorted.length / 2)] ?? 0, max: sorted.at(-1) ?? 0 };
   };
-  return { train: summary(times.train), validation: summary(times.validation) };
+  return { train: summary(times.train), validation: summary(times.validation), parts };
 }
 
-/** Rate of a [512,2048]·[2048,1536] product in f32, in FLOP/s: the yardstick of mfu. */
+/** Rate of a large product in FLOP/s, the yardstick of mfu: [512,2048]·[2048,1536] in f32 on the CPU, 8192³ in bf16 on CUDA. */
 function measureGemm(dev: Device): number {
-  const M = 512, N = 1536, K = 2048;
+  const dtype = dev.activationDtype;
+  const [M, N, K] = dev.backend === "cuda" ? [8192, 8192, 8192] as const : [512, 1536, 2048] as const;
   using arena = new Arena();
-  const a = arena.reserve("workspace", M, K), b = arena.reserve("workspace", N, K), c = arena.reserve("workspace", M, N);
+  const a = arena.reserve("workspace", M, K, { dtype }), b = arena.reserve("workspace", N, K, { dtype });
+  const c = arena.reserve("workspace", M, N, { dtype });
   arena.allocate(dev);
+  const noise = new Float32Array(K);
+  for (let k = 0; k < K; k++) noise[k] = Math.sin(k * k); // zeros would run faster than data
+  for (const matrix of [a, b]) {
+    for (let row = 0; row < matrix.rows; row++) upload2d(dev, 1, K, new Uint8Array(noise.buffer), "f32", matrix.rowRange(row, 1));
+  }
   let best = Infinity;
-  for (let i = 0; i < 8; i++) {
+  for (let i = 0; i < 12; i++) {
+    dev.synchronize();
     const start = performance.now();
     gemm(dev, { M, N, K, a, b, c, transB: true });
     dev.synchronize();

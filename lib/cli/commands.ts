@@ -27,6 +27,11 @@ export const commands: readonly CommandEntry[] = [
   },
   { name: "demo", summary: "See META-LORA beside plain LoRA on noisy data, in minutes", load: () => import("./demo.ts") },
   { name: "bench", summary: "Time training steps of a model shape with random weights", load: () => import("./bench.ts") },
+  {
+    name: "doctor",
+    summary: "Show what this machine has for training and what is missing",
+    load: () => import("./doctor.ts"),
+  },
   { name: "preview", summary: "Show samples as the model will see them", load: () => import("./preview.ts") },
   {
     name: "config check",

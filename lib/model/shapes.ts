@@ -13,6 +13,8 @@ const SHAPES: Readonly<Record<string, Record<string, unknown>>> = {
   "tinyllama-1.1b": shape(32000, 2048, 5632, 22, 32, 4, { positions: 2048 }),
   // meta-llama/Llama-2-7b-hf, Meta-Llama-3-8B
   "llama2-7b": shape(32000, 4096, 11008, 32, 32, 32, { positions: 4096 }),
+  // baichuan-inc/Baichuan2-7B-Base
+  "baichuan2-7b": shape(125696, 4096, 11008, 32, 32, 32, { positions: 4096 }),
   "llama3-8b": shape(128256, 4096, 14336, 32, 32, 8, { positions: 8192, theta: 500000 }),
 };
 

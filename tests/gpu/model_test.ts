@@ -1,0 +1,154 @@
+/**
+ * A whole model on the GPU beside the same model on the CPU: losses, summed and per-sample gradients of every adapted matrix. The
+ * GPU's activations are bf16, the CPU's f32; the frozen weights are the same bf16 numbers.
+ */
+import { assert, assertEquals } from "@std/assert";
+import { Device } from "../../ffi/device.ts";
+import { download } from "../../ffi/operators.ts";
+import { chooseDevice } from "../../lib/devices.ts";
+import { type Recompute, RUNGS } from "../../lib/model/activations.ts";
+import { type LlamaConfig, parseModelConfig } from "../../lib/model/config.ts";
+import { randomWeights } from "../../lib/model/load.ts";
+import type { Tokens } from "../../lib/train/batch.ts";
+import { Engine, type EngineOptions } from "../../lib/train/engine.ts";
+import { normals } from "../native/harness.ts";
+
+const hasGpu = chooseDevice(null).backend === "cuda";
+if (!hasGpu) console.log("skipped: no GPU here that can be used");
+
+function config(values: Record<string, unknown>): LlamaConfig {
+  return parseModelConfig("test", { model_type: "llama", ...values });
+}
+
+const SHAPES: Record<string, LlamaConfig> = {
+  "heads of 8": config({
+    vocab_size: 512,
+    hidden_size: 64,
+    intermediate_size: 172,
+    num_hidden_layers: 3,
+    num_attention_heads: 8,
+    num_key_value_heads: 4,
+    tie_word_embeddings: true,
+  }),
+  "heads of 64, three to a key": config({
+    vocab_size: 3000,
+    hidden_size: 576,
+    intermediate_size: 1536,
+    num_hidden_layers: 3,
+    num_attention_heads: 9,
+    num_key_value_heads: 3,
+    tie_word_embeddings: true,
+  }),
+  "heads of 128, biases": config({
+    vocab_size: 5001,
+    hidden_size: 512,
+    intermediate_size: 1100,
+    num_hidden_layers: 2,
+    num_attention_heads: 4,
+    num_key_value_heads: 4,
+    attention_bias: true,
+  }),
+};
+
+const LENGTHS = [37, 200, 5, 129];
+const samples = (V: number): Tokens[] =>
+  LENGTHS.map((length, i) => {
+    const ids = Int32Array.from({ length }, (_, t) => (7919 * t + 104729 * (i + 1)) % V);
+    return { ids, labels: ids.map((id, t) => t < length / 3 ? -100 : id) };
+  });
+
+const TOKENS = LENGTHS.reduce((a, b) => a + b, 0);
+
+interface Result {
+  losses: Float64Array;
+  sum: Float32Array;
+  staged: Float32Array;
+  engine: { P: number; adapters: Engine["adapters"] };
+}
+
+/** Losses and gradients of a fresh engine; `rounds` repeats the passes, so that graphs are recorded and replayed. */
+function run(backend: "cpu" | "cuda", shape: LlamaConfig, options: Partial<EngineOptions> = {}, rounds = 1): Result {
+  using dev = Device.open({ backend });
+  using engine = new Engine(dev, shape, {
+    adapterOf: () => ({ rank: 8, scale: 0.5 }),
+    weightDtype: "bf16",
+    limits: { tokens: TOKENS, rows: TOKENS, segments: 4, positions: 200 },
+    purpose: "train",
+    staged: 4,
+    stagedLayout: backend === "cuda" ? "reuse" : "whole",
+    ...options,
+  });
+  engine.allocate();
+  randomWeights(dev, engine.model);
+  engine.setAdapters(normals(engine.parameters, 5).map((x) => 0.02 * x));
+  const batch = samples(shape.V);
+  const P = engine.parameters;
+  const sum = new Float32Array(P);
+  let losses = new Float64Array(), staged = new Float32Array();
+  for (let round = 0; round < rounds; round++) {
+    losses = engine.sumGradients(batch, { per: "sample", samples: 4 }, { out: engine.grad! }).sums;
+    download(dev, sum, engine.grad!);
+    engine.stageGradients(batch, { first: 0, observe: () => null });
+    staged = engine.staging!.read(4, P);
+  }
+  return { losses, sum, staged, engine: { P, adapters: engine.adapters } };
+}
+
+/** ‖a − b‖ / ‖b‖. */
+function distance(a: Float32Array, b: Float32Array): number {
+  let difference = 0, size = 0;
+  for (let i = 0; i < b.length; i++) {
+    difference += (a[i]! - b[i]!) ** 2;
+    size += b[i]! ** 2;
+  }
+  return Math.sqrt(difference / size);
+}
+
+for (const [name, shape] of Object.entries(SHAPES)) {
+  Deno.test({
+    name: `losses and gradients on the GPU are those of the CPU: ${name}`,
+    ignore: !hasGpu,
+    fn() {
+      const cpu = run("cpu", shape), gpu = run("cuda", shape);
+      gpu.losses.forEach((loss, i) => {
+        const expected = cpu.losses[i]!;
+        assert(Math.abs(loss - expected) < 5e-3 * expected, `loss of sample ${i}: ${loss}, on the CPU ${expected}`);
+      });
+      let worst = 0;
+      for (const { name: matrix, aOffset, bOffset, rank, dIn, dOut } of cpu.engine.adapters) {
+        const { P } = cpu.engine;
+        for (const [offset, length, which] of [[aOffset, rank * dIn, "A"], [bOffset, rank * dOut, "B"]] as const) {
+          const part = (all: Float32Array, row: number) => all.subarray(row * P + offset, row * P + offset + length);
+          for (const row of [-1, 0, 1, 2, 3]) {
+            const of = (result: Result) => row < 0 ? part(result.sum, 0) : part(result.staged, row);
+            const far = distance(of(gpu), of(cpu));
+            worst = Math.max(worst, far);
+            assert(far < 0.06, `gradient of ${matrix}.${which}, ${row < 0 ? "sum" : `sample ${row}`}: ${far} away`);
+          }
+        }
+      }
+      console.log(`  largest distance of a matrix's gradient: ${worst.toFixed(4)}`);
+    },
+  });
+
+  Deno.test({
+    name: `two runs give the same bits, recorded or not, on every rung: ${name}`,
+    ignore: !hasGpu,
+    fn() {
+      const first = run("cuda", shape);
+      const again = (options: Partial<EngineOptions>, rounds: number, what: string) => {
+        const { losses, sum, staged } = run("cuda", shape, options, rounds);
+        assertEquals(losses, first.losses, what);
+        assertEquals(sum, first.sum, what);
+        assertEquals(staged, first.staged, what);
+      };
+      again({}, 1, "again");
+      again({}, 4, "recorded");
+      again({ stagedLayout: "whole" }, 1, "staged elsewhere");
+      for (const rung of RUNGS) {
+        const recompute: Recompute = { rung, layers: shape.L };
+        again({ recompute }, 3, rung);
+      }
+    },
+  });
+}
