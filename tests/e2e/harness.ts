@@ -34,8 +34,8 @@ function programArguments(args: readonly string[]): string[] {
 }
 
 /** The program with arguments, not started. */
-export function command(args: readonly string[], cwd: string): Deno.Command {
-  return new Deno.Command(Deno.execPath(), { args: programArguments(args), cwd, ...STREAMS });
+export function command(args: readonly string[], cwd: string, env: Record<string, string> = {}): Deno.Command {
+  return new Deno.Command(Deno.execPath(), { args: programArguments(args), cwd, ...STREAMS, env: { ...STREAMS.env, ...env } });
 }
 
 function text({ code, stdout, stderr }: Deno.CommandOutput): Result {
