@@ -195,7 +195,14 @@ export function showSamples(samples) {
 
 /** Starts everything. */
 export function dashboard() {
-  let snapshot = null, history = null, source = null, heard = 0, historyAt = -Infinity, samplesAt = -Infinity, drawn = "";
+  let snapshot = null,
+    history = null,
+    source = null,
+    heard = 0,
+    historyAt = -Infinity,
+    samplesAt = -Infinity,
+    drawn = "",
+    waiting = null;
   const over = () => snapshot !== null && ["finished", "failed", "stopped"].includes(snapshot.state);
   const load = async (path) => {
     const response = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(8000) });
@@ -226,11 +233,9 @@ export function dashboard() {
   const more = async () => {
     const now = performance.now();
     try {
-      if (history === null || over() || now - historyAt > 2000) {
-        historyAt = now;
-        history = await load("history");
-        draw();
-      }
+      historyAt = now;
+      history = await load("history");
+      draw();
       if (snapshot.samples_allowed && (over() || now - samplesAt > 5000)) {
         samplesAt = now;
         showSamples(await load("samples"));
@@ -238,13 +243,21 @@ export function dashboard() {
     } catch { // what fetches the status says that the connection is lost
     }
   };
+  // At most every 2 s, and once more after the last change.
+  const soon = () => {
+    if (over()) more();
+    else {waiting ??= setTimeout(() => {
+        waiting = null;
+        if (!document.hidden) more();
+      }, Math.max(0, historyAt + 2000 - performance.now()));}
+  };
   const take = (next) => {
     const changed = !snapshot || next.step !== snapshot.step || next.state !== snapshot.state || next.run_id !== snapshot.run_id;
     snapshot = next;
     heard = performance.now();
     showSnapshot(next);
     tick();
-    if (changed && !document.hidden) more();
+    if (changed) soon();
     if (over()) {
       source?.close();
       source = null;
@@ -290,7 +303,7 @@ export function dashboard() {
     poll();
   }, 3000);
   document.addEventListener("visibilitychange", () => {
-    if (!document.hidden && snapshot) more().then(draw);
+    if (!document.hidden && snapshot) more();
   });
   addEventListener("resize", () => {
     if (drawn !== `${innerWidth}`) draw();

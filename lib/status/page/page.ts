@@ -13,7 +13,7 @@ const functions = [format, chart, dashboard].flatMap((module) => Object.values(m
 const SCRIPT = `"use strict";\n${functions.map(String).join("\n")}\ndashboard();\n`;
 
 const ICON = "data:image/svg+xml," + encodeURIComponent(
-  `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" rx="4" fill="#2a62cf"/>` +
+  `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><rect width="16" height="16" rx="4" fill="#2459c4"/>` +
     `<path d="M3 4.5C6 4.5 6 11.5 13 11.5" fill="none" stroke="#fff" stroke-width="2" stroke-linecap="round"/></svg>`,
 );
 

@@ -3,7 +3,7 @@ export const STYLE = `
 :root {
   color-scheme: light dark;
   --page: #f5f6f8; --card: #ffffff; --ink: #17202b; --soft: #566273; --rule: #e6e9ee; --line: #dde2e8; --shade: 0 1px 2px #1720280d, 0 4px 16px #17202808;
-  --a: #2a62cf; --b: #b05a06; --c: #0c7a54; --bad: #c02626; --track: #e8ebf0; --wash: #eaf1fd;
+  --a: #2459c4; --b: #b05a06; --c: #0c7a54; --bad: #c02626; --track: #e8ebf0; --wash: #eaf1fd;
 }
 @media (prefers-color-scheme: dark) {
   :root {
