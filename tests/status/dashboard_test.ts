@@ -98,7 +98,7 @@ for (const { name, ...look } of LOOKS) {
       // Nothing sticks out: neither of the page nor of its cards.
       const { wide, inner } = await page.evaluate(`({
         wide: document.documentElement.scrollWidth,
-        inner: [...document.querySelectorAll(".card, h1, h2, dd, figure")].filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.id || e.textContent),
+        inner: [...document.querySelectorAll(".card, h1, h2, dd, figure, .scroll")].filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.id || e.textContent),
       })`) as { wide: number; inner: string[] };
       assertEquals([wide, inner], [look.viewport.width, []]);
     } finally {

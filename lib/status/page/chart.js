@@ -54,7 +54,7 @@ export function lineChart(figure, { steps, series, dots = [], zero, most, format
   const xs = steps.length > 0 ? steps : points.map(([step]) => step);
   const frame = chartFrame(figure, xs, ys, { zero, most });
   const { svg, width, height, left, right, top, bottom, x, y, x0, x1 } = frame;
-  const places = roundTicks(x0, x1, Math.max(3, Math.floor(width / 110))).filter(Number.isInteger);
+  const places = roundTicks(x0, x1, Math.max(4, Math.floor(width / 110))).filter(Number.isInteger);
   for (const tick of places) {
     const anchor = x(tick) > width - right - 20 ? "end" : "middle";
     svg.append(svgElement("text", { x: x(tick), y: height - 6, "text-anchor": anchor }, formatCount(tick)));

@@ -43,7 +43,7 @@ export function showSnapshot(s) {
   setText("loss", formatNumber(s.loss_smoothed));
   setText("loss-more", s.loss === null ? "" : `last batch ${formatNumber(s.loss)}`);
   setText("lr", formatNumber(s.lr));
-  setText("lr-more", s.grad_norm === null ? "" : `gradient norm ${formatNumber(s.grad_norm)}`);
+  setText("lr-more", s.grad_norm === null ? "" : `gradient ${formatNumber(Number(s.grad_norm.toPrecision(3)))}`);
   setText("speed", formatCount(s.tokens_per_second));
   setText("speed-more", "tokens a second");
   const { used_bytes: used, planned_bytes: planned } = s.memory;
@@ -94,7 +94,8 @@ export function showSnapshot(s) {
 
 /** @param {{ name: string, step: number, loss: number | null, accuracy: number | null, samples: number }[]} evaluations */
 export function showEvaluations(evaluations) {
-  byId("evaluations").hidden = evaluations.length === 0;
+  byId("evaluation-table").hidden = evaluations.length === 0;
+  byId("evaluation-none").hidden = evaluations.length > 0;
   byId("evaluation-rows").replaceChildren(...evaluations.map((each) => {
     const row = document.createElement("tr");
     const cells = [
@@ -221,7 +222,11 @@ export function dashboard() {
     const left = snapshot.seconds_left;
     setText(
       "left",
-      over() ? `in ${formatDuration(elapsed)}` : left === null ? "" : `${formatDuration(Math.max(0, left - since))} left`,
+      over()
+        ? `${snapshot.state === "finished" ? "in" : "after"} ${formatDuration(elapsed)}`
+        : left === null
+        ? ""
+        : `${formatDuration(Math.max(0, left - since))} left`,
     );
     byId("elapsed").hidden = over();
   };

@@ -64,8 +64,9 @@ ${chartCard("weights", "Weights", "", " hidden")}
 ${chartCard("lr", "Learning rate", "")}
 ${chartCard("speed", "Speed", "tokens a second")}
 ${chartCard("norm", "Gradient norm", "before clipping")}
-<section class="card" id="evaluations" hidden><div class="head"><h2>Evaluations</h2><small>newest of each data set</small></div>
-<div class="scroll"><table><thead><tr><th scope="col">Data</th><th scope="col">Step</th><th scope="col">Loss</th><th scope="col" class="spare">Perplexity</th>
+<section class="card evaluations"><div class="head"><h2>Evaluations</h2><small>newest of each data set</small></div>
+<p class="none" id="evaluation-none">No evaluation yet</p>
+<div class="scroll" id="evaluation-table" hidden><table><thead><tr><th scope="col">Data</th><th scope="col">Step</th><th scope="col">Loss</th><th scope="col" class="spare">Perplexity</th>
 <th scope="col">Exact</th><th scope="col">Samples</th></tr></thead><tbody id="evaluation-rows"></tbody></table></div></section>
 </div>
 <div class="samples" id="samples" hidden>

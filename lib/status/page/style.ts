@@ -79,6 +79,7 @@ svg .column:hover { opacity: 1; }
 .tip b { display: block; font-weight: 600; }
 .tip i { margin-left: auto; padding-left: 1rem; font-style: normal; font-weight: 600; }
 .none { position: absolute; inset: 0; display: grid; place-items: center; margin: 0; color: var(--soft); font-size: .9rem; }
+.evaluations { position: relative; min-height: 7rem; }
 .scroll { overflow-x: auto; }
 table { width: 100%; border-collapse: collapse; }
 th, td { padding: .4rem 1rem .4rem 0; text-align: right; font-weight: 400; border-top: 1px solid var(--rule); white-space: nowrap; }
@@ -111,9 +112,11 @@ noscript p { margin: 0; }
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   .card { padding: .9rem 1rem; border-radius: .75rem; }
   .tiles .value { font-size: 1.3rem; }
+  #effective-tile[hidden] + #epoch-tile { grid-column: 1 / -1; }
   .wide figure { height: 13rem; }
   .spare, td:nth-child(4) { display: none; }
-  th, td { padding-right: .6rem; }
+  table { font-size: .93rem; }
+  th, td { padding-right: .4rem; }
 }
 @media (forced-colors: active) { .track i, .meter i, .pill::before { forced-color-adjust: none; } }
 `;
