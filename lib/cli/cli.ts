@@ -4,7 +4,7 @@ import { didYouMean } from "../nearest.ts";
 import { VERSION } from "../version.ts";
 import { Arguments } from "./command.ts";
 import { type CommandEntry, commands as allCommands } from "./commands.ts";
-import { commandHelp, programHelp } from "./help.ts";
+import { commandHelp, emphasise, groupHelp, programHelp } from "./help.ts";
 import { OutputClosed, printLine, printNote } from "./output.ts";
 
 /**
@@ -40,7 +40,7 @@ async function dispatch(args: readonly string[], commands: readonly CommandEntry
     return 0;
   }
   if (first === "--help" || first === "-h" || (first === "help" && args.length === 1)) {
-    printLine(programHelp(commands));
+    printHelp(programHelp(commands));
     return 0;
   }
   if (first === "help") return await dispatch([...args.slice(1), "--help"], commands);
@@ -50,10 +50,14 @@ async function dispatch(args: readonly string[], commands: readonly CommandEntry
   const { command } = await entry.load();
   const parsed = new Arguments(command, args.slice(entry.name.split(" ").length));
   if (parsed.flag("help")) {
-    printLine(commandHelp(command));
+    printHelp(commandHelp(command));
     return 0;
   }
   return await command.run(parsed);
+}
+
+function printHelp(help: string): void {
+  printLine(Deno.stdout.isTerminal() && !Deno.noColor ? emphasise(help) : help);
 }
 
 /** Groups such as `config` show their commands; anything else is an error with the nearest name. */
@@ -61,7 +65,7 @@ function unknown(args: readonly string[], commands: readonly CommandEntry[]): nu
   const [first, second] = args as readonly [string, ...string[]];
   const group = commands.filter(({ name }) => name.startsWith(`${first} `));
   if (group.length > 0 && (second === "--help" || second === "-h")) {
-    printLine(programHelp(group));
+    printHelp(groupHelp(first, group));
     return 0;
   }
   if (group.length > 0) {
