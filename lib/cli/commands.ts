@@ -33,10 +33,16 @@ export const commands: readonly CommandEntry[] = [
     load: () => import("./doctor.ts"),
   },
   { name: "preview", summary: "Show samples as the model will see them", load: () => import("./preview.ts") },
+  { name: "config init", summary: "Write a commented configuration to start from", load: () => import("./config_init.ts") },
   {
     name: "config check",
     summary: "Check a configuration and show it with every default",
     load: () => import("./config_check.ts"),
   },
   { name: "config schema", summary: "Print the JSON Schema of configurations", load: () => import("./config_schema.ts") },
+  {
+    name: "completions",
+    summary: "Print a script that lets a shell complete metalora's commands",
+    load: () => import("./completions.ts"),
+  },
 ];

@@ -58,7 +58,7 @@ Deno.test("wrap() keeps every word and the width (property)", () => {
   }));
 });
 
-Deno.test("commandHelp() aligns descriptions and wraps them within 100 columns", () => {
+Deno.test("commandHelp() aligns descriptions and wraps them within 80 columns", () => {
   const long = "word ".repeat(40).trim();
   const help = commandHelp({
     ...command,
@@ -67,8 +67,8 @@ Deno.test("commandHelp() aligns descriptions and wraps them within 100 columns",
     run: () => 0,
   });
   const lines = help.split("\n");
-  assertEquals(lines.slice(0, 3), ["Tries", "", "Usage: metalora try FILE [--steps N]"]);
-  assertEquals(lines.filter((line) => line.length > 100), []);
+  assertEquals(lines.slice(0, 3), ["NAME", "    metalora try - Tries", ""]);
+  assertEquals(lines.filter((line) => line.length > 80), []);
   const columns = lines.filter((line) => line.includes("word")).map((line) => line.indexOf("word"));
   assertEquals(new Set(columns).size, 1);
 });

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { commands } from "../../lib/cli/commands.ts";
 import { VERSION } from "../../lib/version.ts";
+import { workspace } from "../e2e/harness.ts";
 
 interface Result {
   code: number;
@@ -23,30 +24,50 @@ Deno.test("--version prints one line", async () => {
   assertEquals(await metalora("--version"), { code: 0, out: `metalora ${VERSION}\n`, err: "" });
 });
 
-Deno.test("--help lists every command within 100 columns", async () => {
+Deno.test("--help lists every command with its summary within 80 columns", async () => {
   const { code, out, err } = await metalora("--help");
   assertEquals([code, err], [0, ""]);
-  for (const { name, summary } of commands) assertMatch(out, new RegExp(`^  ${name} +${summary.slice(0, 20)}`, "m"));
-  for (const line of out.split("\n")) assert(line.length <= 100, line);
+  for (const { name, summary } of commands) assertMatch(out, new RegExp(`^    ${name} +${summary.slice(0, 20)}`, "m"));
+  for (const line of out.split("\n")) assert(line.length <= 80, line);
 });
 
-Deno.test("every command has help within 100 columns, with usage and its summary", async () => {
+Deno.test("every command has a manual page within 80 columns", async () => {
   await Promise.all(commands.map(async ({ name, summary, load }) => {
     const { code, out, err } = await metalora(...name.split(" "), "--help");
     assertEquals([code, err], [0, ""]);
-    assert(out.startsWith(`${summary}\n\nUsage: metalora ${name}`), out);
-    for (const line of out.split("\n")) assert(line.length <= 100, line);
     const { command } = await load();
     assertEquals([command.name, command.summary], [name, summary]);
-    for (const option of command.options) assertMatch(out, new RegExp(`^  --${option.name}`, "m"));
+    const [heading, ...first] = out.split("\n\n")[0]!.split("\n");
+    assertEquals([heading, first.map((line) => line.trim()).join(" ")], ["NAME", `metalora ${name} - ${summary}`]);
+    assertMatch(out, new RegExp(`^SYNOPSIS\n    metalora ${name}`, "m"));
+    const headings = out.match(/^[A-Z][A-Z ]+$/gm)!;
+    assertEquals(headings.filter((each) => !["EXAMPLES", "FILES"].includes(each)), [
+      "NAME",
+      "SYNOPSIS",
+      "DESCRIPTION",
+      "OPTIONS",
+      "EXIT CODES",
+    ]);
+    for (const line of out.split("\n")) {
+      // A command line of an example is not broken, so that it can be copied.
+      assert(line.length <= 80 || line.startsWith("    metalora "), line);
+      assertEquals(line.trimEnd(), line);
+    }
+    for (const option of command.options) assertMatch(out, new RegExp(`^    --${option.name}`, "m"));
     assertEquals((await metalora("help", ...name.split(" "))).out, out);
   }));
+});
+
+Deno.test("a group of commands shows its commands", async () => {
+  const { code, out } = await metalora("config", "--help");
+  assertEquals(code, 0);
+  assertMatch(out, /^NAME\n {4}metalora config - [^]*^COMMANDS\n {4}config init /m);
 });
 
 Deno.test("no command at all shows the help on stderr and is wrong usage", async () => {
   const { code, out, err } = await metalora();
   assertEquals([code, out], [2, ""]);
-  assertStringIncludes(err, "Usage: metalora COMMAND");
+  assertStringIncludes(err, "SYNOPSIS\n    metalora COMMAND");
 });
 
 Deno.test("wrong usage is one line on stderr with the nearest name and exit code 2", async () => {
@@ -54,7 +75,7 @@ Deno.test("wrong usage is one line on stderr with the nearest name and exit code
     [["confg"], "Cannot run 'confg': there is no such command. Did you mean 'config'?"],
     [["previw", "x"], "Cannot run 'previw': there is no such command. Did you mean 'preview'?"],
     [["frobnicate"], "Cannot run 'frobnicate': there is no such command. See 'metalora --help'"],
-    [["config"], "Cannot run 'config': a command is missing behind it. Commands: check, schema"],
+    [["config"], "Cannot run 'config': a command is missing behind it. Commands: init, check, schema"],
     [["config", "chek"], "Cannot run 'config': there is no 'config chek'. Did you mean 'check'?"],
     [["--verbose"], "Cannot run metalora: there is no option '--verbose' in front of a command. See 'metalora --help'"],
     [
@@ -84,20 +105,34 @@ Deno.test("--debug adds where an error arose", async () => {
 });
 
 Deno.test("config check prints the configuration that a run will use, and reads its own output", async () => {
-  const file = await Deno.makeTempFile({ suffix: ".yaml" });
-  try {
-    await Deno.writeTextFile(file, "model: m\noutput: o\ndata: { train: { path: t } }\n");
-    const { code, out, err } = await metalora("config", "check", file, "--set", "train.steps=3", "--set", "seed=9");
-    assertEquals([code, err], [0, ""]);
-    assertMatch(out, /^seed: 9$/m);
-    assertMatch(out, /^ {2}steps: 3$/m);
-    await Deno.writeTextFile(file, out);
-    assertEquals((await metalora("config", "check", file)).out, out);
-    const json = JSON.parse((await metalora("config", "check", file, "--json")).out);
-    assertEquals([json.ok, json.config.train.steps], [true, 3]);
-  } finally {
-    await Deno.remove(file);
-  }
+  using space = workspace();
+  const file = space.write("small.yaml", `model: ${space.file("model")}\noutput: o\ndata: { train: { path: train.jsonl } }\n`);
+  const { code, out, err } = await metalora("config", "check", file, "--set", "train.steps=3", "--set", "seed=9");
+  assertEquals([code, err], [0, ""]);
+  assertMatch(out, /^seed: 9$/m);
+  assertMatch(out, /^ {2}steps: 3$/m);
+  space.write("small.yaml", out);
+  assertEquals((await metalora("config", "check", file)).out, out);
+  const json = JSON.parse((await metalora("config", "check", file, "--json")).out);
+  assertEquals([json.ok, json.config.train.steps], [true, 3]);
+});
+
+Deno.test("config check names every file that is missing, with its place", async () => {
+  using space = workspace();
+  Deno.removeSync(space.file("model", "tokenizer.json"));
+  Deno.removeSync(space.file("test.jsonl"));
+  const file = space.file("run.yaml");
+  const { code, out, err } = await metalora("config", "check", file, "--set", "data.validation.path=model");
+  assertEquals(code, 2);
+  assertMatch(out, /^model: /m);
+  const model = space.file("model");
+  assertEquals(err.trimEnd().split("\n"), [
+    `metalora: ${file}:1:8: Cannot use model: ${model} has no tokenizer.json. Name the folder of a Hugging Face model`,
+    `metalora: --set data.validation.path=model: Cannot use data.validation.path: ${model} is a folder. Name a file in it`,
+    `metalora: ${file}:6:17: Cannot use data.test.path: there is no file test.jsonl. Correct the path`,
+  ]);
+  const json = JSON.parse((await metalora("config", "check", file, "--json")).out);
+  assertEquals([json.ok, json.problems.length, json.config.output], [false, 2, "out"]);
 });
 
 Deno.test("config check prints every problem, a line each", async () => {
