@@ -50,6 +50,18 @@ export const command: Command = {
     jsonOption,
   ],
   positional: [1, 1],
+  exits: [
+    [75, "another run holds the output folder"],
+    [143, "stopped by a signal after saving; --resume goes on"],
+  ],
+  files: [
+    ["<output>/adapter/", "the adapter in PEFT's format"],
+    ["<output>/config.yaml", "the configuration with every default"],
+    ["<output>/metrics.jsonl", "a line each step"],
+    ["<output>/weights.jsonl", "a line each training sample"],
+    ["<output>/checkpoints/", "what --resume continues from"],
+    ["<output>/report.html", "one page: curves, weights, most and least useful samples"],
+  ],
   examples: [
     ["train configs/mawps-metalora.yaml", "META-LORA on word problems"],
     ["train run.yaml --set train.steps=100 --set output=runs/short", "The same run, shorter and elsewhere"],
