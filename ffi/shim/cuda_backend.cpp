@@ -77,19 +77,8 @@ void rmsnorm_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, const void*
 
 void lora_refresh(Call& call, ml_ctx& ctx, int64_t d_in, int32_t G, const Group* groups, const float* scales, const void* theta, void* W,
                   int32_t, int64_t ldw, void* a_cast) {
-  if (!enter(call, ctx)) return;
-  const int64_t Q = rank_of(G, groups);
-  if (Q == 0) return;
-  if (a_cast) launched(call, ctx, cuda::convert_2d(ctx.on, Q, d_in, theta, ML_F32, d_in, a_cast, ML_BF16, d_in));
-  const float* B = f32(theta) + Q * d_in;
-  int64_t first = 0, column = 0;
-  for (int32_t g = 0; g < G && !call.failed(); g++) {
-    const auto [d_out, r] = groups[g];
-    launched(call, ctx, cuda::lora_columns(ctx.on, first, d_out, d_in, column, r, Q, scales[g], B, out_(W), ldw));
-    first += d_out;
-    column += r;
-    B += (int64_t)d_out * r;
-  }
+  if (G > cuda::LORA_GROUPS) return (void)call.fail("at most %d matrices share an input", cuda::LORA_GROUPS);
+  if (enter(call, ctx)) launched(call, ctx, cuda::lora_refresh(ctx.on, d_in, G, groups, scales, f32(theta), out_(W), ldw, out_(a_cast)));
 }
 
 // h = x A^T behind x, then one product over K = d_in + Q gives y = x W^T + s h B^T: the adapters are inside it (design, section 4).

@@ -102,7 +102,10 @@ bool open(ml_ctx* ctx, int device) {
   if (status == 0) status = ctx->cublas->set_stream(ctx->handle, ctx->stream);
   if (status == 0) status = ctx->cublas->set_workspace(ctx->handle, ctx->workspace, WORKSPACE_BYTES);
   if (status != 0) return cannot_open(device, "cuBLAS (%s) answers '%s' (%d)", found.path, cublas_status(status), status);
-  ctx->on = {ctx->stream, arch, properties.multiProcessorCount};
+  // METALORA_ARCH=80 takes the kernels of an older chip, for tests and to tell a kernel's fault from another.
+  const char* asked = getenv("METALORA_ARCH");
+  const int lower = asked && *asked ? atoi(asked) : arch;
+  ctx->on = {ctx->stream, lower >= OLDEST_CHIP && lower < arch ? lower : arch, properties.multiProcessorCount};
   const char* synchronous = getenv("METALORA_SYNCHRONOUS");
   ctx->slow = synchronous && *synchronous && strcmp(synchronous, "0") != 0;
   snprintf(ctx->name, sizeof ctx->name, "%.96s, compute capability %d.%d, %llu MiB", properties.name, properties.major, properties.minor,

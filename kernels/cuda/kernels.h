@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../types.h"
+
 namespace metalora {
 namespace cuda {
 
@@ -87,8 +89,11 @@ cudaError_t convert_2d(const Launch& on, int64_t rows, int64_t cols, const void*
                        int32_t dst_dtype, int64_t ld_dst);
 // bias.cu: every row of out [T, N] = row [N].
 cudaError_t broadcast_row(const Launch& on, int64_t T, int64_t N, const float* row, bf16* out, int64_t ldo);
-// The adapter columns of W: W[n, d_in + column .. + r) = scale * B[n, .], zeros in the other adapters' columns (columns
-// 0 .. Q-1 behind d_in); n counts from first to first + d_out - 1.
+// lora.cu: theta of one layer (all A, then all B) into a_cast [Q, d_in] (NULL: not wanted) and columns d_in .. d_in+Q-1 of W. At most
+// LORA_GROUPS matrices.
+constexpr int LORA_GROUPS = 8;
+cudaError_t lora_refresh(const Launch& on, int64_t d_in, int G, const Group* groups, const float* scales, const float* theta, bf16* W,
+                         int64_t ldw, bf16* a_cast);
 cudaError_t lora_columns(const Launch& on, int64_t first, int64_t d_out, int64_t d_in, int64_t column, int64_t r, int64_t Q, float scale,
                          const float* B, bf16* W, int64_t ldw);
 

@@ -66,7 +66,7 @@ export function loadWeights(dev: Device, model: Llama, checkpoint: Checkpoint): 
   loadRope(dev, model);
 }
 
-/** Fills the model with normal(0, 0.02) numbers (norms with ones), for benchmarks of a shape. */
+/** Fills the model with normal(0, 0.02) numbers (the weights of norms with ones), for benchmarks of a shape. */
 export function randomWeights(dev: Device, model: Llama): void {
   const noise = new Float32Array(2 ** 20);
   let state = 1;
@@ -74,10 +74,11 @@ export function randomWeights(dev: Device, model: Llama): void {
   for (let i = 0; i < noise.length; i++) {
     noise[i] = 0.02 * Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
   }
-  for (const { shape, target } of placements(model)) {
+  for (const { name, shape, target } of placements(model)) {
     const cols = shape.at(-1)!, rows = shape.length === 2 ? shape[0]! : 1;
     const piece = Math.min(rows, Math.floor(noise.length / cols));
-    const values = shape.length === 2 ? noise : new Float32Array(cols).fill(1);
+    const isNorm = shape.length === 1 && name.endsWith(".weight");
+    const values = isNorm ? new Float32Array(cols).fill(1) : noise;
     const bytes = new Uint8Array(values.buffer);
     for (let row = 0; row < rows; row += piece) {
       const count = Math.min(piece, rows - row);
