@@ -30,7 +30,7 @@ async function stage(folder: string): Promise<Staged> {
     Deno.mkdirSync(dirname(join(folder, path)), { recursive: true });
     Deno.copyFileSync(join(ROOT, path), join(folder, path));
   };
-  const sources = ["main.ts", ...walk(ROOT, "lib"), ...walk(ROOT, "ffi")].filter((path) => path.endsWith(".ts"));
+  const sources = ["main.ts", ...walk(ROOT, "lib"), ...walk(ROOT, "ffi")].filter((path) => /\.[jt]s$/.test(path));
   const assets = [...walk(ROOT, "configs"), ...walk(ROOT, "demo"), "LICENSE"];
   [...sources, ...assets].forEach(copy);
 
@@ -59,8 +59,8 @@ async function stage(folder: string): Promise<Staged> {
     join(folder, "deno.json"),
     JSON.stringify({ nodeModulesDir: "none", imports: { ...Object.fromEntries(local), ...imports } }, null, 2),
   );
-  Deno.writeTextFileSync(join(folder, "licenses.txt"), licences(join(folder, "LICENSE"), packages));
-  return { includes: [...workers, ...libraries, "configs", "demo", "licenses.txt"], libraries };
+  Deno.writeTextFileSync(join(folder, "licences.txt"), licences(join(folder, "LICENSE"), packages));
+  return { includes: [...workers, ...libraries, "configs", "demo", "licences.txt"], libraries };
 }
 
 /** Removes debug information; a library that is not stripped works as well and is larger. */

@@ -128,5 +128,10 @@ export function licences(own: string, packages: ReadonlyMap<string, string>): st
     const { version } = JSON.parse(Deno.readTextFileSync(join(folder, "package.json"))) as { version: string };
     parts.push(`${name} ${version}\n\n${Deno.readTextFileSync(join(folder, file)).trimEnd()}`);
   }
+  parts.push(`Deno ${Deno.version.deno} with V8 ${Deno.version.v8}\n\n${RUNTIME}`);
   return parts.join(`\n\n${rule}\n`) + "\n";
 }
+
+/** Of the runtime, whose licence texts no package carries. */
+const RUNTIME = `Copyright 2018-2026 the Deno authors. MIT License: https://github.com/denoland/deno/blob/main/LICENSE.md
+V8: Copyright 2006-2026 the V8 project authors. BSD 3-clause License: https://github.com/v8/v8/blob/main/LICENSE`;

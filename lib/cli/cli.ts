@@ -43,6 +43,10 @@ async function dispatch(args: readonly string[], commands: readonly CommandEntry
     printHelp(programHelp(commands));
     return 0;
   }
+  if (first === "--licences" || first === "--licenses") {
+    printLine(licences());
+    return 0;
+  }
   if (first === "help") return await dispatch([...args.slice(1), "--help"], commands);
 
   const entry = commands.find(({ name }) => name === args.slice(0, name.split(" ").length).join(" "));
@@ -54,6 +58,12 @@ async function dispatch(args: readonly string[], commands: readonly CommandEntry
     return 0;
   }
   return await command.run(parsed);
+}
+
+/** Licences of the program, and in the single binary of what is built into it (bootstrap/dist.ts). */
+function licences(): string {
+  const name = Deno.build.standalone ? "licences.txt" : "LICENSE";
+  return Deno.readTextFileSync(new URL(`../../${name}`, import.meta.url)).trimEnd();
 }
 
 function printHelp(help: string): void {

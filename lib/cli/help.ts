@@ -118,7 +118,10 @@ export function programHelp(commands: readonly Summary[]): string {
     ...section("COMMANDS", commandTable(commands)),
     ...section(
       "OPTIONS",
-      table([["--version, -V", "Show the version"], ["--help, -h", "Show this text, or behind a command its own"]]),
+      table([["--version, -V", "Show the version"], [
+        "--licences",
+        "Show the licences of the program and of what is built into it",
+      ], ["--help, -h", "Show this text, or behind a command its own"]]),
     ),
     ...section("EXAMPLES", exampleLines(examples.filter(([line]) => has(line.split(" ")[0]!) || has("config init")))),
     ...section(

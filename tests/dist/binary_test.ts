@@ -35,7 +35,11 @@ async function start(program: string, args: readonly string[], cwd: string, env:
 /** `metalora train run.yaml` of a workspace; the hash of the adapter that it wrote. */
 async function train(space: Workspace, output: string, program = binary): Promise<string> {
   const sets = ["reweight.method=meta-lora", `output=${output}`].flatMap((set) => ["--set", set]);
-  const { code, out, err } = await start(program, ["train", "run.yaml", "--threads=1", "--json", ...sets], space.path);
+  const { code, out, err } = await start(
+    program,
+    ["train", "run.yaml", "--device=cpu", "--threads=1", "--json", ...sets],
+    space.path,
+  );
   assertEquals(code, 0, err);
   assertEquals(JSON.parse(out).steps, 4);
   return await space.adapterHash(output);
@@ -45,7 +49,11 @@ Deno.test("the binary has the size that was promised and nothing of the machine 
   const bytes = Deno.readFileSync(binary);
   assert(bytes.length < 130e6, `${bytes.length} bytes`);
   const text = new TextDecoder("latin1").decode(bytes);
-  const foreign = { "the project's folder": ROOT, "a test package": "fast-check/lib", "a test's module": "tests/e2e/harness.ts" };
+  const foreign = {
+    "the project's folder": `${ROOT}lib/`,
+    "a test package": "fast-check/lib",
+    "a test's module": "tests/e2e/harness.ts",
+  };
   for (const [what, mark] of Object.entries(foreign)) assert(!text.includes(mark), `${what} is in the binary`);
 });
 
@@ -54,6 +62,10 @@ Deno.test("the binary starts every command from an empty folder", { ignore }, as
   const empty = space.file("empty");
   Deno.mkdirSync(empty);
   assertEquals(await start(binary, ["--version"], empty), { code: 0, out: `metalora ${VERSION}\n`, err: "" });
+  const { out: licences } = await start(binary, ["--licences"], empty);
+  for (const text of ["Apache License", "yaml 2", "zod 4", "Eemeli Aro", "the Deno authors"]) {
+    assertStringIncludes(licences, text);
+  }
   await inTurns(commands.map(({ name }) => async () => {
     const { code, out, err } = await start(binary, [...name.split(" "), "--help"], empty);
     assertEquals([code, err], [0, ""], name);
@@ -75,7 +87,7 @@ Deno.test(
     Deno.copyFileSync(binary, join(media, "metalora"));
     if (await canMount()) {
       const script = `mount --bind media media && mount -o remount,ro,bind media && ! touch media/x 2>/dev/null && exec ` +
-        `media/metalora train run.yaml --threads=1 --set output=c --set reweight.method=meta-lora`;
+        `media/metalora train run.yaml --device=cpu --threads=1 --set output=c --set reweight.method=meta-lora`;
       const { code, err } = await start("unshare", ["-rm", "sh", "-c", script], space.path);
       assertEquals(code, 0, err);
       assertEquals(await space.adapterHash("c"), both[0]);
@@ -86,6 +98,36 @@ Deno.test(
     }
   },
 );
+
+Deno.test("the binary serves its dashboard while it trains, and saves when it is stopped", { ignore }, async () => {
+  using space = workspace();
+  const sets = ["train.steps=100000", "checkpoints.every=0"].flatMap((set) => ["--set", set]);
+  const run = new Deno.Command(binary, {
+    args: ["train", "run.yaml", "--device=cpu", "--threads=1", "--status", "127.0.0.1:0", ...sets],
+    cwd: space.path,
+    env: { TMPDIR: space.path, NO_COLOR: "1" },
+    stdin: "null",
+    stdout: "null",
+    stderr: "piped",
+  }).spawn();
+  const lines = run.stderr.pipeThrough(new TextDecoderStream()).getReader();
+  let told = "";
+  while (!/step +\d/.test(told)) {
+    const { value, done } = await lines.read();
+    assert(!done, told);
+    told += value;
+  }
+  const [url] = /http:\/\/\S+\//.exec(told)!;
+  const status = await (await fetch(`${url}status`)).json();
+  assertEquals(typeof status.version, "number", JSON.stringify(status).slice(0, 300));
+  const page = await fetch(url);
+  assertEquals([page.status, page.headers.get("content-type")?.split(";")[0]], [200, "text/html"]);
+  assertStringIncludes(await page.text(), "<script");
+  run.kill("SIGTERM");
+  while (!(await lines.read()).done);
+  assertEquals((await run.status).code, 143);
+  assertEquals(space.checkpoints("out").length, 1);
+});
 
 Deno.test("the binary runs its demo, with the model that is inside", { ignore }, async () => {
   using space = workspace();
@@ -98,7 +140,7 @@ Deno.test("the binary runs its demo, with the model that is inside", { ignore },
 
 Deno.test("a temporary folder that cannot be used gives one line with the remedy", { ignore }, async () => {
   using space = workspace();
-  const args = ["bench", "--dry-run"];
+  const args = ["bench", "--dry-run", "--device=cpu"];
   const folderless = await start(binary, args, space.path, { TMPDIR: "/proc" });
   assertEquals([folderless.code, folderless.out], [1, ""]);
   assertMatch(folderless.err, /^metalora: Cannot load the cpu library: .* \/proc, which is full, read-only .* Set TMPDIR .*\n$/);

@@ -1,9 +1,9 @@
 import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
-import { compileProblem } from "../../bootstrap/dist.ts";
+import { compileProblem, PERMISSIONS } from "../../bootstrap/dist.ts";
 import { npmImports, Refusal, slim, walk, workerModules } from "../../bootstrap/dist_parts.ts";
 
 const root = new URL("../../", import.meta.url).pathname;
-const sources = ["main.ts", ...walk(root, "lib"), ...walk(root, "ffi")].filter((path) => path.endsWith(".ts"));
+const sources = ["main.ts", ...walk(root, "lib"), ...walk(root, "ffi")].filter((path) => /\.[jt]s$/.test(path));
 const read = (path: string) => Deno.readTextFileSync(root + path);
 
 Deno.test("workerModules() finds the program's workers, and refuses an address that it cannot read", () => {
@@ -41,4 +41,10 @@ Deno.test("compileProblem() says what to do without network, with the address to
   assertStringIncludes(offline, `get ${url}, unpack it and run here: make dist DENORT_BIN=/path/to/denort`);
   assertStringIncludes(compileProblem("Could not find denort at '/x'"), "is no file that can be read");
   assertEquals(compileProblem("something else\n"), "deno compile failed: something else");
+});
+
+Deno.test("the binary has the permissions of the program run from source, and no others", () => {
+  const { tasks } = JSON.parse(read("deno.json")) as { tasks: { metalora: { command: string } } };
+  const fromSource = [...tasks.metalora.command.matchAll(/--allow-(\S+)/g)].map(([, name]) => name!);
+  assertEquals([...PERMISSIONS].sort(), fromSource.sort());
 });
