@@ -144,6 +144,7 @@ __global__ void __launch_bounds__(128) forward_kernel(const Attention a, const U
 
 // delta [T, H] = sum_d dout * out, 8 lanes a head; the same lanes zero dq, dk and dv behind cu[S].
 __global__ void __launch_bounds__(256) delta_kernel(const Attention a, const int unit) {
+  release_next_kernel();  // hopper_dkv_kernel starts early and waits by itself
   const int64_t index = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) / 8;
   if (index >= a.T * a.H) return;
   const int64_t t = index / a.H;

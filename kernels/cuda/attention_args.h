@@ -53,6 +53,19 @@ __device__ __forceinline__ float power_of_two(float x) {
   return y;
 }
 
+// Programmatic dependent launch (sm_90): lets the next kernel of the stream start once all blocks of this one have said so or ended;
+// waits until the kernel before has ended and what it wrote can be read.
+__device__ __forceinline__ void release_next_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void await_last_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Zeros columns 0 .. cols-1 of row t with `count` threads, of which this one is `index`.
 __device__ __forceinline__ void zero_row(bf16* x, int64_t t, int64_t ld, int cols, int index, int count) {
   for (int c = index; c < cols; c += count) x[t * ld + c] = __float2bfloat16(0.0f);

@@ -1,6 +1,6 @@
 // attention_hopper.h: what the forward and the backward of attention_hopper.cu share.
 //
-// A block is one producer warpgroup, which copies tiles to shared memory with the bulk tensor copy engine, and two consumer
+// A block is one producer warpgroup, which copies tiles to shared memory with the bulk tensor copy engine, and WGS consumer
 // warpgroups of 64 rows each, which multiply. Stages pass between them through two mbarriers each: `full` (the bytes are there) and
 // `empty` (every consumer warp has finished with them).
 //
@@ -12,17 +12,17 @@
 namespace metalora {
 namespace cuda {
 
-constexpr int CONSUMERS = 2;                        // warpgroups
-constexpr int TILE = 64 * CONSUMERS;                // rows of the result, a block
-constexpr int THREADS = (CONSUMERS + 1) * 128;
-
-// Registers a thread. 384 threads start with 168 each, and no more can be taken than was given: 2 * 72 = 168 - 24, 2 * 64 = 168 - 40.
-constexpr int CONSUMER_REGISTERS = 240, PRODUCER_REGISTERS = 24;
+// How a block of WGS consumer warpgroups divides its registers: `give` is what a producer thread keeps, `take` what a consumer thread
+// gets. All threads start with the same share, and no more can be taken than was given.
+struct Registers {
+  int give, take;
+};
+__host__ __device__ constexpr Registers registers_of(int WGS) { return WGS == 2 ? Registers{24, 240} : Registers{32, 160}; }
 
 // Bytes of a [rows, D] tile in shared memory.
 __host__ __device__ constexpr int tile_bytes(int rows, int D) { return rows * D * 2; }
 
-// A block's part of the work: tile `tile` of TILE rows of segment `segment` and head `head`.
+// A block's part of the work: tile `tile` of segment `segment` and head `head`.
 struct Block {
   int segment, head, tile;
 };
@@ -43,19 +43,31 @@ __device__ __forceinline__ void copy_tile(uint8_t* tile, const CUtensorMap* map,
   for (int panel = 0; panel < D / 64; panel++) copy_box(tile + panel * rows * 128, map, column + panel * 64, (int)row, barrier);
 }
 
+// The block's warpgroup of this thread, as a number that the compiler knows to be the same for the whole warp: matrix descriptors made
+// from it then live in uniform registers, where wgmma wants them.
+__device__ __forceinline__ int warpgroup_index() { return __shfl_sync(~0u, (int)threadIdx.x / 128, 0); }
+
 // Zeros rows first .. rows-1 of a tile. All consumers together; a named_sync among them must follow.
-template <int D>
+template <int D, int WGS>
 __device__ __forceinline__ void zero_tail(uint8_t* tile, int first, int rows) {
-  const int units = (rows - first) * 8;  // of 16 bytes, a panel
-  for (int i = threadIdx.x - 128; i < units * (D / 64); i += CONSUMERS * 128) {
-    const int panel = i / units, unit = i % units;
-    *(uint4*)(tile + panel * rows * 128 + first * 128 + unit * 16) = uint4{};
+  for (int at = first * 128 + (threadIdx.x - 128) * 16; at < rows * 128; at += WGS * 128 * 16)
+#pragma unroll
+    for (int panel = 0; panel < D / 64; panel++) *(uint4*)(tile + panel * rows * 128 + at) = uint4{};
+}
+
+// Hides keys behind the diagonal and behind `keys`; row is this thread's first, k0 the tile's first key.
+template <int KEYS>
+__device__ __forceinline__ void mask_scores(float (&s)[KEYS / 2], int row, int k0, int keys) {
+#pragma unroll
+  for (int i = 0; i < KEYS / 2; i++) {
+    const int key = k0 + i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2;
+    if (key > row + i / 2 % 2 * 8 || key >= keys) s[i] = -INFINITY;
   }
 }
 
 // dst [row < real, 64 of this warpgroup] = factor[row] * d, columns 0 .. D-1, through the warpgroup's 64 rows of a tile that nobody
-// reads any more. `first` is the warpgroup's first row in the tile of TILE rows.
-template <int D>
+// reads any more. `first` is the warpgroup's first row in the tile.
+template <int D, int WGS>
 __device__ __forceinline__ void store_tile(uint8_t* tile, int first, const float (&d)[D / 2], float low, float high, bf16* dst, int64_t ld,
                                            int real) {
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16;  // the warp's first of the warpgroup's rows
@@ -67,26 +79,26 @@ __device__ __forceinline__ void store_tile(uint8_t* tile, int first, const float
       const float factor = half ? high : low;
       const __nv_bfloat162 pair = __floats2bfloat162_rn(d[4 * j + 2 * half] * factor, d[4 * j + 2 * half + 1] * factor);
       const int r = lane / 4 + half * 8, unit = (j % 8) ^ (r % 8);
-      *(__nv_bfloat162*)(mine + j / 8 * TILE * 128 + r * 128 + unit * 16 + lane % 4 * 4) = pair;
+      *(__nv_bfloat162*)(mine + j / 8 * WGS * 64 * 128 + r * 128 + unit * 16 + lane % 4 * 4) = pair;
     }
   __syncwarp();
   constexpr int UNITS = D / 8;  // a row
 #pragma unroll
   for (int i = lane; i < 16 * UNITS; i += 32) {
     const int r = i / UNITS, j = i % UNITS;
-    const uint4 eight = *(const uint4*)(mine + j / 8 * TILE * 128 + r * 128 + ((j % 8) ^ (r % 8)) * 16);
+    const uint4 eight = *(const uint4*)(mine + j / 8 * WGS * 64 * 128 + r * 128 + ((j % 8) ^ (r % 8)) * 16);
     if (row + r < real) *(uint4*)(dst + (row + r) * ld + j * 8) = eight;
   }
 }
 
 // Barriers of `stages` stages; one thread initialises, then the block synchronises.
-template <int STAGES>
+template <int STAGES, int WGS>
 struct Ring {
   uint64_t full[STAGES], empty[STAGES];
   __device__ void init(int producers) {
     for (int i = 0; i < STAGES; i++) {
       barrier_init(&full[i], producers);
-      barrier_init(&empty[i], CONSUMERS * 4);
+      barrier_init(&empty[i], WGS * 4);
     }
   }
   // Producer: waits until stage i % STAGES is free for tile i.

@@ -7,39 +7,45 @@
 namespace metalora {
 namespace cuda {
 
+constexpr int BACKWARD_WGS = 2, BACKWARD_TILE = 64 * BACKWARD_WGS;
+
 // ---- dk, dv ----------------------------------------------------------------------------------------------------------
 
-// Shared memory: K, V [TILE, D], then stages of Q and dout [QUERIES, D] with lse (in powers of two) and delta [QUERIES].
+// Shared memory: K, V [BACKWARD_TILE, D], then stages of Q and dout [QUERIES, D] with lse (in powers of two) and delta [QUERIES].
 template <int D, int QUERIES, int STAGES>
 struct KeyShared {
-  uint8_t k[tile_bytes(TILE, D)];
-  uint8_t v[tile_bytes(TILE, D)];
+  uint8_t k[tile_bytes(BACKWARD_TILE, D)];
+  uint8_t v[tile_bytes(BACKWARD_TILE, D)];
   uint8_t q[STAGES][tile_bytes(QUERIES, D)];
   uint8_t g[STAGES][tile_bytes(QUERIES, D)];
   float lse[STAGES][QUERIES];
   float delta[STAGES][QUERIES];
-  Ring<STAGES> queries;
+  Ring<STAGES, BACKWARD_WGS> queries;
   uint64_t keys;
 };
 
 // A block owns a tile of keys of one key/value head and walks over the query heads that read it and their tiles of queries.
 template <int D, int QUERIES, int STAGES>
-__global__ void __launch_bounds__(THREADS, 1)
+__global__ void __launch_bounds__(128 + BACKWARD_WGS * 128, 1)
     hopper_dkv_kernel(const __grid_constant__ CUtensorMap map_q, const __grid_constant__ CUtensorMap map_k,
                       const __grid_constant__ CUtensorMap map_v, const __grid_constant__ CUtensorMap map_g,
                       const __grid_constant__ Attention a, const int tiles, const int together) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-  static_assert(STAGES > 2 || QUERIES >= TILE, "a skipped tile and its two neighbours need a stage each");
+  static_assert(STAGES > 2 || QUERIES >= BACKWARD_TILE, "a skipped tile and its two neighbours need a stage each");
   extern __shared__ __align__(1024) uint8_t memory[];
   auto& shared = *(KeyShared<D, QUERIES, STAGES>*)memory;
-  const int warpgroup = threadIdx.x / 128, group = a.H / a.K;
+  const int warpgroup = warpgroup_index(), group = a.H / a.K;
   const Block block = block_of(a.S * a.K, a.K, tiles, together, false);
   const Segment segment = segment_of(a, block.segment);
-  const int first = block.tile * TILE, rows = min(TILE, segment.length - first);
+  const int first = block.tile * BACKWARD_TILE, rows = min(BACKWARD_TILE, segment.length - first);
   if (rows <= 0) return;
   const int per_head = (segment.length - first + QUERIES - 1) / QUERIES;
   const int n = first < segment.keys ? per_head * group : 0;  // all rows are padding: dk and dv are zero
   if (threadIdx.x == 0) {
+    prefetch_map(&map_q);
+    prefetch_map(&map_k);
+    prefetch_map(&map_v);
+    prefetch_map(&map_g);
     shared.queries.init(1 + 32);
     barrier_init(&shared.keys, 1);
     fence_async();
@@ -47,11 +53,11 @@ __global__ void __launch_bounds__(THREADS, 1)
   __syncthreads();
 
   if (warpgroup == 0) {
-    give_registers<D == 64 ? 40 : PRODUCER_REGISTERS>();
+    give_registers<D == 64 ? 40 : registers_of(2).give>();
     if (threadIdx.x == 0) {
       barrier_expect(&shared.keys, sizeof(shared.k) + sizeof(shared.v));
-      copy_tile<D>(shared.k, &map_k, block.head * D, segment.start + first, TILE, &shared.keys);
-      copy_tile<D>(shared.v, &map_v, block.head * D, segment.start + first, TILE, &shared.keys);
+      copy_tile<D>(shared.k, &map_k, block.head * D, segment.start + first, BACKWARD_TILE, &shared.keys);
+      copy_tile<D>(shared.v, &map_v, block.head * D, segment.start + first, BACKWARD_TILE, &shared.keys);
       int head = block.head * group, tile = 0;
       for (int i = 0; i < n; i++) {
         const int stage = i % STAGES;
@@ -64,6 +70,8 @@ __global__ void __launch_bounds__(THREADS, 1)
         if (++tile == per_head) tile = 0, head++;
       }
     } else if (threadIdx.x / 32 == 1) {  // brings lse and delta, which stand one head apart
+      await_last_kernel();
+      release_next_kernel();  // dq needs delta and nothing of this kernel: it fills the multiprocessors that run out of work here
       const int lane = threadIdx.x % 32;
       int head = block.head * group, tile = 0;
       for (int i = 0; i < n; i++) {
@@ -87,7 +95,7 @@ __global__ void __launch_bounds__(THREADS, 1)
       }
     }
   } else {
-    take_registers<D == 64 ? 232 : CONSUMER_REGISTERS>();
+    take_registers<D == 64 ? 232 : registers_of(2).take>();
     const int consumer = warpgroup - 1, lane = threadIdx.x % 32;
     const int top = first + consumer * 64, row = top + threadIdx.x / 32 % 4 * 16 + lane / 4;  // the key; and row + 8
     const float scale = a.scale * LOG2E;
@@ -103,10 +111,10 @@ __global__ void __launch_bounds__(THREADS, 1)
         if (++tile == per_head) tile = 0;
         shared.queries.wait_full(i);
         if (q0 + QUERIES > segment.length) {
-          zero_tail<D>(shared.q[i % STAGES], segment.length - q0, QUERIES);
-          zero_tail<D>(shared.g[i % STAGES], segment.length - q0, QUERIES);
+          zero_tail<D, BACKWARD_WGS>(shared.q[i % STAGES], segment.length - q0, QUERIES);
+          zero_tail<D, BACKWARD_WGS>(shared.g[i % STAGES], segment.length - q0, QUERIES);
           fence_async();
-          named_sync(1, CONSUMERS * 128);
+          named_sync(1, BACKWARD_WGS * 128);
         }
         if (q0 + QUERIES > top) break;
         shared.queries.release(i);
@@ -119,24 +127,24 @@ __global__ void __launch_bounds__(THREADS, 1)
     if (i < n) {
       float s[QUERIES / 2];
       wgmma_fence();
-      start_scores<D, QUERIES>(s, k, TILE, describe_rows(shared.q[i % STAGES]), QUERIES);
+      start_scores<D, QUERIES>(s, k, BACKWARD_TILE, describe_rows(shared.q[i % STAGES]), QUERIES);
       wgmma_wait<0>();
       hold(s);
       while (i < n) {
         const int stage = i % STAGES;
         float dp[QUERIES / 2];
         wgmma_fence();
-        start_scores<D, QUERIES>(dp, v, TILE, describe_rows(shared.g[stage]), QUERIES);
-        const bool diagonal = q0 < top + 63;
+        start_scores<D, QUERIES>(dp, v, BACKWARD_TILE, describe_rows(shared.g[stage]), QUERIES);
+        if (q0 < top + 63) {  // on the diagonal: hide keys behind their query
+#pragma unroll
+          for (int e = 0; e < QUERIES / 2; e++)
+            if (row + e / 2 % 2 * 8 > q0 + e / 4 * 8 + lane % 4 * 2 + e % 2) s[e] = -INFINITY;
+        }
 #pragma unroll
         for (int j = 0; j < QUERIES / 8; j++) {
-          const int column = j * 8 + lane % 4 * 2;
-          const float2 lse = *(const float2*)&shared.lse[stage][column];
+          const float2 lse = *(const float2*)&shared.lse[stage][j * 8 + lane % 4 * 2];
 #pragma unroll
-          for (int e = 0; e < 4; e++) {
-            const float x = power_of_two(fmaf(s[4 * j + e], scale, e % 2 ? -lse.y : -lse.x));
-            s[4 * j + e] = diagonal && row + e / 2 * 8 > q0 + column + e % 2 ? 0.0f : x;
-          }
+          for (int e = 0; e < 4; e++) s[4 * j + e] = power_of_two(fmaf(s[4 * j + e], scale, e % 2 ? -lse.y : -lse.x));
         }
         uint32_t p[QUERIES / 16][4], ds[QUERIES / 16][4];
         to_operand<QUERIES>(p, s);
@@ -158,7 +166,7 @@ __global__ void __launch_bounds__(THREADS, 1)
         hold(ds);
         wgmma_fence();
         start_sum<D, QUERIES>(dk, ds, describe_columns(shared.q[stage], QUERIES));
-        start_scores<D, QUERIES>(s, k, TILE, describe_rows(shared.q[next_stage]), QUERIES);
+        start_scores<D, QUERIES>(s, k, BACKWARD_TILE, describe_rows(shared.q[next_stage]), QUERIES);
         wgmma_wait<0>();
         hold(dk);
         hold(dv);
@@ -174,10 +182,10 @@ __global__ void __launch_bounds__(THREADS, 1)
       if (row + r * 8 >= segment.keys)  // padding: its rows of K and V may hold anything
 #pragma unroll
         for (int j = 0; j < D / 8; j++) dk[4 * j + 2 * r] = dk[4 * j + 2 * r + 1] = dv[4 * j + 2 * r] = dv[4 * j + 2 * r + 1] = 0.0f;
-    named_sync(2 + consumer, 128);  // all warps of this warpgroup have read K and V
+    named_sync(8 + consumer, 128);  // all warps of this warpgroup have read K and V
     const int64_t at = (segment.start + top) * a.lddqkv + (int64_t)block.head * D;
-    store_tile<D>(shared.k, consumer * 64, dk, a.scale, a.scale, a.dk + at, a.lddqkv, segment.length - top);
-    store_tile<D>(shared.v, consumer * 64, dv, 1.0f, 1.0f, a.dv + at, a.lddqkv, segment.length - top);
+    store_tile<D, BACKWARD_WGS>(shared.k, consumer * 64, dk, a.scale, a.scale, a.dk + at, a.lddqkv, segment.length - top);
+    store_tile<D, BACKWARD_WGS>(shared.v, consumer * 64, dv, 1.0f, 1.0f, a.dv + at, a.lddqkv, segment.length - top);
   }
 #else
   __trap();  // built without sm_90a
@@ -186,20 +194,20 @@ __global__ void __launch_bounds__(THREADS, 1)
 
 // ---- dq --------------------------------------------------------------------------------------------------------------
 
-// Shared memory: Q, dout [TILE, D], then stages of K and V [KEYS, D].
+// Shared memory: Q, dout [BACKWARD_TILE, D], then stages of K and V [KEYS, D].
 template <int D, int KEYS, int STAGES>
 struct QueryShared {
-  uint8_t q[tile_bytes(TILE, D)];
-  uint8_t g[tile_bytes(TILE, D)];
+  uint8_t q[tile_bytes(BACKWARD_TILE, D)];
+  uint8_t g[tile_bytes(BACKWARD_TILE, D)];
   uint8_t k[STAGES][tile_bytes(KEYS, D)];
   uint8_t v[STAGES][tile_bytes(KEYS, D)];
-  Ring<STAGES> keys;
+  Ring<STAGES, BACKWARD_WGS> keys;
   uint64_t queries;
 };
 
 // A block owns a tile of queries of one head and walks over the keys that it sees.
 template <int D, int KEYS, int STAGES>
-__global__ void __launch_bounds__(THREADS, 1)
+__global__ void __launch_bounds__(128 + BACKWARD_WGS * 128, 1)
     hopper_dq_kernel(const __grid_constant__ CUtensorMap map_q, const __grid_constant__ CUtensorMap map_k,
                      const __grid_constant__ CUtensorMap map_v, const __grid_constant__ CUtensorMap map_g,
                      const __grid_constant__ Attention a, const int tiles, const int together) {
@@ -207,13 +215,21 @@ __global__ void __launch_bounds__(THREADS, 1)
   static_assert(KEYS >= 64, "a warpgroup may skip the last tile alone");
   extern __shared__ __align__(1024) uint8_t memory[];
   auto& shared = *(QueryShared<D, KEYS, STAGES>*)memory;
-  const int warpgroup = threadIdx.x / 128;
+  const int warpgroup = warpgroup_index();
   const Block block = block_of(a.S * a.H, a.H, tiles, together, true);
   const Segment segment = segment_of(a, block.segment);
-  const int first = block.tile * TILE, rows = min(TILE, segment.length - first);
-  if (rows <= 0) return;
+  const int first = block.tile * BACKWARD_TILE, rows = min(BACKWARD_TILE, segment.length - first);
+  const bool last = blockIdx.x == gridDim.x - 1 && threadIdx.x == 0;
+  if (rows <= 0) {
+    if (last) await_last_kernel();
+    return;
+  }
   const int keys = min(segment.keys, first + rows), n = (keys + KEYS - 1) / KEYS;
   if (threadIdx.x == 0) {
+    prefetch_map(&map_q);
+    prefetch_map(&map_k);
+    prefetch_map(&map_v);
+    prefetch_map(&map_g);
     shared.keys.init(1);
     barrier_init(&shared.queries, 1);
     fence_async();
@@ -221,12 +237,12 @@ __global__ void __launch_bounds__(THREADS, 1)
   __syncthreads();
 
   if (warpgroup == 0) {
-    give_registers<PRODUCER_REGISTERS>();
+    give_registers<registers_of(2).give>();
     if (threadIdx.x != 0) return;
     const int column = block.head * D, kv_column = block.head / (a.H / a.K) * D;
     barrier_expect(&shared.queries, sizeof(shared.q) + sizeof(shared.g));
-    copy_tile<D>(shared.q, &map_q, column, segment.start + first, TILE, &shared.queries);
-    copy_tile<D>(shared.g, &map_g, column, segment.start + first, TILE, &shared.queries);
+    copy_tile<D>(shared.q, &map_q, column, segment.start + first, BACKWARD_TILE, &shared.queries);
+    copy_tile<D>(shared.g, &map_g, column, segment.start + first, BACKWARD_TILE, &shared.queries);
     for (int i = 0; i < n; i++) {
       const int stage = i % STAGES;
       uint64_t* full = &shared.keys.full[stage];
@@ -235,8 +251,9 @@ __global__ void __launch_bounds__(THREADS, 1)
       copy_tile<D>(shared.k[stage], &map_k, kv_column, segment.start + i * KEYS, KEYS, full);
       copy_tile<D>(shared.v[stage], &map_v, kv_column, segment.start + i * KEYS, KEYS, full);
     }
+    if (last) await_last_kernel();  // who waits for this kernel waits for dk and dv too
   } else {
-    take_registers<CONSUMER_REGISTERS>();
+    take_registers<registers_of(2).take>();
     const int consumer = warpgroup - 1, lane = threadIdx.x % 32;
     const int top = first + consumer * 64, row = top + threadIdx.x / 32 % 4 * 16 + lane / 4;  // and row + 8
     const float scale = a.scale * LOG2E;
@@ -256,21 +273,17 @@ __global__ void __launch_bounds__(THREADS, 1)
     const auto reach = [&](int i) {
       shared.keys.wait_full(i);
       if (i * KEYS + KEYS > keys) {
-        zero_tail<D>(shared.k[i % STAGES], keys - i * KEYS, KEYS);
-        zero_tail<D>(shared.v[i % STAGES], keys - i * KEYS, KEYS);
+        zero_tail<D, BACKWARD_WGS>(shared.k[i % STAGES], keys - i * KEYS, KEYS);
+        zero_tail<D, BACKWARD_WGS>(shared.v[i % STAGES], keys - i * KEYS, KEYS);
         fence_async();
-        named_sync(1, CONSUMERS * 128);
+        named_sync(1, BACKWARD_WGS * 128);
       }
     };
     // Scores become probabilities.
     const auto normalize = [&](float(&s)[KEYS / 2], int k0) {
-      const bool masked = k0 + KEYS > min(keys, top + 1);
+      if (k0 + KEYS > min(keys, top + 1)) mask_scores<KEYS>(s, row, k0, keys);
 #pragma unroll
-      for (int e = 0; e < KEYS / 2; e++) {
-        const int key = k0 + e / 4 * 8 + lane % 4 * 2 + e % 2, r = e / 2 % 2;
-        const float x = power_of_two(fmaf(s[e], scale, -lse[r]));
-        s[e] = masked && (key > row + r * 8 || key >= keys) ? 0.0f : x;
-      }
+      for (int e = 0; e < KEYS / 2; e++) s[e] = power_of_two(fmaf(s[e], scale, -lse[e / 2 % 2]));
     };
     // In order: dp of this tile, scores of the next, dq of this one; the gradients of the scores are computed while the second
     // runs and the probabilities of the next tile while the third runs.
@@ -279,7 +292,7 @@ __global__ void __launch_bounds__(THREADS, 1)
       float p[KEYS / 2];
       reach(0);
       wgmma_fence();
-      start_scores<D, KEYS>(p, q, TILE, describe_rows(shared.k[0]), KEYS);
+      start_scores<D, KEYS>(p, q, BACKWARD_TILE, describe_rows(shared.k[0]), KEYS);
       wgmma_wait<0>();
       hold(p);
       normalize(p, 0);
@@ -288,10 +301,10 @@ __global__ void __launch_bounds__(THREADS, 1)
         float dp[KEYS / 2], s[KEYS / 2];
         uint32_t ds[KEYS / 16][4];
         wgmma_fence();
-        start_scores<D, KEYS>(dp, g, TILE, describe_rows(shared.v[stage]), KEYS);
+        start_scores<D, KEYS>(dp, g, BACKWARD_TILE, describe_rows(shared.v[stage]), KEYS);
         if (i + 1 < n) reach(i + 1);
         wgmma_fence();
-        start_scores<D, KEYS>(s, q, TILE, describe_rows(shared.k[i + 1 < n ? (i + 1) % STAGES : stage]), KEYS);  // the last in vain
+        start_scores<D, KEYS>(s, q, BACKWARD_TILE, describe_rows(shared.k[i + 1 < n ? (i + 1) % STAGES : stage]), KEYS);  // the last in vain
         wgmma_wait<1>();
         hold(dp);
 #pragma unroll
@@ -312,8 +325,8 @@ __global__ void __launch_bounds__(THREADS, 1)
         for (int e = 0; e < KEYS / 2; e++) p[e] = s[e];
       }
     }
-    named_sync(2 + consumer, 128);  // all warps of this warpgroup have read Q
-    store_tile<D>(shared.q, consumer * 64, dq, a.scale, a.scale,
+    named_sync(8 + consumer, 128);  // all warps of this warpgroup have read Q
+    store_tile<D, BACKWARD_WGS>(shared.q, consumer * 64, dq, a.scale, a.scale,
                   a.dq + (segment.start + top) * a.lddqkv + (int64_t)block.head * D, a.lddqkv, segment.length - top);
   }
 #else

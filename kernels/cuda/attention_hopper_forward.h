@@ -6,13 +6,13 @@
 namespace metalora {
 namespace cuda {
 
-// Shared memory: Q [TILE, D], then stages of K and of V [KEYS, D].
-template <int D, int KEYS, int STAGES>
+// Shared memory: Q [64 WGS, D], then stages of K and of V [KEYS, D].
+template <int D, int KEYS, int STAGES, int WGS>
 struct ForwardShared {
-  uint8_t q[tile_bytes(TILE, D)];
+  uint8_t q[tile_bytes(64 * WGS, D)];
   uint8_t k[STAGES][tile_bytes(KEYS, D)];
   uint8_t v[STAGES][tile_bytes(KEYS, D)];
-  Ring<STAGES> keys, values;
+  Ring<STAGES, WGS> keys, values;
   uint64_t queries;
 };
 
@@ -45,25 +45,16 @@ struct Softmax {
   }
 };
 
-// Hides keys behind the diagonal and behind `keys`; row is this thread's first, k0 the tile's first key.
-template <int KEYS>
-__device__ __forceinline__ void mask_scores(float (&s)[KEYS / 2], int row, int k0, int keys) {
-#pragma unroll
-  for (int i = 0; i < KEYS / 2; i++) {
-    const int key = k0 + i / 4 * 8 + threadIdx.x % 4 * 2 + i % 2;
-    if (key > row + i / 2 % 2 * 8 || key >= keys) s[i] = -INFINITY;
-  }
-}
-
-template <int D, int KEYS, int STAGES>
-__global__ void __launch_bounds__(THREADS, 1)
+template <int D, int KEYS, int STAGES, int WGS>
+__global__ void __launch_bounds__(128 + WGS * 128, 1)
     hopper_forward_kernel(const __grid_constant__ CUtensorMap map_q, const __grid_constant__ CUtensorMap map_k,
                           const __grid_constant__ CUtensorMap map_v, const __grid_constant__ Attention a, const int tiles,
                           const int together) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  constexpr int TILE = 64 * WGS;
   extern __shared__ __align__(1024) uint8_t memory[];
-  auto& shared = *(ForwardShared<D, KEYS, STAGES>*)memory;
-  const int warpgroup = threadIdx.x / 128;
+  auto& shared = *(ForwardShared<D, KEYS, STAGES, WGS>*)memory;
+  const int warpgroup = warpgroup_index();
   if (warpgroup == 0 && threadIdx.x >= 32) zero_forward_behind(a, blockIdx.x, gridDim.x, threadIdx.x - 32, 96);
   if (a.S == 0) return;
   const Block block = block_of(a.S * a.H, a.H, tiles, together, true);
@@ -72,6 +63,9 @@ __global__ void __launch_bounds__(THREADS, 1)
   if (rows <= 0) return;
   const int keys = min(segment.keys, first + rows), n = (keys + KEYS - 1) / KEYS;  // tiles of keys, visited from the last
   if (threadIdx.x == 0) {
+    prefetch_map(&map_q);
+    prefetch_map(&map_k);
+    prefetch_map(&map_v);
     shared.keys.init(1);
     shared.values.init(1);
     barrier_init(&shared.queries, 1);
@@ -80,7 +74,7 @@ __global__ void __launch_bounds__(THREADS, 1)
   __syncthreads();
 
   if (warpgroup == 0) {
-    give_registers<PRODUCER_REGISTERS>();
+    give_registers<registers_of(WGS).give>();
     if (threadIdx.x != 0) return;
     const int column = block.head * D, kv_column = block.head / (a.H / a.K) * D;
     barrier_expect(&shared.queries, sizeof(shared.q));
@@ -96,7 +90,7 @@ __global__ void __launch_bounds__(THREADS, 1)
       copy_tile<D>(shared.v[stage], &map_v, kv_column, row, KEYS, &shared.values.full[stage]);
     }
   } else {
-    take_registers<CONSUMER_REGISTERS>();
+    take_registers<registers_of(WGS).take>();
     const int consumer = warpgroup - 1, lane = threadIdx.x % 32;
     const int top = first + consumer * 64, row = top + threadIdx.x / 32 % 4 * 16 + lane / 4;  // and row + 8
     const float scale = a.scale * LOG2E;
@@ -130,18 +124,21 @@ __global__ void __launch_bounds__(THREADS, 1)
       }
       shared.values.wait_full(0);
       if (n * KEYS > keys) {
-        zero_tail<D>(shared.v[0], keys - (n - 1) * KEYS, KEYS);
+        zero_tail<D, WGS>(shared.v[0], keys - (n - 1) * KEYS, KEYS);
         fence_async();
-        named_sync(1, CONSUMERS * 128);
+        named_sync(1, WGS * 128);
       }
+      if (n > 1 && consumer == WGS - 1) named_arrive(4, 256);
       for (int i = 1; i < n; i++) {
         float s[KEYS / 2];
+        named_sync(4 + consumer, 256);
         start(s, i);
         if (i > 1) shared.values.wait_full(i - 1);
         hold(o);
         hold(p);
         wgmma_fence();
         start_sum<D, KEYS>(o, p, describe_columns(shared.v[(i - 1) % STAGES], KEYS));
+        if (consumer < WGS - 1 || i < n - 1) named_arrive(4 + (consumer + 1) % WGS, 256);
         wgmma_wait<1>();
         hold(s);
         shared.keys.release(i);
@@ -175,8 +172,8 @@ __global__ void __launch_bounds__(THREADS, 1)
       if (lane % 4 == 0 && row + r * 8 < segment.length)
         a.lse[(segment.start + row + r * 8) * a.H + block.head] = softmax.max[r] * a.scale + logf(sum);
     }
-    named_sync(2 + consumer, 128);  // all warps of this warpgroup have read Q
-    store_tile<D>(shared.q, consumer * 64, o, share[0], share[1],
+    named_sync(8 + consumer, 128);  // all warps of this warpgroup have read Q
+    store_tile<D, WGS>(shared.q, consumer * 64, o, share[0], share[1],
                   a.out + (segment.start + top) * a.ldo + (int64_t)block.head * D, a.ldo, segment.length - top);
   }
 #else

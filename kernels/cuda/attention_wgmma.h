@@ -43,6 +43,10 @@ __device__ __forceinline__ void copy_box(void* dst, const CUtensorMap* map, int 
       "l"(map), "r"(column), "r"(row), "r"(shared_at(barrier))
       : "memory");
 }
+// Fetches a tensor map before its first copy needs it.
+__device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
 // What this thread wrote to shared memory becomes visible to wgmma and to bulk copies.
 __device__ __forceinline__ void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 // Barrier `id` of 1 .. 15 among `threads` threads of the block.

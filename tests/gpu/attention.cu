@@ -203,8 +203,9 @@ static void run_case(const char* name, const Shape& shape, int gap, double sharp
       dq = compare(dx, batch.ldqkv, 0, batch.T, rows, H, D, t.dq);
       dk = compare(dx, batch.ldqkv, batch.at_k(), batch.T, rows, K, D, t.dk);
       dv = compare(dx, batch.ldqkv, batch.at_v(), batch.T, rows, K, D, t.dv);
+      const int64_t k0 = batch.at_k(), v0 = batch.at_v();
       clean = untouched(y, batch.ldo, batch.T, {{0, H * D}}) &&
-              untouched(dx, batch.ldqkv, batch.T, {{0, H * D}, {batch.at_k(), batch.at_k() + K * D}, {batch.at_v(), batch.at_v() + K * D}});
+              untouched(dx, batch.ldqkv, batch.T, {{0, H * D}, {k0, k0 + K * D}, {v0, v0 + K * D}});
       for (int64_t i = 0; i < (int64_t)(batch.T + Batch::GUARD) * H; i++) {
         uint32_t bits;
         memcpy(&bits, &lse[i], 4);
@@ -227,7 +228,8 @@ static void run_case(const char* name, const Shape& shape, int gap, double sharp
     failures += !good;
     printf("%s  %-28s sm_%d H %2d K %d D %3d | out %.1e %.1e  dq %.1e %.1e  dk %.1e %.1e  dv %.1e %.1e  lse %.0e%s%s%s\n",
            good ? "pass" : "FAIL", name, arch, H, K, D, out.norm, out.row, dq.norm, dq.row, dk.norm, dk.row, dv.norm, dv.row, lse_error,
-           same ? "" : "  two runs differ", clean ? "" : "  wrote outside or left rows behind", out.wrong || dq.wrong || dk.wrong || dv.wrong ? "  NaN" : "");
+           same ? "" : "  two runs differ", clean ? "" : "  wrote outside or left rows behind",
+           out.wrong || dq.wrong || dk.wrong || dv.wrong ? "  NaN" : "");
     fflush(stdout);
   }
 }
@@ -314,15 +316,17 @@ static void time_shape(const Shape& shape, int arch, int units) {
   double pairs = 0;
   for (double n : shape.lengths) pairs += n * (n + 1) / 2;
   const double work = 4 * pairs * shape.H * shape.D * LAYERS / 1e9;  // FLOP / 1e9 of the forward: / ms = TFLOP/s
-  printf("sm_%d  %2d x %-4d  H %2d  K %2d  D %3d | forward %7.2f ms %4.0f TFLOP/s | backward %7.2f ms %4.0f TFLOP/s | both %7.2f ms\n", arch,
-         (int)shape.lengths.size(), shape.longest(), shape.H, shape.K, shape.D, forward, work / forward, backward, 2.5 * work / backward,
+  printf("sm_%d  %2d x %-4d  H %2d  K %2d  D %3d | forward %7.2f ms %4.0f TFLOP/s | backward %7.2f ms %4.0f TFLOP/s | both %7.2f ms\n",
+         arch, (int)shape.lengths.size(), shape.longest(), shape.H, shape.K, shape.D, forward, work / forward, backward, 2.5 * work / backward,
          forward + backward);
   fflush(stdout);
 }
 
 static void run_times(int chip, int units, int only_arch, int only_shape) {
   printf("\n%d layers; TFLOP/s count the visible scores alone, the backward as 2.5 forwards\n", LAYERS);
-  const auto shape = [](int S, int n, int H, int K, int D) { return Shape{std::vector<int>(S, n), {}, H, K, D, 1.0f / std::sqrt((float)D)}; };
+  const auto shape = [](int S, int n, int H, int K, int D) {
+    return Shape{std::vector<int>(S, n), {}, H, K, D, 1.0f / std::sqrt((float)D)};
+  };
   const Shape shapes[] = {shape(4, 2048, 32, 32, 128), shape(4, 2048, 32, 8, 128), shape(4, 400, 32, 32, 128),
                           shape(4, 2048, 32, 32, 64), shape(8, 512, 9, 3, 64)};
   for (int arch : {80, 90})
@@ -337,7 +341,8 @@ int main(int count, char** arguments) {
   const int chip = device.major * 10 + device.minor;
   printf("%s, sm_%d, %d multiprocessors\n", device.name, chip, device.multiProcessorCount);
   if (what == "check" || what == "all") run_cases(chip, device.multiProcessorCount);
-  if (what == "time" || what == "all") run_times(chip, device.multiProcessorCount, count > 2 ? atoi(arguments[2]) : 0, count > 3 ? atoi(arguments[3]) : -1);
+  if (what == "time" || what == "all")
+    run_times(chip, device.multiProcessorCount, count > 2 ? atoi(arguments[2]) : 0, count > 3 ? atoi(arguments[3]) : -1);
   if (what != "time") printf("%d cases failed\n", failures);
   return failures ? 1 : 0;
 }
