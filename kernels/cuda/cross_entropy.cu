@@ -21,20 +21,31 @@ namespace cg = cooperative_groups;
 static const float LOG2E = 1.4426950408889634f;
 static const uint32_t NOWHERE = 0xffffffffu;
 
-// What is known of a part of a row: its largest element and the first place of it, and sum = sum exp(z - largest), which
-// is NaN when an element is NaN or infinite.
+// What is known of a part of a row: its largest element, the first place of it, and sum = sum 2^(LOG2E z - power) with power =
+// LOG2E largest rounded to float. That is the only rounding of the exponent before 2^x, and since the loss uses `power` and not
+// `largest`, it cancels. A NaN or an infinity among the elements makes the sum NaN.
 struct Part {
-  float largest, sum;
+  float largest, power, sum;
   uint32_t at;
 };
+static __device__ __forceinline__ Part empty_part() { return {-CUDART_INF_F, -CUDART_INF_F, 0.0f, NOWHERE}; }
 
-// exp(x - largest) for x <= largest; 1 where they are equal, so that two empty parts (-inf) stay empty.
-static __device__ __forceinline__ float relative(float x, float largest) { return x == largest ? 1.0f : exp2f((x - largest) * LOG2E); }
+// 2^x in one instruction; 0 below the normal range.
+static __device__ __forceinline__ float power_of_two(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 
+// What a sum at `from` is worth at `to`; 1 where they are equal, so that two empty parts (-inf) stay empty.
+static __device__ __forceinline__ float worth(float from, float to) { return from == to ? 1.0f : power_of_two(from - to); }
+
+// The same bits in either order.
 static __device__ __forceinline__ Part merge(Part a, Part b) {
-  const float largest = fmaxf(a.largest, b.largest);
   const bool first = a.largest > b.largest || (a.largest == b.largest && a.at < b.at);
-  return {largest, a.sum * relative(a.largest, largest) + b.sum * relative(b.largest, largest), first ? a.at : b.at};
+  const float power = fmaxf(a.power, b.power);
+  const float sum = __fadd_rn(__fmul_rn(a.sum, worth(a.power, power)), __fmul_rn(b.sum, worth(b.power, power)));
+  return {first ? a.largest : b.largest, power, sum, first ? a.at : b.at};
 }
 
 // Adds W elements, the `index`-th access of the row. part.at counts accesses, not elements, until `resolve`.
@@ -44,12 +55,19 @@ static __device__ __forceinline__ void add(Part& part, const float (&z)[W], uint
 #pragma unroll
   for (int i = 1; i < W; i++) largest = fmaxf(largest, z[i]);
   if (largest > part.largest || (part.at == NOWHERE && largest == part.largest)) {
-    part.sum *= relative(part.largest, largest);
+    const float power = largest * LOG2E;
+    part.sum *= worth(part.power, power);
     part.largest = largest;
+    part.power = power;
     part.at = index;
   }
+  float sum[2] = {}, fault = 0;  // fault is NaN unless every z is finite: -inf would go unseen in the sum
 #pragma unroll
-  for (int i = 0; i < W; i++) part.sum += fmaf(z[i], 0.0f, exp2f((z[i] - part.largest) * LOG2E));  // z 0 is NaN unless z is finite
+  for (int i = 0; i < W; i++) {
+    sum[i % 2] += power_of_two(fmaf(z[i], LOG2E, -part.power));
+    fault = fmaf(z[i], 0.0f, fault);
+  }
+  part.sum += sum[0] + sum[1] + fault;
 }
 
 // part.at becomes the element's place in z.
@@ -65,49 +83,50 @@ static __device__ __forceinline__ void resolve(Part& part, const float* z) {
   part.at = at;
 }
 
-// The whole block's part, the same in every thread.
-static __device__ __forceinline__ Part block_merge(Part part) {
-  __shared__ Part parts[WARP];
+// The part of all lanes of a warp, the same in each of them.
+static __device__ __forceinline__ Part warp_merge(Part part) {
 #pragma unroll
-  for (int step = WARP / 2; step > 0; step /= 2) {
-    const Part other = {__shfl_xor_sync(ALL_LANES, part.largest, step), __shfl_xor_sync(ALL_LANES, part.sum, step),
-                        __shfl_xor_sync(ALL_LANES, part.at, step)};
-    part = merge(part, other);
-  }
-  if (threadIdx.x % WARP == 0) parts[threadIdx.x / WARP] = part;
-  __syncthreads();
-  part = parts[0];
-  for (int i = 1; i < (int)blockDim.x / WARP; i++) part = merge(part, parts[i]);
+  for (int step = WARP / 2; step > 0; step /= 2)
+    part = merge(part, {__shfl_xor_sync(ALL_LANES, part.largest, step), __shfl_xor_sync(ALL_LANES, part.power, step),
+                        __shfl_xor_sync(ALL_LANES, part.sum, step), __shfl_xor_sync(ALL_LANES, part.at, step)});
   return part;
 }
 
-// What the row's results and its gradient need.
-struct Row {
-  float largest, scale, seed;  // dL/dz_v = scale exp(z_v - largest) - seed [v = label]
-};
+// The whole block's part, the same in every thread.
+static __device__ __forceinline__ Part block_merge(Part part) {
+  __shared__ Part parts[WARP];
+  part = warp_merge(part);
+  const int lane = threadIdx.x % WARP;
+  if (lane == 0) parts[threadIdx.x / WARP] = part;
+  __syncthreads();
+  return warp_merge(lane < (int)blockDim.x / WARP ? parts[lane] : empty_part());
+}
 
-// z_label was read before anything of the row was overwritten; NaN when the label is none.
+// z_label is read before anything of the row is overwritten; NaN when the label is none.
 static __device__ __forceinline__ float logit_of(const float* z, int32_t label, int64_t V) {
   return label >= 0 && label < V ? z[label] : CUDART_NAN_F;
 }
 
-static __device__ __forceinline__ Row finish(Part part, float z_label, const float* seeds, float* losses, int32_t* argmax, int64_t r,
-                                             bool writes, bool backward) {
-  if (writes) {
-    losses[r] = (float)(log((double)part.sum) + ((double)part.largest - (double)z_label));
-    if (argmax) argmax[r] = part.at == NOWHERE ? 0 : (int32_t)part.at;
-  }
-  const float seed = backward ? seeds[r] : 0.0f;
-  return {part.largest, seed / part.sum, seed};
+static __device__ __forceinline__ void write_results(const Part& part, float z_label, float* losses, int32_t* argmax, int64_t r) {
+  losses[r] = (float)(log((double)part.sum) + ((double)part.power / (double)LOG2E - (double)z_label));
+  if (argmax) argmax[r] = part.at == NOWHERE ? 0 : (int32_t)part.at;
 }
 
+// What the gradient of a row needs: dL/dz_v = scale 2^(LOG2E z_v - power) - seed [v = label].
+struct Slope {
+  float power, scale, seed;
+  int64_t label;
+};
+
 template <int W>
-static __device__ __forceinline__ void gradient(const Row& row, const float (&z)[W], int64_t v, int32_t label, bf16* out) {
+static __device__ __forceinline__ void gradient(const Slope& slope, const float (&z)[W], int64_t v, bf16* out) {
   float g[W];
 #pragma unroll
-  for (int i = 0; i < W; i++) {
-    g[i] = exp2f((z[i] - row.largest) * LOG2E) * row.scale;
-    if (v + i == label) g[i] -= row.seed;
+  for (int i = 0; i < W; i++) g[i] = power_of_two(fmaf(z[i], LOG2E, -slope.power)) * slope.scale;
+  if ((uint64_t)(slope.label - v) < W) {
+#pragma unroll
+    for (int i = 0; i < W; i++)
+      if (v + i == slope.label) g[i] -= slope.seed;
   }
   if constexpr (W == 4)
     *reinterpret_cast<uint2*>(out + v) = make_uint2(pack2(g[0], g[1]), pack2(g[2], g[3]));
@@ -127,44 +146,52 @@ static __global__ void __launch_bounds__(CLUSTER_THREADS) shared_row(int64_t V, 
   extern __shared__ __align__(16) float mine[];
   __shared__ Part known;
   cg::cluster_group group = cg::this_cluster();
-  const int rank = (int)(blockIdx.x % cluster), stride = blockDim.x, UNROLL = 4;
+  const int rank = (int)(blockIdx.x % cluster), stride = blockDim.x, UNROLL = W == 1 ? 16 : 4;
   const int64_t r = blockIdx.x / cluster, begin = (int64_t)rank * share;
   const int accesses = (int)((begin >= V ? 0 : begin + share < V ? share : V - begin) / W);
   float* z = logits + r * V;
   const int32_t label = labels[r];
   const float z_label = logit_of(z, label, V);
 
-  Part part = {-CUDART_INF_F, 0.0f, NOWHERE};
-  for (int first = threadIdx.x; first < accesses; first += UNROLL * stride) {
-    float x[UNROLL][W];
+  Part part = empty_part();
+  int index = threadIdx.x;
+  for (; index + (UNROLL - 1) * stride < accesses; index += UNROLL * stride) {
+    float x[UNROLL][W];  // all on their way before the first is used
 #pragma unroll
-    for (int u = 0; u < UNROLL; u++)
-      if (first + u * stride < accesses) load<W>(z + begin + (int64_t)(first + u * stride) * W, x[u]);
+    for (int u = 0; u < UNROLL; u++) load<W>(z + begin + (int64_t)(index + u * stride) * W, x[u]);
 #pragma unroll
     for (int u = 0; u < UNROLL; u++) {
-      const int index = first + u * stride;
-      if (index >= accesses) continue;
-      store<W>(mine + index * W, x[u]);
-      add<W>(part, x[u], index);
+      store<W>(mine + (index + u * stride) * W, x[u]);
+      add<W>(part, x[u], index + u * stride);
     }
+  }
+#pragma unroll UNROLL
+  for (; index < accesses; index += stride) {
+    float x[W];
+    load<W>(z + begin + (int64_t)index * W, x);
+    store<W>(mine + index * W, x);
+    add<W>(part, x, index);
   }
   resolve<W>(part, mine);  // a thread reads what it wrote itself
   if (part.at != NOWHERE) part.at += (uint32_t)begin;
   part = block_merge(part);
   if (threadIdx.x == 0) known = part;
   group.sync();  // from here on every block holds its share, and device memory may be overwritten
-  part = *group.map_shared_rank(&known, 0);
-  for (int i = 1; i < cluster; i++) part = merge(part, *group.map_shared_rank(&known, i));
+  const int lane = threadIdx.x % WARP;
+  part = warp_merge(lane < cluster ? *group.map_shared_rank(&known, lane) : empty_part());
   cg::cluster_group::arrival_token read = group.barrier_arrive();
-  const Row row = finish(part, z_label, seeds, losses, argmax, r, rank == 0 && threadIdx.x == 0, backward);
   if (backward) {
+    const float seed = seeds[r];
+    const Slope slope = {part.power, seed / part.sum, seed, label};
     bf16* out = reinterpret_cast<bf16*>(z);
-    for (int index = threadIdx.x; index < accesses; index += stride) {
+#pragma unroll 4
+    for (index = threadIdx.x; index < accesses; index += stride) {
       float x[W];
       load<W>(mine + index * W, x);
-      gradient<W>(row, x, begin + (int64_t)index * W, label, out);
+      gradient<W>(slope, x, begin + (int64_t)index * W, out);
     }
   }
+  if (rank == 0 && threadIdx.x == 0) write_results(part, z_label, losses, argmax, r);
   group.barrier_wait(static_cast<cg::cluster_group::arrival_token&&>(read));  // `known` is read by others
 #endif
 }
@@ -182,7 +209,7 @@ static __global__ void __launch_bounds__(LONG_THREADS) long_row(int64_t V, float
   const int32_t label = labels[r];
   const float z_label = logit_of(z, label, V);
 
-  Part part = {-CUDART_INF_F, 0.0f, NOWHERE};
+  Part part = empty_part();
 #pragma unroll UNROLL
   for (int64_t index = threadIdx.x; index < accesses; index += LONG_THREADS) {
     float x[W];
@@ -191,8 +218,10 @@ static __global__ void __launch_bounds__(LONG_THREADS) long_row(int64_t V, float
   }
   resolve<W>(part, z);
   part = block_merge(part);  // its barrier: z_label and the elements of `resolve` are read
-  const Row row = finish(part, z_label, seeds, losses, argmax, r, threadIdx.x == 0, backward);
+  if (threadIdx.x == 0) write_results(part, z_label, losses, argmax, r);
   if (!backward) return;
+  const float seed = seeds[r];
+  const Slope slope = {part.power, seed / part.sum, seed, label};
 
   // Piece c of C elements lies at bytes 4 C c .. 4 C (c + 1), its gradient at 2 C c .. 2 C (c + 1): over pieces that are not
   // needed any more, or over itself (c = 0). So everybody reads piece c, and then it is written.
@@ -203,7 +232,7 @@ static __global__ void __launch_bounds__(LONG_THREADS) long_row(int64_t V, float
   for (int64_t first = 0; first < accesses; first += LONG_THREADS, index += LONG_THREADS) {
     if (index + LONG_THREADS < accesses) load<W>(z + (index + LONG_THREADS) * W, next);
     __syncthreads();
-    if (index < accesses) gradient<W>(row, x, index * W, label, out);
+    if (index < accesses) gradient<W>(slope, x, index * W, out);
 #pragma unroll
     for (int i = 0; i < W; i++) x[i] = next[i];
   }

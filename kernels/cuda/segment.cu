@@ -14,19 +14,21 @@ namespace cuda {
 
 namespace cg = cooperative_groups;
 
-static const int WARPS = 8, THREADS = WARPS * WARP;
+static const int WARPS = 16, THREADS = WARPS * WARP;
+static const int WIDE = 128;
 
 // Sizes of a block's tile: NR columns of the narrow side by WT of the wide side.
 template <int NR, int WT>
 struct Tile {
   static const int ACROSS = WT / 32;                // warps beside each other, 32 wide columns each
   static const int DEEP = WARPS / ACROSS;           // warps behind each other: they take turns at the rows
-  static const int STEPS = WT == 128 ? 2 : 1;       // turns of 16 rows that a warp takes in one stage
+  static const int STEPS = DEEP == 1 ? 2 : 1;       // turns of 16 rows that a warp takes in one stage
   static const int ROWS = 16 * DEEP * STEPS;        // rows of one stage of the pipeline
   static const int NARROW_PITCH = NR * 2 + 16;      // bytes from row to row: 16 more than the data keep ldmatrix free of
   static const int WIDE_PITCH = WT * 2 + 16;        // bank conflicts
   static const int STAGE = ROWS * (NARROW_PITCH + WIDE_PITCH);
-  static const int STAGES = 96 * 1024 / STAGE < 4 ? 96 * 1024 / STAGE : 4;  // within the 99 KiB of devices 8.6 and 8.9
+  static const int FIT = 98 * 1024 / STAGE;         // within the 99 KiB of devices 8.6 and 8.9
+  static const int STAGES = FIT < 5 ? FIT : 5;
   static const int SUM_PITCH = WT + 1;              // floats; odd, so that both directions are free of conflicts
   static const int SUMS = NR * SUM_PITCH * 4;
   static const int SHARED = STAGES * STAGE > SUMS ? STAGES * STAGE : SUMS;
@@ -37,7 +39,6 @@ struct Outer {
   const int32_t* cu;
   const bf16 *narrow, *wide;
   int64_t ld_narrow, ld_wide, narrow_count, wide_count;
-  bool narrow_aligned, wide_aligned;
   int64_t narrow_step, wide_step;  // of out: one of them is 1
   float alpha, beta;
   float* out;
@@ -45,20 +46,20 @@ struct Outer {
   int narrow_tiles, wide_tiles, split;  // split: blocks of a cluster
 };
 
-// Copies ROWS rows of COLUMNS columns into shared memory; zeros take the place of what lies outside `rows` and `columns`.
-template <int COLUMNS, int ROWS, int PITCH>
-static __device__ __forceinline__ void load_tile(char* to, const bf16* from, int64_t ld, int64_t rows, int64_t columns, bool aligned) {
+// Copies ROWS rows of COLUMNS columns into shared memory, 16 bytes at a time; zeros take the place of what lies outside `rows`
+// and `columns`.
+template <int COLUMNS, int ROWS, int PITCH, bool ALIGNED>
+static __device__ __forceinline__ void load_tile(char* to, const bf16* from, int64_t ld, int rows, int columns) {
   const int CHUNKS = COLUMNS / 8;
 #pragma unroll
   for (int first = 0; first < ROWS * CHUNKS; first += THREADS) {
     const int chunk = first + threadIdx.x;
     if (ROWS * CHUNKS % THREADS != 0 && chunk >= ROWS * CHUNKS) break;
     const int row = chunk / CHUNKS, column = chunk % CHUNKS * 8;
-    const int64_t left = row < rows ? columns - column : 0;
-    const int valid = left <= 0 ? 0 : left < 8 ? (int)left : 8;
-    const bf16* source = valid ? from + row * ld + column : from;
+    const int valid = row < rows ? max(0, min(8, columns - column)) : 0;
+    const bf16* source = from + row * ld + column;
     char* place = to + row * PITCH + column * 2;
-    if (aligned) {
+    if (ALIGNED) {
       const uint32_t address = (uint32_t)__cvta_generic_to_shared(place);
       asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(source), "r"(valid * 2) : "memory");
     } else {
@@ -89,8 +90,8 @@ static __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-template <int NR, int WT>
-static __global__ void __launch_bounds__(THREADS, NR <= 64 ? 2 : 1) outer_kernel(const Outer o) {
+template <int NR, int WT, bool ALIGNED>
+static __global__ void __launch_bounds__(THREADS, NR <= 32 ? 2 : 1) outer_kernel(const Outer o) {
   using S = Tile<NR, WT>;
   extern __shared__ __align__(16) char memory[];
   int64_t block = blockIdx.x;
@@ -104,12 +105,13 @@ static __global__ void __launch_bounds__(THREADS, NR <= 64 ? 2 : 1) outer_kernel
   const int first = (int)((int64_t)stages * rank / o.split), last = (int)((int64_t)stages * (rank + 1) / o.split);
   const bf16* narrow = o.narrow + o.cu[segment] * o.ld_narrow + narrow_at;
   const bf16* wide = o.wide + o.cu[segment] * o.ld_wide + wide_at;
+  const int narrow_left = (int)min(o.narrow_count - narrow_at, (int64_t)NR), wide_left = (int)min(o.wide_count - wide_at, (int64_t)WT);
   const auto load_stage = [&](int stage) {
     char* to = memory + (stage - first) % S::STAGES * S::STAGE;
-    const int64_t row = (int64_t)stage * S::ROWS;
-    load_tile<WT, S::ROWS, S::WIDE_PITCH>(to, wide + row * o.ld_wide, o.ld_wide, rows - row, o.wide_count - wide_at, o.wide_aligned);
-    load_tile<NR, S::ROWS, S::NARROW_PITCH>(to + S::ROWS * S::WIDE_PITCH, narrow + row * o.ld_narrow, o.ld_narrow, rows - row,
-                                            o.narrow_count - narrow_at, o.narrow_aligned);
+    const int row = stage * S::ROWS;
+    load_tile<WT, S::ROWS, S::WIDE_PITCH, ALIGNED>(to, wide + row * o.ld_wide, o.ld_wide, rows - row, wide_left);
+    load_tile<NR, S::ROWS, S::NARROW_PITCH, ALIGNED>(to + S::ROWS * S::WIDE_PITCH, narrow + row * o.ld_narrow, o.ld_narrow, rows - row,
+                                                     narrow_left);
   };
 
   const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, across = warp % S::ACROSS, deep = warp / S::ACROSS;
@@ -191,25 +193,24 @@ static __global__ void __launch_bounds__(THREADS, NR <= 64 ? 2 : 1) outer_kernel
 #endif
 }
 
-template <int NR, int WT>
+template <int NR, int WT, bool ALIGNED = true>
 static cudaError_t launch_outer(const Launch& on, int64_t S, Outer o) {
   o.narrow_tiles = (int)ceil_div(o.narrow_count, NR);
   o.wide_tiles = (int)ceil_div(o.wide_count, WT);
   const int64_t tiles = S * o.narrow_tiles * o.wide_tiles;
-  // A segment's length is not known here, and segments differ: with several of them more blocks even it out.
-  const int64_t wanted = (S == 1 ? 1 : 2) * (int64_t)on.units * 15 / 16;
   o.split = 1;
   if (has_clusters(on))
-    while (o.split < 8 && tiles * o.split < wanted) o.split *= 2;
-  return launch_clusters(on, outer_kernel<NR, WT>, tiles * o.split, THREADS, Tile<NR, WT>::SHARED, o.split, o);
+    while (o.split < 8 && tiles * o.split < on.units * 15 / 16) o.split *= 2;
+  return launch_clusters(on, outer_kernel<NR, WT, ALIGNED>, tiles * o.split, THREADS, Tile<NR, WT>::SHARED, o.split, o);
 }
 
-// The columns a block takes of the wide side: 32 where 128 would leave most of the device idle and no cluster can share the rows.
+// The columns a block takes of the wide side: few where many would leave most of the device idle and no cluster can share the rows.
 template <int NR>
 static cudaError_t choose_width(const Launch& on, int64_t S, const Outer& o) {
-  const int64_t tiles = S * ceil_div(o.narrow_count, NR) * ceil_div(o.wide_count, 128);
-  if (o.wide_count <= 32 || (!has_clusters(on) && tiles < on.units)) return launch_outer<NR, 32>(on, S, o);
-  return launch_outer<NR, 128>(on, S, o);
+  const int MANY = NR <= 32 || WIDE < 256 ? WIDE : 256;
+  const int64_t tiles = S * ceil_div(o.narrow_count, NR) * ceil_div(o.wide_count, MANY);
+  if (o.wide_count <= 64 || (!has_clusters(on) && tiles < on.units)) return launch_outer<NR, 64>(on, S, o);
+  return launch_outer<NR, MANY>(on, S, o);
 }
 
 cudaError_t segment_outer(const Launch& on, int64_t S, const int32_t* cu, int64_t p, int64_t q, const bf16* a, int64_t lda, const bf16* b,
@@ -224,7 +225,7 @@ cudaError_t segment_outer(const Launch& on, int64_t S, const int32_t* cu, int64_
   o.ld_narrow = turned ? ldb : lda, o.ld_wide = turned ? lda : ldb;
   o.narrow_count = turned ? q : p, o.wide_count = turned ? p : q;
   o.narrow_step = turned ? 1 : q, o.wide_step = turned ? q : 1;
-  o.narrow_aligned = aligned16(o.narrow, o.ld_narrow), o.wide_aligned = aligned16(o.wide, o.ld_wide);
+  if (!aligned16(a, lda) || !aligned16(b, ldb)) return launch_outer<32, 64, false>(on, S, o);
   const int64_t r = o.narrow_count;
   if (r <= 16) return choose_width<16>(on, S, o);
   if (r <= 32) return choose_width<32>(on, S, o);
@@ -234,11 +235,11 @@ cudaError_t segment_outer(const Launch& on, int64_t S, const int32_t* cu, int64_
 
 // ---- means and sums -------------------------------------------------------------------------------------------------
 
-static const int MEAN_ALONG = 4, MEAN_ROWS = THREADS / MEAN_ALONG;
+static const int MEAN_THREADS = 256, MEAN_ALONG = 4, MEAN_ROWS = MEAN_THREADS / MEAN_ALONG;
 
 // A block takes MEAN_ALONG accesses of W columns; MEAN_ROWS threads share out the rows of a segment, then add in order.
 template <int W>
-static __global__ void __launch_bounds__(THREADS) mean_kernel(int64_t pieces, const int32_t* cu, int64_t q, const bf16* a, int64_t lda,
+static __global__ void __launch_bounds__(MEAN_THREADS) mean_kernel(int64_t pieces, const int32_t* cu, int64_t q, const bf16* a, int64_t lda,
                                                               float* out, int64_t ld_out) {
   __shared__ double sums[MEAN_ROWS][MEAN_ALONG * W + 1];
   const int along = threadIdx.x % MEAN_ALONG, lane = threadIdx.x / MEAN_ALONG;
@@ -269,22 +270,22 @@ cudaError_t segment_mean(const Launch& on, int64_t S, const int32_t* cu, int64_t
   const bool wide = q % 8 == 0 && aligned16(a, lda);
   const int64_t pieces = ceil_div(q, MEAN_ALONG * (wide ? 8 : 1));
   if (wide)
-    mean_kernel<8><<<(unsigned)(S * pieces), THREADS, 0, on.stream>>>(pieces, cu, q, a, lda, out, ld_out);
+    mean_kernel<8><<<(unsigned)(S * pieces), MEAN_THREADS, 0, on.stream>>>(pieces, cu, q, a, lda, out, ld_out);
   else
-    mean_kernel<1><<<(unsigned)(S * pieces), THREADS, 0, on.stream>>>(pieces, cu, q, a, lda, out, ld_out);
+    mean_kernel<1><<<(unsigned)(S * pieces), MEAN_THREADS, 0, on.stream>>>(pieces, cu, q, a, lda, out, ld_out);
   return cudaGetLastError();
 }
 
-static __global__ void __launch_bounds__(THREADS) sum_kernel(const int32_t* offsets, const float* values, double* out) {
+static __global__ void __launch_bounds__(MEAN_THREADS) sum_kernel(const int32_t* offsets, const float* values, double* out) {
   double sum = 0;
-  for (int64_t r = offsets[blockIdx.x] + (int64_t)threadIdx.x; r < offsets[blockIdx.x + 1]; r += THREADS) sum += (double)values[r];
+  for (int64_t r = offsets[blockIdx.x] + (int64_t)threadIdx.x; r < offsets[blockIdx.x + 1]; r += MEAN_THREADS) sum += (double)values[r];
   sum = block_sum(sum);
   if (threadIdx.x == 0) out[blockIdx.x] = sum;
 }
 
 cudaError_t segment_sum(const Launch& on, int64_t S, const int32_t* row_offsets, const float* values, double* out) {
   if (S == 0) return cudaSuccess;
-  sum_kernel<<<(unsigned)S, THREADS, 0, on.stream>>>(row_offsets, values, out);
+  sum_kernel<<<(unsigned)S, MEAN_THREADS, 0, on.stream>>>(row_offsets, values, out);
   return cudaGetLastError();
 }
 
