@@ -8,10 +8,7 @@ export function formatNumber(value) {
     const [digits, power] = value.toExponential(2).split("e");
     return `${Number(digits)}e${Number(power)}`;
   }
-  return value.toLocaleString("en", {
-    maximumSignificantDigits: size >= 1000 ? 7 : 4,
-    maximumFractionDigits: size >= 100 ? 0 : 6,
-  });
+  return value.toLocaleString("en", size >= 1000 ? { maximumFractionDigits: 0 } : { maximumSignificantDigits: 4 });
 }
 
 /** Whole, with separators. @param {number | null} value @returns {string} */
