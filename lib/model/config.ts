@@ -35,12 +35,14 @@ export interface LlamaConfig {
   /** Base of the rotary frequencies. */
   readonly ropeTheta: number;
   readonly ropeScaling: RopeScaling;
-  /** Positions that the model was made for. */
+  /** Positions that the model was made for, or that its attention window spans if that is less. */
   readonly maxPositions: number;
   /** The output head is the embedding table. */
   readonly tied: boolean;
-  /** q, k, v and o have biases. */
-  readonly attentionBias: boolean;
+  /** q, k and v have biases. */
+  readonly qkvBias: boolean;
+  /** o has a bias. */
+  readonly outputBias: boolean;
   /** gate, up and down have biases. */
   readonly mlpBias: boolean;
   readonly bosId: number | null;
@@ -51,7 +53,15 @@ export interface LlamaConfig {
   readonly dtype: "F32" | "BF16" | "F16" | null;
 }
 
-const SUPPORTED = 'Supported: model_type "llama" with the architecture LlamaForCausalLM';
+/** Models that compute what Llama does, but for biases, defaults and a window: the architecture of each `model_type`. */
+const ARCHITECTURES: Readonly<Record<string, string>> = {
+  llama: "LlamaForCausalLM",
+  mistral: "MistralForCausalLM",
+  qwen2: "Qwen2ForCausalLM",
+};
+const SUPPORTED = `Supported: ${
+  Object.entries(ARCHITECTURES).map(([type, name]) => `model_type "${type}" (${name})`).join(", ")
+}`;
 const DTYPES: Record<string, "F32" | "BF16" | "F16"> = { float32: "F32", bfloat16: "BF16", float16: "F16" };
 
 /**
@@ -70,9 +80,10 @@ export function loadModelConfig(dir: string): LlamaConfig {
 export function parseModelConfig(path: string, json: unknown): LlamaConfig {
   const fields = Fields.of(path, json);
   const modelType = fields.string("model_type");
-  if (modelType !== "llama") fields.refuse(`model_type is ${JSON.stringify(modelType)}`, SUPPORTED);
-  const architectures = fields.strings("architectures", ["LlamaForCausalLM"]);
-  if (!architectures.includes("LlamaForCausalLM")) {
+  const architecture = ARCHITECTURES[modelType] ?? "";
+  if (architecture === "") fields.refuse(`model_type is ${JSON.stringify(modelType)}`, SUPPORTED);
+  const architectures = fields.strings("architectures", [architecture]);
+  if (!architectures.includes(architecture)) {
     fields.refuse(`architectures is ${JSON.stringify(architectures)}`, SUPPORTED);
   }
   if (fields.has("quantization_config")) {
@@ -89,7 +100,7 @@ export function parseModelConfig(path: string, json: unknown): LlamaConfig {
 
   const d = fields.positive("hidden_size");
   const H = fields.positive("num_attention_heads");
-  const K = fields.positive("num_key_value_heads", H);
+  const K = fields.positive("num_key_value_heads", modelType === "mistral" ? 8 : H);
   if (H % K !== 0) {
     fields.refuse(`num_key_value_heads is ${K}, which does not divide num_attention_heads = ${H}`, "Correct config.json");
   }
@@ -101,7 +112,10 @@ export function parseModelConfig(path: string, json: unknown): LlamaConfig {
   }
   const D = fields.positive("head_dim", d / H);
   if (D % 2 !== 0) fields.refuse(`head_dim is ${D}, but rotary positions need an even one`, "Correct config.json");
-  const maxPositions = fields.positive("max_position_embeddings", 2048);
+  const maxPositions = Math.min(
+    fields.positive("max_position_embeddings", { llama: 2048, mistral: 4096 * 32, qwen2: 32768 }[modelType]!),
+    attentionWindow(fields, modelType),
+  );
   const eps = fields.number("rms_norm_eps", 1e-6);
   if (!(eps > 0 && eps < 1)) fields.refuse(`rms_norm_eps is ${eps}, which does not lie between 0 and 1`, "Correct config.json");
   const V = fields.positive("vocab_size");
@@ -122,13 +136,23 @@ export function parseModelConfig(path: string, json: unknown): LlamaConfig {
     ropeScaling: scaling,
     maxPositions,
     tied: fields.boolean("tie_word_embeddings", { default: false }),
-    attentionBias: fields.boolean("attention_bias", { default: false }),
-    mlpBias: fields.boolean("mlp_bias", { default: false }),
+    qkvBias: modelType === "qwen2" || (modelType === "llama" && fields.boolean("attention_bias", { default: false })),
+    outputBias: modelType === "llama" && fields.boolean("attention_bias", { default: false }),
+    mlpBias: modelType === "llama" && fields.boolean("mlp_bias", { default: false }),
     bosId: tokenIds(fields, "bos_token_id", V)[0] ?? null,
     eosIds: tokenIds(fields, "eos_token_id", V),
     padId: padId(fields, V),
     dtype: readDtype(fields),
   };
+}
+
+/** Tokens that a query sees at most: Mistral's sliding window. Within it, attention is the ordinary causal one. */
+function attentionWindow(fields: Fields, modelType: string): number {
+  if (modelType === "mistral" && fields.has("sliding_window")) return fields.positive("sliding_window");
+  if (modelType === "qwen2" && fields.boolean("use_sliding_window", { default: false })) {
+    fields.refuse("use_sliding_window is true", "Windows in some of the layers are not supported");
+  }
+  return Infinity;
 }
 
 /** An id, a list of ids, null or nothing. */

@@ -119,8 +119,8 @@ export class Llama {
         { name: name("v_proj"), dOut: K * D },
       ];
       return {
-        qkv: linear("attention", d, qkv, config.attentionBias),
-        o: linear("attention", H * D, [{ name: name("o_proj"), dOut: d }], config.attentionBias),
+        qkv: linear("attention", d, qkv, config.qkvBias),
+        o: linear("attention", H * D, [{ name: name("o_proj"), dOut: d }], config.outputBias),
       };
     });
     this.attentionParameters = theta;

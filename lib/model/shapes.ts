@@ -16,6 +16,11 @@ const SHAPES: Readonly<Record<string, Record<string, unknown>>> = {
   // baichuan-inc/Baichuan2-7B-Base
   "baichuan2-7b": shape(125696, 4096, 11008, 32, 32, 32, { positions: 4096 }),
   "llama3-8b": shape(128256, 4096, 14336, 32, 32, 8, { positions: 8192, theta: 500000 }),
+  // mistralai/Mistral-7B-v0.3
+  "mistral-7b": shape(32768, 4096, 14336, 32, 32, 8, { positions: 32768, theta: 1000000, type: "mistral" }),
+  // Qwen/Qwen2-7B, Qwen2-0.5B
+  "qwen2-7b": shape(152064, 3584, 18944, 28, 28, 4, { positions: 131072, theta: 1000000, type: "qwen2" }),
+  "qwen2-0.5b": shape(151936, 896, 4864, 24, 14, 2, { tied: true, positions: 131072, theta: 1000000, type: "qwen2" }),
 };
 
 function shape(
@@ -25,10 +30,15 @@ function shape(
   num_hidden_layers: number,
   num_attention_heads: number,
   num_key_value_heads: number,
-  { tied = false, positions, theta = 10000 }: { tied?: boolean; positions: number; theta?: number },
+  { tied = false, positions, theta = 10000, type = "llama" }: {
+    tied?: boolean;
+    positions: number;
+    theta?: number;
+    type?: "llama" | "mistral" | "qwen2";
+  },
 ): Record<string, unknown> {
   return {
-    model_type: "llama",
+    model_type: type,
     vocab_size,
     hidden_size,
     intermediate_size,

@@ -27,7 +27,8 @@ Deno.test("parseModelConfig() gives missing values the defaults of transformers"
     ropeScaling: { type: "default" },
     maxPositions: 2048,
     tied: false,
-    attentionBias: false,
+    qkvBias: false,
+    outputBias: false,
     mlpBias: false,
     bosId: null,
     eosIds: [],
@@ -56,7 +57,7 @@ Deno.test("parseModelConfig() reads every value that is given", () => {
     hidden_act: "silu",
   });
   assertEquals([config.K, config.D, config.eps, config.maxPositions], [2, 32, 1e-5, 4096]);
-  assertEquals([config.tied, config.attentionBias, config.mlpBias], [true, true, true]);
+  assertEquals([config.tied, config.qkvBias, config.outputBias, config.mlpBias], [true, true, true, true]);
   assertEquals([config.bosId, config.eosIds, config.padId, config.dtype], [1, [2, 3], 0, "BF16"]);
   assertEquals(config.ropeTheta, 500_000);
   assertEquals(parseModelConfig("x", { ...minimal, dtype: "float16", eos_token_id: 5, pad_token_id: -1 }).eosIds, [5]);
@@ -109,7 +110,8 @@ Deno.test("parseModelConfig() refuses each missing or wrong value with one line"
     rope_scaling: { rope_type: "llama3", factor: 8, low_freq_factor: 1, high_freq_factor: 4, ...extra },
   });
   const cases: [object, string][] = [
-    [{ model_type: "qwen2" }, 'model_type is "qwen2". Supported: model_type "llama"'],
+    [{ model_type: "gpt2" }, 'model_type is "gpt2". Supported: model_type "llama"'],
+    [{ model_type: "qwen2", architectures: ["Qwen2ForCausalLM"], use_sliding_window: true }, "use_sliding_window is true"],
     [{ model_type: undefined }, "model_type is missing"],
     [{ architectures: ["LlamaForSequenceClassification"] }, 'architectures is ["LlamaForSequenceClassification"]. Supported'],
     [{ quantization_config: { bits: 4 } }, "quantization_config is set"],
