@@ -16,7 +16,7 @@ DENO ?= $(PINNED_DENO)
 PACKAGES := node_modules/.installed
 LIBRARY := build/libmetalora_cpu.so
 # What metalora itself needs; tests and benchmarks start processes, too.
-ALLOW := $(addprefix --allow-,ffi read write env sys)
+ALLOW := $(addprefix --allow-,ffi read write env sys net)
 
 ifneq ($(DENO),$(PINNED_DENO))
   FOUND_DENO := $(shell command -v $(DENO))
