@@ -105,15 +105,73 @@ async function nextStep(url: string): Promise<Moment> {
   }
 }
 
-/** Seconds of processor time of the program's main thread so far. */
-async function mainThreadSeconds(pid: number): Promise<number> {
-  const { stdout } = await new Deno.Command("cat", { args: [`/proc/${pid}/task/${pid}/stat`] }).output();
-  const fields = new TextDecoder().decode(stdout).replace(/^.*\) /, "").split(" ");
-  return (Number(fields[11]) + Number(fields[12])) / 100; // user and system, in ticks of 10 ms
+/** Seconds of processor time so far of the program's main thread and of all its others. */
+async function processorSeconds(pid: number): Promise<{ main: number; others: number }> {
+  const { stdout } = await new Deno.Command("cat", { args: [`/proc/${pid}/task/${pid}/stat`, `/proc/${pid}/stat`] }).output();
+  const [main, all] = new TextDecoder().decode(stdout).trim().split("\n").map((line) => {
+    const fields = line.replace(/^.*\) /, "").split(" ");
+    return (Number(fields[11]) + Number(fields[12])) / 100; // user and system, in ticks of 10 ms
+  });
+  return { main: main!, others: all! - main! };
+}
+
+/** What happened in one window. */
+interface Window {
+  /** Tokens a second of the clock, and a second of processor time of the threads that train. */
+  readonly speed: number;
+  readonly perProcessorSecond: number;
+  /** Share of a core that the main thread took. */
+  readonly main: number;
+}
+
+/** Loaded windows (every other one) against the mean of their neighbours. */
+function compare(values: readonly number[]): { quiet: number; asked: number; change: number; error: number } {
+  const quiet = values.filter((_, i) => i % 2 === 0), asked = values.filter((_, i) => i % 2 === 1);
+  const changes = asked.map((value, i) => value / mean([quiet[i]!, quiet[i + 1]!]) - 1);
+  const change = mean(changes);
+  const error = Math.sqrt(mean(changes.map((each) => (each - change) ** 2)) / Math.max(1, changes.length - 1));
+  return { quiet: mean(quiet), asked: mean(asked), change, error };
 }
 
 const mean = (values: readonly number[]) => values.reduce((a, b) => a + b, 0) / values.length;
 const quantile = (sorted: readonly number[], q: number) => sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))]!;
+
+type Comparison = ReturnType<typeof compare>;
+
+function print(result: {
+  bytes: number;
+  step_ms: number;
+  seconds_loaded: number;
+  requests_per_second: number;
+  load_average: number;
+  tokens_per_second: Comparison;
+  tokens_per_processor_second: Comparison;
+  main_thread: Comparison;
+  latency_ms: Record<"p50" | "p90" | "p99" | "max", number>;
+}): void {
+  const { bytes, requests_per_second: asked, latency_ms: latency, main_thread: main } = result;
+  const ms = (value: number) => `${value.toFixed(2)} ms`;
+  const percent = (value: number) => `${(100 * value).toFixed(2)} %`;
+  const change = ({ quiet, asked, change, error }: Comparison) =>
+    `quiet ${quiet.toFixed(0)}, asked ${asked.toFixed(0)}: ${percent(change)} ± ${percent(error)}`;
+  console.log(
+    `${path}, ${bytes} bytes, ${asked.toFixed(0)} requests/s over ${result.seconds_loaded} s; ${threads} training threads`,
+  );
+  console.log(`  steps of ${result.step_ms.toFixed(1)} ms; load average of the machine ${result.load_average.toFixed(1)}`);
+  console.log(`  tokens/s                  ${change(result.tokens_per_second)}`);
+  console.log(`  tokens/processor second   ${change(result.tokens_per_processor_second)}`);
+  console.log(
+    `  latency                   p50 ${ms(latency.p50)}, p90 ${ms(latency.p90)}, p99 ${ms(latency.p99)}, longest ${
+      ms(latency.max)
+    }`,
+  );
+  const each = 1e6 * (main.asked - main.quiet) / asked;
+  console.log(
+    `  main thread               quiet ${percent(main.quiet)}, asked ${percent(main.asked)} of a core: ${
+      each.toFixed(0)
+    } µs a request`,
+  );
+}
 
 const folder = Deno.makeTempDirSync({ prefix: "metalora-status-bench-" });
 writeDemoData(folder, 0);
@@ -157,65 +215,51 @@ try {
   const connections = await Promise.all(Array.from({ length: CONNECTIONS }, () => Connection.open(port)));
   const bytes = await connections[0]!.ask();
   const windows = 2 * Math.max(1, Math.round(seconds / windowSeconds)) + 1; // quiet at both ends
-  const speeds: number[] = [], busy: number[] = [], latencies: number[] = [];
+  const measured: Window[] = [], latencies: number[] = [];
   let stepMs = 0;
   let before = await nextStep(url);
   for (let i = 0; i < windows; i++) {
-    const used = await mainThreadSeconds(program.pid);
+    const used = await processorSeconds(program.pid);
     const start = performance.now(), end = start + 1000 * windowSeconds;
     if (i % 2 === 1) latencies.push(...await load(connections, end));
     else await new Promise((resolve) => setTimeout(resolve, end - start));
-    busy.push((await mainThreadSeconds(program.pid) - used) / (performance.now() - start) * 1000);
     const now = await nextStep(url);
-    speeds.push(1000 * (now.tokens - before.tokens) / (now.at - before.at));
-    stepMs = (now.at - before.at) / (now.step - before.step);
+    const { main, others } = await processorSeconds(program.pid);
+    const passed = (now.at - before.at) / 1000, tokens = now.tokens - before.tokens;
+    measured.push({
+      speed: tokens / passed,
+      perProcessorSecond: tokens / (others - used.others),
+      main: (main - used.main) / passed,
+    });
+    stepMs = 1000 * passed / (now.step - before.step);
     before = now;
   }
   for (const connection of connections) connection[Symbol.dispose]();
 
-  const quiet = speeds.filter((_, i) => i % 2 === 0), loaded = speeds.filter((_, i) => i % 2 === 1);
-  const changes = loaded.map((speed, i) => speed / mean([quiet[i]!, quiet[i + 1]!]) - 1);
-  const change = mean(changes);
-  const error = Math.sqrt(mean(changes.map((each) => (each - change) ** 2)) / Math.max(1, changes.length - 1));
   latencies.sort((a, b) => a - b);
-  const busyQuiet = mean(busy.filter((_, i) => i % 2 === 0)), busyLoaded = mean(busy.filter((_, i) => i % 2 === 1));
-  const asked = latencies.length / (loaded.length * windowSeconds);
+  const loadedSeconds = (windows - 1) / 2 * windowSeconds;
   const result = {
     path,
     threads: Number(threads),
     batch: Number(batch),
     step_ms: stepMs,
     bytes,
-    seconds_loaded: loaded.length * windowSeconds,
-    requests_per_second: asked,
-    tokens_per_second: { quiet: mean(quiet), loaded: mean(loaded) },
-    change,
-    change_error: error,
+    seconds_loaded: loadedSeconds,
+    requests_per_second: latencies.length / loadedSeconds,
+    load_average: Deno.loadavg()[0]!,
+    tokens_per_second: compare(measured.map(({ speed }) => speed)),
+    tokens_per_processor_second: compare(measured.map(({ perProcessorSecond }) => perProcessorSecond)),
     latency_ms: {
       p50: quantile(latencies, 0.5),
       p90: quantile(latencies, 0.9),
       p99: quantile(latencies, 0.99),
       max: latencies.at(-1)!,
     },
-    main_thread: { quiet: busyQuiet, loaded: busyLoaded },
-    load_average: Deno.loadavg()[0],
+    main_thread: compare(measured.map(({ main }) => main)),
+    windows: measured,
   };
-  const ms = (value: number) => `${value.toFixed(2)} ms`;
-  const percent = (value: number) => `${(100 * value).toFixed(2)} %`;
-  console.log(
-    `${path}, ${bytes} bytes, ${asked.toFixed(0)} requests/s over ${result.seconds_loaded} s; ${threads} training threads`,
-  );
-  console.log(`  steps of ${stepMs.toFixed(1)} ms; load average of the machine ${Deno.loadavg()[0]!.toFixed(1)}`);
-  console.log(
-    `  tokens/s      quiet ${mean(quiet).toFixed(0)}, asked ${mean(loaded).toFixed(0)}: ${percent(change)} ± ${percent(error)}`,
-  );
-  const { p50, p90, p99, max } = result.latency_ms;
-  console.log(`  latency       p50 ${ms(p50)}, p90 ${ms(p90)}, p99 ${ms(p99)}, longest ${ms(max)}`);
-  const each = 1e6 * (busyLoaded - busyQuiet) / asked;
-  console.log(
-    `  main thread   quiet ${percent(busyQuiet)}, asked ${percent(busyLoaded)} of a core: ${each.toFixed(0)} µs a request`,
-  );
-  if (options.json) Deno.writeTextFileSync(options.json, JSON.stringify({ ...result, windows: speeds }, null, 2) + "\n");
+  print(result);
+  if (options.json) Deno.writeTextFileSync(options.json, JSON.stringify(result, null, 2) + "\n");
 } finally {
   try {
     program.kill("SIGKILL");
