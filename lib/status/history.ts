@@ -1,11 +1,23 @@
 /** The course of a run in fixed memory: when the rows are full, neighbours are merged and a row stands for twice as many passes. */
-import type { SteppedEvent } from "../train/events.ts";
 import type { History, ServedEvaluation } from "./schema.ts";
 
 /** Rows at most. */
 export const MOST_ROWS = 512;
 /** Evaluations at most. */
 export const MOST_EVALUATIONS = 200;
+
+/** A pass, as far as the history keeps it. */
+export interface Pass {
+  readonly step: number;
+  readonly kind: "train" | "validation";
+  readonly lr: number;
+  readonly loss: number;
+  readonly gradNorm: number | null;
+  /** Recent speed; null when unknown. */
+  readonly tokensPerSecond: number | null;
+  /** Effective sample size as a share of the batch; null without weights. */
+  readonly effectiveShare: number | null;
+}
 
 /** Columns of a row whose values are averaged. */
 const MEANS = ["loss", "validation_loss", "grad_norm", "tokens_per_second", "effective_share"] as const;
@@ -39,24 +51,20 @@ export class HistoryRows {
   #evaluatedStep = -1;
   #evaluatedSteps = 0;
 
-  /**
-   * Adds a pass.
-   * @param tokensPerSecond recent speed, null when unknown
-   */
-  add(event: SteppedEvent, tokensPerSecond: number | null): void {
-    const row = this.#open ??= { step: event.step, lr: null, passes: this.#stride, sums: zeros(), counts: zeros() };
-    row.step = event.step;
-    row.lr = event.lr;
+  /** Adds a pass. */
+  add(pass: Pass): void {
+    const row = this.#open ??= { step: pass.step, lr: null, passes: this.#stride, sums: zeros(), counts: zeros() };
+    row.step = pass.step;
+    row.lr = pass.lr;
     const note = (name: Mean, value: number | null) => {
       if (value === null || !Number.isFinite(value)) return;
       row.sums[name] += value;
       row.counts[name]++;
     };
-    note(event.kind === "train" ? "loss" : "validation_loss", event.loss);
-    note("grad_norm", event.gradNorm);
-    note("tokens_per_second", tokensPerSecond);
-    const { effectiveSampleSize, samples } = event;
-    if (effectiveSampleSize !== null && samples.length > 0) note("effective_share", effectiveSampleSize / samples.length);
+    note(pass.kind === "train" ? "loss" : "validation_loss", pass.loss);
+    note("grad_norm", pass.gradNorm);
+    note("tokens_per_second", pass.tokensPerSecond);
+    note("effective_share", pass.effectiveShare);
     if (++this.#inOpen < this.#stride) return;
     this.#rows.push(row);
     this.#open = null;

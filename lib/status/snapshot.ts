@@ -3,6 +3,7 @@ import type { EvaluatedEvent, FinishedEvent, RunEvent, StartedEvent, SteppedEven
 import { VERSION } from "../version.ts";
 import { HistoryRows } from "./history.ts";
 import { WeightCounts } from "./histogram.ts";
+import type { Recalled } from "./recall.ts";
 import { lastPart, redactSecrets, shortenPaths } from "./redact.ts";
 import {
   type History,
@@ -126,6 +127,15 @@ export class RunStatus {
     }
   }
 
+  /** Puts what a resumed run went through before into its history. */
+  recall({ passes, evaluations }: Recalled): void {
+    for (const pass of passes) this.#history.add(pass);
+    for (const evaluation of evaluations) {
+      this.#evaluations.set(evaluation.name, evaluation);
+      this.#history.evaluated(evaluation);
+    }
+  }
+
   /** The document of `/status`, with the seconds as they are now. */
   snapshot(): Snapshot {
     const { config, version, device, parameters, steps = null, resumedAt = 0, plan } = this.#started ?? {};
@@ -205,7 +215,9 @@ export class RunStatus {
     if (event.gradNorm !== null) this.#gradNorm = finite(event.gradNorm);
     if (event.kind === "validation") this.#validationLoss = finite(event.loss);
     else this.#noteTrained(event);
-    this.#history.add(event, this.#recentSpeed());
+    const { effectiveSampleSize: size, samples } = event;
+    const effectiveShare = size === null || samples.length === 0 ? null : size / samples.length;
+    this.#history.add({ ...event, tokensPerSecond: this.#recentSpeed(), effectiveShare });
   }
 
   #noteTrained(event: SteppedEvent): void {

@@ -1,6 +1,7 @@
 /** Status of a training run, as the command line starts it. */
 import type { RunListener } from "../train/events.ts";
 import { parseAddress } from "./address.ts";
+import { recallRun } from "./recall.ts";
 import { serveStatus } from "./server.ts";
 import { RunStatus } from "./snapshot.ts";
 import { readToken } from "./token.ts";
@@ -35,7 +36,11 @@ export function startStatus(config: StatusConfig, listen: string): StatusOfRun {
   const server = serveStatus({ host, port, status, hosts: config.hosts, token });
   return {
     url: server.url,
-    listen: (event) => status.apply(event),
+    listen(event) {
+      // Before its first step, so that the history is in order.
+      if (event.type === "started" && event.resumedAt > 0) status.recall(recallRun(event));
+      status.apply(event);
+    },
     stopping: () => status.apply({ type: "stopping" }),
     [Symbol.asyncDispose]: () => server.stop(),
   };

@@ -1,6 +1,7 @@
 import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
 import { HistoryRows, MOST_EVALUATIONS, MOST_ROWS } from "../../lib/status/history.ts";
 import { EDGES, RECENT, WeightCounts } from "../../lib/status/histogram.ts";
+import { recallRun } from "../../lib/status/recall.ts";
 import { type History, snapshotSchema } from "../../lib/status/schema.ts";
 import { RunStatus, type StatusEvent } from "../../lib/status/snapshot.ts";
 import { UsefulSamplesTracker } from "../../lib/status/useful.ts";
@@ -68,6 +69,39 @@ Deno.test("a resumed run counts its steps from the checkpoint and its time from 
   assertEquals([first.elapsed_seconds, first.seconds_left], [100.5, 99.5]);
 });
 
+Deno.test("a resumed run recalls its log up to the checkpoint, whatever has happened to it", () => {
+  const output = Deno.makeTempDirSync();
+  try {
+    const run = new FakeRun({ steps: 400 });
+    const started = run.started({ resumedAt: 20 });
+    const event = { ...started, config: { ...started.config, output } };
+    assertEquals(recallRun(event), { passes: [], evaluations: [] });
+    const line = (step: number) => ({ step, kind: "train", loss: step === 3 ? null : 3 - step / 100, lr: 1e-4, grad_norm: 1 });
+    const weighted = { ...line(10), effective_sample_size: 2, tokens_per_second: 50 };
+    const evaluated = {
+      step: 20,
+      kind: "validation evaluation",
+      loss: 2,
+      perplexity: 7.4,
+      accuracy: 0.5,
+      samples: 200,
+      tokens: 9,
+    };
+    const lines = [line(3), weighted, { ...line(11), kind: "validation" }, "damaged", null, evaluated, line(21)];
+    const text = lines.map((each) => each === "damaged" ? '{"step":' : JSON.stringify(each)).join("\n");
+    Deno.writeTextFileSync(`${output}/metrics.jsonl`, text + '\n{"step": 22, "kind"');
+    const status = new RunStatus();
+    status.recall(recallRun(event));
+    status.apply(event);
+    const { step, loss, validation_loss, effective_share, evaluations } = status.history();
+    assertEquals([step, loss, validation_loss], [[3, 10, 11], [null, 2.9, null], [null, null, 2.89]]);
+    assertEquals([effective_share[1], evaluations.length], [0.5, 1]);
+    assertEquals(snapshotSchema.parse(status.snapshot()).evaluations[0]!.accuracy, 0.5);
+  } finally {
+    Deno.removeSync(output, { recursive: true });
+  }
+});
+
 Deno.test("the speed is that of the last seconds, not of the whole run", () => {
   const run = new FakeRun();
   const passes = (from: number, tokens: number) =>
@@ -83,7 +117,7 @@ Deno.test("the history of a long run stays within its rows and keeps its means",
   for (let step = 1; step <= 20_000; step++) {
     const event = run.stepped(step);
     sum += event.loss;
-    history.add(event, 100);
+    history.add({ ...event, tokensPerSecond: 100, effectiveShare: null });
   }
   const columns = history.columns();
   assertEquals(columns.stride, 64);

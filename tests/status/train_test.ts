@@ -1,6 +1,6 @@
 /** The status of real runs, in processes of their own. */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { samplesSchema, type Snapshot, snapshotSchema } from "../../lib/status/schema.ts";
+import { historySchema, samplesSchema, type Snapshot, snapshotSchema } from "../../lib/status/schema.ts";
 import { command, type Workspace, workspace } from "../e2e/harness.ts";
 
 const TOKEN = "a-token-of-these-tests";
@@ -140,6 +140,9 @@ Deno.test("a run that is stopped says so to those who watch, and resuming may li
   const { resumed_at, step: now } = await again.until((snapshot) => snapshot.step > Number(step));
   assertEquals(resumed_at, Number(step));
   assert(now > resumed_at);
+  const { step: steps, loss } = historySchema.parse(await (await fetch(`${again.url}history`)).json());
+  assert(steps[0]! <= 4 && steps.every((each, i) => i === 0 || each >= steps[i - 1]!), "the history begins where the run began");
+  assert(loss.some((each) => each !== null) && steps.at(-1)! > resumed_at);
 });
 
 Deno.test("a run that fails is failed in the last event", async () => {

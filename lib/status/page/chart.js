@@ -80,6 +80,7 @@ export function lineChart(figure, { steps, series, dots = [], zero, most, format
 
   const tip = document.createElement("div");
   tip.className = "tip";
+  tip.setAttribute("role", "status");
   tip.hidden = true;
   figure.append(tip);
   const hide = () => {

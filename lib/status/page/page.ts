@@ -23,7 +23,7 @@ const tile = (id: string, name: string, more = "") =>
 
 const chartCard = (id: string, name: string, note: string, more = "") =>
   `<section class="card" id="${id}-card"${more}><div class="head"><h2>${name}</h2><small id="${id}-note">${note}</small></div>` +
-  `<figure id="${id}-chart" role="img" tabindex="0" aria-label="${name}"></figure></section>`;
+  `<figure id="${id}-chart" tabindex="0" aria-label="${name}"></figure></section>`;
 
 const METER = `<dd class="meter" id="meter" hidden><i id="meter-fill"></i></dd>`;
 
@@ -58,7 +58,7 @@ ${tile("epoch", "Epoch")}
 </dl>
 <div class="charts">
 <section class="card wide"><div class="head"><h2>Loss</h2><div class="keys" id="loss-keys"></div></div>
-<figure id="loss-chart" role="img" tabindex="0" aria-label="Loss"></figure></section>
+<figure id="loss-chart" tabindex="0" aria-label="Loss"></figure></section>
 ${chartCard("effective", "Effective sample size", "% of the batch", " hidden")}
 ${chartCard("weights", "Weights", "", " hidden")}
 ${chartCard("lr", "Learning rate", "")}
