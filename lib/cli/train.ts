@@ -89,8 +89,11 @@ export const command: Command = {
     let ending: Ending;
     {
       using _signals = onSignal(() => {
-        if (!run.started) return "end";
         progress.end();
+        if (!run.started) {
+          printNote("stopped before training began: nothing to save");
+          return "end";
+        }
         printNote("stopping: the state is saved first; a second signal ends the run at once");
         run.stop();
         status?.stopping();

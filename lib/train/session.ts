@@ -212,8 +212,11 @@ class Session {
     return results;
   }
 
-  /** Writes a checkpoint of where the run stands. */
-  #save(validationLoss: number | null): void {
+  /**
+   * Writes a checkpoint of where the run stands.
+   * @param metrics Length of the metrics that a resumed run keeps.
+   */
+  #save(validationLoss: number | null, metrics: number = this.files.flushLog("metrics.jsonl")): void {
     const start = performance.now();
     const { prepared, identity } = this.about;
     const { config, inputs, adam } = prepared;
@@ -230,7 +233,7 @@ class Session {
         tokens: this.#tokens,
         seconds: this.#seconds,
         loss: Number.isFinite(this.#loss) ? this.#loss : null,
-        metrics_bytes: this.files.flushLog("metrics.jsonl"),
+        metrics_bytes: metrics,
         evaluate: this.#evaluate,
       },
       validation_loss: validationLoss,
@@ -263,9 +266,10 @@ class Session {
     const { step, statistics } = this.#trainer;
     const theta = finiteAdapters(engine, step);
     release(theta);
+    const metrics = this.files.flushLog("metrics.jsonl"); // whoever resumes behind the last step makes this evaluation again
     const results = this.#evaluateAll(step);
     const due = checkpoints.every > 0 && step % checkpoints.every === 0;
-    if (due && step > this.#saved) this.#save(results.validation?.loss ?? null);
+    if (due && step > this.#saved) this.#save(results.validation?.loss ?? null, metrics);
     this.files.writeText("weights.jsonl", statistics.lines(inputs.data.train.samples));
     const result: RunResult = {
       steps: step,

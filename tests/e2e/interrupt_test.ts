@@ -1,6 +1,6 @@
 /** Runs that are watched, interrupted, killed, or meet another run in the same output. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { command, sha256, type Workspace, workspace } from "./harness.ts";
+import { command, rows, sha256, type Workspace, workspace } from "./harness.ts";
 
 const PATIENCE = 60_000; // milliseconds until something that takes less than one second has failed
 
@@ -91,6 +91,144 @@ for (const signal of ["SIGINT", "SIGTERM", "SIGKILL"] as const) {
     assertEquals(space.tree("out").filter((path) => !path.startsWith("adapter/a")), expected);
   });
 }
+
+/** Samples enough to keep an evaluation, or one step, busy until it is stopped. */
+const many = (count: number) => rows(10_000, count);
+
+/** A run that is stopped inside something long, and resumed with everything short again. */
+const LONG: { name: string; says: string; sets: string[]; prepare: (space: Workspace) => void; step: number }[] = [
+  {
+    name: "an evaluation",
+    says: "step 2/",
+    sets: ["train.steps=6", "train.eval_every=2", "train.log_every=1"],
+    prepare: (space) => space.write("test.jsonl", many(12_000)),
+    step: 2,
+  },
+  {
+    name: "the evaluation at the end",
+    says: "step 6/",
+    sets: ["train.steps=6"],
+    prepare: (space) => space.write("test.jsonl", many(12_000)),
+    step: 6,
+  },
+  {
+    name: "a validation batch, whose step it was",
+    says: "memory planned",
+    sets: ["train.steps=6", "reweight.validation={ batch_size: 3000, every: 4 }"],
+    prepare: (space) => space.write("validation.jsonl", many(3000)),
+    step: 0,
+  },
+  {
+    name: "a step of many micro-batches",
+    says: "memory planned",
+    sets: ["train.steps=6", "train.accumulate=3000", "reweight.method=none"],
+    prepare: () => {},
+    step: 0,
+  },
+];
+
+for (const { name, says, sets, prepare, step } of LONG) {
+  Deno.test(`SIGTERM inside ${name} ends the run between two micro-batches, and resuming makes it whole`, async () => {
+    using space = workspace();
+    prepare(space);
+    await using run = new Endless(space, "out", sets);
+    await run.says(says);
+    const { code, err } = await run.stop("SIGTERM");
+    assertEquals(code, 143, err);
+    assert(err.includes("stopping: the state is saved first; a second signal ends the run at once\n"), err);
+    const saved = `stopped at step ${step}: saved in out/checkpoints/step-${step}. Go on with --resume\n`;
+    assert(err.endsWith(step > 0 ? saved : "stopped before the first step: nothing to save\n"), err);
+    assertEquals(space.checkpoints("out"), step > 0 ? [`step-${step}`] : []);
+    // No line tells of what was not finished.
+    const lines = space.read("out/metrics.jsonl").trimEnd().split("\n").filter((line) => line !== "");
+    assertEquals(lines.length, step);
+    if (step === 0) return;
+    const all = ["reweight.method=meta-lora", "train.log_every=10", ...sets];
+    await space.train("whole", all);
+    await space.train("out", all, ["--threads=1", "--resume"]);
+    assertEquals(await space.adapterHash("out"), await space.adapterHash("whole"));
+    const kinds = (output: string) => space.jsonl(output, "metrics.jsonl").map(({ step, kind, loss }) => [step, kind, loss]);
+    assertEquals(kinds("out"), kinds("whole"));
+  });
+}
+
+Deno.test("a second signal ends a run at once, and the next one goes on from the last checkpoint", async () => {
+  using space = workspace();
+  // One micro-batch that takes long: nothing looks at the first signal before it is through.
+  const sets = ["train.batch_size=6000", "train.accumulate=2", "reweight.method=none"];
+  await using run = new Endless(space, "out", sets);
+  await run.says("memory planned");
+  run.child.kill("SIGTERM");
+  await run.says("a second signal ends the run at once");
+  const { code, signal, err } = await run.stop("SIGINT");
+  assertEquals([code, signal], [143, null]);
+  assert(!err.includes("stopped at") && !err.includes("stopped before"), err);
+  assert(!space.exists("out/.lock"));
+  await space.train("out", ["train.steps=2"]);
+});
+
+Deno.test("train --resume says where it goes on, where it begins, and that a complete run needs nothing", async () => {
+  using space = workspace();
+  const sets = ["train.steps=20", "checkpoints.every=10"].flatMap((set) => ["--set", set]);
+  const resume = ["train", "run.yaml", "--threads=1", "--resume", "--json", ...sets];
+  const first = await space.ok(...resume);
+  assert(first.err.includes("nothing to resume in out: starting from the beginning\n"), first.err);
+  const again = await space.ok(...resume);
+  assertEquals(again.out, "");
+  assert(again.err.endsWith("nothing to do: the run in out is complete. Train without --resume to make it anew\n"), again.err);
+  const changed = await space.run(...resume, "--set", "train.steps=25");
+  assertEquals([changed.code, changed.out], [2, ""]);
+  assert(
+    changed.err.endsWith(
+      "metalora: Cannot resume out: its configuration has changed: train.steps: 20 -> 25. Set it back, or allow it: " +
+        "--allow-change train.steps\n",
+    ),
+    changed.err,
+  );
+  const allowed = await space.ok(...resume, "--set", "train.steps=25", "--allow-change=train.steps");
+  assertEquals(JSON.parse(allowed.out).steps, 25);
+  assert(allowed.err.includes("continuing from step 20\n"), allowed.err);
+  for (
+    const [args, says] of [
+      [["--allow-change=train.steps"], "Cannot use --allow-change without --resume"],
+      [
+        ["--resume", "--allow-change=train.stops"],
+        "Cannot use --allow-change train.stops: there is no such key. Did you mean 'train.steps'?",
+      ],
+    ] as const
+  ) {
+    const refused = await space.run("train", "run.yaml", ...args);
+    assertEquals([refused.code, refused.err], [2, `metalora: ${says}\n`]);
+  }
+});
+
+Deno.test("a disk that is full when a checkpoint is written ends the run with one line; the checkpoint before it is whole", async () => {
+  using space = workspace();
+  // 128 KiB a file: metrics.jsonl outgrows that after some hundred steps, and so does no file of the first checkpoints.
+  const sets = ["train.steps=5000", "checkpoints={ every: 50, keep: 2 }"].flatMap((set) => ["--set", set]);
+  const { code, err } = await space.runLimited(256, "train", "run.yaml", "--threads=1", ...sets);
+  assertEquals(code, 1, err);
+  assertMatch(
+    err,
+    /\nmetalora: Cannot write the output out: File too large.* Choose another output, or check .* the free space\n$/,
+  );
+  const checkpoints = space.checkpoints("out");
+  assertEquals(checkpoints.length, 2);
+  for (const name of checkpoints) await requireWhole(space, name);
+  assertEquals(space.tree("out").filter((path) => path.includes(".tmp")), []);
+  // With room again it goes on.
+  const step = Math.max(...checkpoints.map((name) => Number(name.slice(5))));
+  const resumed = await space.ok(
+    "train",
+    "run.yaml",
+    "--threads=1",
+    "--resume",
+    ...sets,
+    `--set=train.steps=${step + 5}`,
+    "--allow-change=train",
+  );
+  assert(resumed.err.includes(`continuing from step ${step}\n`), resumed.err);
+});
 
 Deno.test("an output that another run holds is refused with exit code 75 and left alone", async () => {
   using space = workspace();

@@ -171,6 +171,16 @@ Deno.test("where every checkpoint is damaged, or there is none, a resumed run st
   for (const output of ["out", "none"]) assertEquals(outcome(space, output), outcome(space, "whole"));
 });
 
+Deno.test("a run that was killed behind its last step, before the adapter stood there, evaluates again and tells it once", () => {
+  using space = noisy();
+  const sets = guided("train.steps=8", "checkpoints={ every: 4, keep: 1 }");
+  run(space, "out", sets);
+  const expected = outcome(space, "out");
+  Deno.removeSync(space.file("out/adapter"), { recursive: true });
+  assertEquals(run(space, "out", sets, { resume: true }).ending.kind, "complete");
+  assertEquals(outcome(space, "out"), expected);
+});
+
 Deno.test("a complete run is not resumed, and nothing in it changes", () => {
   using space = noisy();
   run(space, "out", SHORT);
