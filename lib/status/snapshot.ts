@@ -61,6 +61,8 @@ export class RunStatus {
   #validationLoss: number | null = null;
   #gradNorm: number | null = null;
   #effective: Snapshot["effective_sample_size"] = null;
+  /** Since the last pass it evaluated or saved, and the time between the passes is not one of training. */
+  #paused = false;
   #tokens = 0;
   #skipped = 0;
   #fault: string | null = null;
@@ -115,6 +117,7 @@ export class RunStatus {
       case "evaluated":
         return this.#evaluated(event);
       case "saved":
+        this.#paused = true;
         this.#checkpoint = { step: event.step, best: event.best, bytes: event.bytes, at: this.#updatedAt };
         return this.#to("training");
       case "note":
@@ -209,7 +212,8 @@ export class RunStatus {
     this.#steppedNow = this.#options.now();
     this.#to(this.#next(event));
     this.#tokens += event.tokens;
-    if (before !== null) this.#noteSpeed(event.tokens, event.seconds - before);
+    if (before !== null && !this.#paused) this.#noteSpeed(event.tokens, event.seconds - before);
+    this.#paused = false;
     if (event.skipped) this.#skipped++;
     if (event.fault !== null) this.#fault = this.#line(event.fault);
     if (event.gradNorm !== null) this.#gradNorm = finite(event.gradNorm);
@@ -246,6 +250,7 @@ export class RunStatus {
 
   #evaluated({ name, step, evaluation: { loss, perplexity, accuracy, samples } }: EvaluatedEvent): void {
     const served = { name, step, loss: finite(loss), perplexity: finite(perplexity), accuracy: finite(accuracy), samples };
+    this.#paused = true;
     this.#evaluations.set(name, served);
     this.#history.evaluated(served);
     const { config, data, steps = Infinity } = this.#started ?? {};

@@ -108,6 +108,11 @@ Deno.test("the speed is that of the last seconds, not of the whole run", () => {
     Array.from({ length: 100 }, (_, i) => run.stepped(from + i, { tokens, seconds: (from + i) / 2 }));
   const { status } = follow([run.started(), ...passes(1, 500), ...passes(101, 1000)]);
   assertAlmostEquals(status.snapshot().tokens_per_second!, 2000, 20);
+  // An evaluation of a minute is no slow step.
+  status.apply(run.evaluated("validation", 200));
+  status.apply(run.stepped(201, { tokens: 1000, seconds: 160 }));
+  status.apply(run.stepped(202, { tokens: 1000, seconds: 160.5 }));
+  assertAlmostEquals(status.snapshot().tokens_per_second!, 2000, 20);
 });
 
 Deno.test("the history of a long run stays within its rows and keeps its means", () => {

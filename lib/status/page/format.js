@@ -59,7 +59,8 @@ export function roundTicks(least, most, count) {
 }
 
 /**
- * Mean over the rows around each, fewer of them at both ends; gaps stay gaps.
+ * Mean over the rows around each, fewer of them at both ends: as many on either side at the beginning, where losses fall steeply, and
+ * only earlier ones at the end, so that it does not jump with the newest value. Gaps stay gaps.
  * @param {(number | null)[]} values @param {number} reach rows on either side @returns {(number | null)[]}
  */
 export function smoothed(values, reach) {
@@ -69,7 +70,8 @@ export function smoothed(values, reach) {
     counts.push(counts[i] + (value === null ? 0 : 1));
   });
   return values.map((value, i) => {
-    const from = Math.max(0, i - reach), to = Math.min(values.length, i + reach + 1);
+    const half = Math.min(reach, i);
+    const from = i - half, to = Math.min(values.length, i + half + 1);
     return value === null ? null : (sums[to] - sums[from]) / (counts[to] - counts[from]);
   });
 }
