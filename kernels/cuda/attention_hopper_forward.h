@@ -55,13 +55,6 @@ __global__ void __launch_bounds__(128 + WGS * 128, 1)
   extern __shared__ __align__(1024) uint8_t memory[];
   auto& shared = *(ForwardShared<D, KEYS, STAGES, WGS>*)memory;
   const int warpgroup = warpgroup_index();
-  if (warpgroup == 0 && threadIdx.x >= 32) zero_forward_behind(a, blockIdx.x, gridDim.x, threadIdx.x - 32, 96);
-  if (a.S == 0) return;
-  const Block block = block_of(a.S * a.H, a.H, tiles, together, true);
-  const Segment segment = segment_of(a, block.segment);
-  const int first = block.tile * TILE, rows = min(TILE, segment.length - first);
-  if (rows <= 0) return;
-  const int keys = min(segment.keys, first + rows), n = (keys + KEYS - 1) / KEYS;  // tiles of keys, visited from the last
   if (threadIdx.x == 0) {
     prefetch_map(&map_q);
     prefetch_map(&map_k);
@@ -71,6 +64,13 @@ __global__ void __launch_bounds__(128 + WGS * 128, 1)
     barrier_init(&shared.queries, 1);
     fence_async();
   }
+  if (warpgroup == 0 && threadIdx.x >= 32) zero_forward_behind(a, blockIdx.x, gridDim.x, threadIdx.x - 32, 96);
+  if (a.S == 0) return;
+  const Block block = block_of(a.S * a.H, a.H, tiles, together, true);
+  const Segment segment = segment_of(a, block.segment);
+  const int first = block.tile * TILE, rows = min(TILE, segment.length - first);
+  if (rows <= 0) return;
+  const int keys = min(segment.keys, first + rows), n = (keys + KEYS - 1) / KEYS;  // tiles of keys, visited from the last
   __syncthreads();
 
   if (warpgroup == 0) {
@@ -109,36 +109,55 @@ __global__ void __launch_bounds__(128 + WGS * 128, 1)
       const int k0 = (n - 1 - i) * KEYS;
       if (k0 + KEYS > min(keys, top + 1)) mask_scores<KEYS>(s, row, k0, keys);
     };
+    // The first tile visited is the last of the segment's: its values behind the last key are zeroed.
+    const auto reach_values = [&](int i) {
+      shared.values.wait_full(i);
+      if (i == 0 && n * KEYS > keys) {
+        zero_tail<D, WGS>(shared.v[0], keys - (n - 1) * KEYS, KEYS);
+        fence_async();
+        named_sync(1, WGS * 128);
+      }
+    };
+    // Warpgroups take turns, in a ring of barriers, to start their products: so the softmax of one falls under the products of the others.
+    // Each has one turn for every tile but the first.
+    if (n > 1 && consumer == WGS - 1) named_arrive(4, 256);
+    const auto take_turn = [&] { named_sync(4 + consumer, 256); };
+    const auto pass_turn = [&](int i) {
+      if (consumer < WGS - 1 || i < n - 1) named_arrive(4 + (consumer + 1) % WGS, 256);
+    };
+    int i0 = 0;
+    for (; (n - 1 - i0) * KEYS > top + 63; i0++) {  // tiles that no row of this warpgroup sees; never the last
+      shared.keys.wait_full(i0);
+      shared.keys.release(i0);
+      reach_values(i0);
+      shared.values.release(i0);
+      take_turn();
+      pass_turn(i0 + 1);
+    }
     if (n > 0) {
       float shrink[2];
       uint32_t p[KEYS / 16][4];
       {
         float s[KEYS / 2];
-        start(s, 0);
+        start(s, i0);
         wgmma_wait<0>();
         hold(s);
-        shared.keys.release(0);
-        mask(s, 0);
+        shared.keys.release(i0);
+        mask(s, i0);
         softmax.step(s, scale, shrink);
         to_operand<KEYS>(p, s);
       }
-      shared.values.wait_full(0);
-      if (n * KEYS > keys) {
-        zero_tail<D, WGS>(shared.v[0], keys - (n - 1) * KEYS, KEYS);
-        fence_async();
-        named_sync(1, WGS * 128);
-      }
-      if (n > 1 && consumer == WGS - 1) named_arrive(4, 256);
-      for (int i = 1; i < n; i++) {
+      reach_values(i0);
+      for (int i = i0 + 1; i < n; i++) {
         float s[KEYS / 2];
-        named_sync(4 + consumer, 256);
+        take_turn();
         start(s, i);
-        if (i > 1) shared.values.wait_full(i - 1);
+        if (i > i0 + 1) shared.values.wait_full(i - 1);
         hold(o);
         hold(p);
         wgmma_fence();
         start_sum<D, KEYS>(o, p, describe_columns(shared.v[(i - 1) % STAGES], KEYS));
-        if (consumer < WGS - 1 || i < n - 1) named_arrive(4 + (consumer + 1) % WGS, 256);
+        pass_turn(i);
         wgmma_wait<1>();
         hold(s);
         shared.keys.release(i);
@@ -152,7 +171,7 @@ __global__ void __launch_bounds__(128 + WGS * 128, 1)
         for (int j = 0; j < D / 2; j++) o[j] *= shrink[j / 2 % 2];
         to_operand<KEYS>(p, s);
       }
-      if (n > 1) shared.values.wait_full(n - 1);
+      if (n - 1 > i0) shared.values.wait_full(n - 1);
       hold(o);
       hold(p);
       wgmma_fence();

@@ -118,18 +118,32 @@ __device__ __forceinline__ void wgmma_shared(float (&d)[32], uint64_t a, uint64_
         "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
       : "l"(a), "l"(b));
 }
-// d [64, 64] += a [64, 16] b [16, 64]: a in registers, b in shared memory, rows summed over.
+// d [64, 64] = a [64, 16] b [64, 16]^T: a in registers, b in shared memory, columns summed over.
+__device__ __forceinline__ void wgmma_registers_first(float (&d)[32], const uint32_t (&a)[4], uint64_t b) {
+  asm volatile(
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+      "{%32, %33, %34, %35}, %36, 0, 1, 1, 0;"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3]), "=f"(d[4]), "=f"(d[5]), "=f"(d[6]), "=f"(d[7]),
+        "=f"(d[8]), "=f"(d[9]), "=f"(d[10]), "=f"(d[11]), "=f"(d[12]), "=f"(d[13]), "=f"(d[14]), "=f"(d[15]),
+        "=f"(d[16]), "=f"(d[17]), "=f"(d[18]), "=f"(d[19]), "=f"(d[20]), "=f"(d[21]), "=f"(d[22]), "=f"(d[23]),
+        "=f"(d[24]), "=f"(d[25]), "=f"(d[26]), "=f"(d[27]), "=f"(d[28]), "=f"(d[29]), "=f"(d[30]), "=f"(d[31])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+}
+// d [64, 64] += a [64, 16] b: a in registers, b in shared memory, [16, 64] (ROWS_SUMMED = 1) or [64, 16]^T (0).
+template <int ROWS_SUMMED>
 __device__ __forceinline__ void wgmma_registers(float (&d)[32], const uint32_t (&a)[4], uint64_t b) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-      "{%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
+      "{%32, %33, %34, %35}, %36, 1, 1, 1, %37;"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
         "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
         "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
         "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ROWS_SUMMED));
 }
 
 // d [64, 128] = a [64, 16] b [128, 16]^T, both in shared memory, columns summed over.
@@ -170,7 +184,8 @@ __device__ __forceinline__ void wgmma_shared(float (&d)[64], uint64_t a, uint64_
         "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
       : "l"(a), "l"(b));
 }
-// d [64, 128] += a [64, 16] b [16, 128]: a in registers, b in shared memory, rows summed over.
+// d [64, 128] += a [64, 16] b: a in registers, b in shared memory, [16, 128] (ROWS_SUMMED = 1) or [128, 16]^T (0).
+template <int ROWS_SUMMED>
 __device__ __forceinline__ void wgmma_registers(float (&d)[64], const uint32_t (&a)[4], uint64_t b) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
@@ -178,7 +193,7 @@ __device__ __forceinline__ void wgmma_registers(float (&d)[64], const uint32_t (
       "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
       "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
       "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-      "{%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
+      "{%64, %65, %66, %67}, %68, 1, 1, 1, %69;"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
         "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
         "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
@@ -187,7 +202,7 @@ __device__ __forceinline__ void wgmma_registers(float (&d)[64], const uint32_t (
         "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
         "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
         "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(ROWS_SUMMED));
 }
 
 // d [64, N] = a [64, D] b [N, D]^T, started and committed as one group. a_rows and b_rows are the rows of the tiles that hold a and b.
@@ -203,14 +218,41 @@ __device__ __forceinline__ void start_scores(float (&d)[N / 2], uint64_t a, int 
   }
   wgmma_commit();
 }
+// The same with a in registers (load_operand).
+template <int D, int N>
+__device__ __forceinline__ void start_scores(float (&d)[N / 2], const uint32_t (&a)[D / 16][4], uint64_t b, int b_rows) {
+#pragma unroll
+  for (int k = 0; k < D / 16; k++) {
+    const uint64_t at = b + k / 4 * b_rows * 8 + k % 4 * 2;
+    if (k == 0)
+      wgmma_registers_first(d, a[k], at);
+    else
+      wgmma_registers<0>(d, a[k], at);
+  }
+  wgmma_commit();
+}
 // d [64, D] += a [64, KEYS] b [KEYS, D], started and committed as one group.
 template <int D, int KEYS>
 __device__ __forceinline__ void start_sum(float (&d)[D / 2], const uint32_t (&a)[KEYS / 16][4], uint64_t b) {
 #pragma unroll
-  for (int k = 0; k < KEYS / 16; k++) wgmma_registers(d, a[k], b + k * 128);
+  for (int k = 0; k < KEYS / 16; k++) wgmma_registers<1>(d, a[k], b + k * 128);
   wgmma_commit();
 }
 
+// The warpgroup's 64 rows, from `first` on, of a tile of `rows` rows as left operand of a product: half the shared memory that wgmma
+// reads for scores is the left operand, and this side of it never changes.
+template <int D>
+__device__ __forceinline__ void load_operand(uint32_t (&a)[D / 16][4], const uint8_t* tile, int first, int rows) {
+  const int lane = threadIdx.x % 32, row = first + threadIdx.x / 32 % 4 * 16 + lane % 16;
+#pragma unroll
+  for (int k = 0; k < D / 16; k++) {
+    const int unit = (k % 4 * 2 + lane / 16) ^ (row % 8);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(a[k][0]), "=r"(a[k][1]), "=r"(a[k][2]), "=r"(a[k][3])
+                 : "r"(shared_at(tile + k / 4 * rows * 128 + row * 128 + unit * 16))
+                 : "memory");
+  }
+}
 // Accumulators [64, N] as the left operand of the next product: its fragments lie in the same lanes.
 template <int N>
 __device__ __forceinline__ void to_operand(uint32_t (&a)[N / 16][4], const float (&d)[N / 2]) {
