@@ -144,6 +144,19 @@ const reweightSchema = z.strictObject({
   ),
 });
 
+const retrainSchema = z.strictObject({
+  from: z.enum(["published", "fresh"]).default("published").describe(
+    "What a retraining starts from: the published adapter (where it fits the configuration), or a fresh one",
+  ),
+  metric: z.enum(["loss", "accuracy"]).default("loss").describe(
+    "What candidate and published adapter are compared by, on data.test or else data.validation",
+  ),
+  margin: z.number().default(0).describe(
+    "A candidate is published unless it is worse by more than this (nats of loss, or share of exact answers); below 0: it must be better",
+  ),
+  keep: whole(2).default(5).describe("Releases to keep, the published one and the one before it among them"),
+});
+
 const statusSchema = z.strictObject({
   listen: text().nullable().default(null).describe(
     "HOST:PORT of the status page, or PORT alone for this machine only; null: none",
@@ -167,6 +180,7 @@ export const configSchema = z.strictObject({
   checkpoints: checkpointsSchema.prefault({}).describe("The whole state of a run, saved on the way: --resume continues from it"),
   faults: faultsSchema.prefault({}).describe("What happens to batches whose loss or gradient cannot be right"),
   reweight: reweightSchema.prefault({}).describe("META-LORA"),
+  retrain: retrainSchema.prefault({}).describe("What metalora retrain publishes"),
   status: statusSchema.prefault({}).describe("Status page of a run"),
 });
 

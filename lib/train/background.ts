@@ -2,6 +2,7 @@
 import type { Config } from "../config/schema.ts";
 import { type Ending, type RunEvent, RunEvents } from "./events.ts";
 import { StopFlag } from "./interrupt.ts";
+import type { Measured } from "./measure.ts";
 import type { RunOptions } from "./session.ts";
 import type { Answer, Job, PlannedRun } from "./worker.ts";
 
@@ -57,11 +58,31 @@ export function planInBackground(config: Config, options: RunOptions): Promise<P
   const { promise, resolve } = Promise.withResolvers<PlannedRun | Ending>();
   ask({ kind: "plan", config, options, stop: new StopFlag().memory }, (answer) => {
     if (answer.kind === "planned") resolve(answer.planned);
-    else if (answer.event.type === "finished") resolve(answer.event.ending);
+    else if (answer.kind === "event" && answer.event.type === "finished") resolve(answer.event.ending);
     else return false;
     return true;
   });
   return promise;
+}
+
+/**
+ * Measures adapters in a worker.
+ * @returns what came out, null when it was stopped, or the ending that tells why it failed; and a function that stops it
+ */
+export function measureInBackground(
+  config: Config,
+  options: RunOptions,
+  adapters: readonly (string | null)[],
+): { result: Promise<Measured | null | Ending>; stop: () => void } {
+  const stop = new StopFlag();
+  const { promise, resolve } = Promise.withResolvers<Measured | null | Ending>();
+  ask({ kind: "measure", config, options, stop: stop.memory, adapters }, (answer) => {
+    if (answer.kind === "measured") resolve(answer.measured);
+    else if (answer.kind === "event" && answer.event.type === "finished") resolve(answer.event.ending);
+    else return false;
+    return true;
+  });
+  return { result: promise, stop: () => stop.raise() };
 }
 
 /** @param hear Returns whether that was the last answer */

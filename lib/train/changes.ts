@@ -21,8 +21,8 @@ export interface Described {
   readonly identity: RunIdentity | null;
 }
 
-/** Where files lie, where the run writes and who may watch it is nobody's result; of files the content counts. */
-const PLACES = /^(output|model|status|data\.(train|validation|test)\.path)$/;
+/** Where files lie, where the run writes, who may watch it and what is published is nobody's result; of files the content counts. */
+const PLACES = /^(output|model|status|retrain|data\.(train|validation|test)\.path)$/;
 /** They decide the sizes of what a checkpoint holds. */
 const FIXED = /^adapter\.(rank|targets)$/;
 

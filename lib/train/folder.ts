@@ -31,11 +31,7 @@ export class RunFolder implements Disposable {
       const made = missing(path);
       Deno.mkdirSync(path, { recursive: true });
       const lock = FileLock.take(join(path, LOCK), `the output ${path}`);
-      for (const folder of [path, join(path, "checkpoints")]) {
-        for (const name of namesIn(folder)) {
-          if (TEMPORARY.test(name)) Deno.removeSync(join(folder, name), { recursive: true });
-        }
-      }
+      for (const folder of [path, join(path, "checkpoints")]) removeUnfinished(folder);
       return new RunFolder(path, lock, made);
     });
   }
@@ -146,6 +142,13 @@ export class RunFiles implements Disposable {
   [Symbol.dispose](): void {
     for (const file of this.#logs.values()) file.close();
     this.#logs.clear();
+  }
+}
+
+/** Removes what a process that was killed had not finished writing into a folder that somebody holds. */
+export function removeUnfinished(folder: string): void {
+  for (const name of namesIn(folder)) {
+    if (TEMPORARY.test(name)) Deno.removeSync(join(folder, name), { recursive: true });
   }
 }
 

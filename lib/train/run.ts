@@ -3,9 +3,10 @@ import type { Device } from "../../ffi/device.ts";
 import type { Config } from "../config/schema.ts";
 import { BatchCursor } from "../data/order.ts";
 import { UserError } from "../errors.ts";
+import { readPeftAdapter } from "../export/peft.ts";
 import { loadWeights } from "../model/load.ts";
 import { openCheckpoint } from "../tensor/checkpoint.ts";
-import { adapterOf, initialAdapters } from "./adapters.ts";
+import { adapterOf, fromPeft, initialAdapters } from "./adapters.ts";
 import { buildTraining, isPadded, passOptions, type Training } from "./build.ts";
 import { type Engine, limitsFor } from "./engine.ts";
 import { smallerConfigs } from "./fit.ts";
@@ -74,13 +75,20 @@ export function* smallerRuns(dev: Device, { config, inputs }: PreparedRun): Gene
   }
 }
 
-/** Takes the memory, loads the weights and starts the adapters. */
-export function loadRun(dev: Device, { engine, config, inputs }: PreparedRun): void {
+/**
+ * Takes the memory, loads the weights and starts the adapters.
+ * @param start Folder of a PEFT adapter to start from; null: fresh ones.
+ * @throws {UserError} when that adapter belongs to another model
+ */
+export function loadRun(dev: Device, { engine, config, inputs }: PreparedRun, start: string | null = null): void {
   using checkpoint = openCheckpoint(inputs.dir);
   engine.allocate();
   loadWeights(dev, engine.model, checkpoint);
   const { init } = config.adapter;
-  const theta = initialAdapters(engine.adapters, engine.parameters, { init, seed: config.seed });
+  const P = engine.parameters;
+  const theta = start === null
+    ? initialAdapters(engine.adapters, P, { init, seed: config.seed })
+    : fromPeft(readPeftAdapter(start), engine.adapters, { P, config: inputs.model, dir: start });
   engine.setAdapters(theta);
   release(theta);
 }

@@ -49,6 +49,8 @@ export interface RunOptions {
   readonly resume?: boolean;
   /** Keys whose values may have changed since. */
   readonly allowChange?: readonly string[];
+  /** Folder of the PEFT adapter that a run from the beginning starts from; a fresh one when omitted. */
+  readonly start?: string;
   /** Put the texts of the samples into the events of their batches. */
   readonly texts?: boolean;
 }
@@ -61,7 +63,7 @@ export interface RunOptions {
  */
 export function train(
   config: Config,
-  { device = {}, resume = false, allowChange = [], texts = false }: RunOptions,
+  { device = {}, resume = false, allowChange = [], start, texts = false }: RunOptions,
   emit: RunListener,
   stop: StopFlag = new StopFlag(),
 ): Ending {
@@ -77,7 +79,7 @@ export function train(
   requireRoom("train", prepared.plan.total_bytes, smallerRuns(dev, prepared), roomBytes(dev));
   const room = checkpointBytes(engine.parameters, inputs.data.train.samples.length);
   writing(config.output, () => requireDiskRoom(config.output, room, "train"));
-  loadRun(dev, prepared);
+  loadRun(dev, prepared, from?.kind === "checkpoint" ? null : start);
   using files = new RunFiles(config.output);
   const session = new Session({ prepared, identity, device: dev.name, texts }, files, emit, stop);
   session.begin(from?.kind === "checkpoint" ? from.found : null);

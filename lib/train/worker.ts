@@ -10,6 +10,7 @@ import type { DatasetFacts, RunEvent } from "./events.ts";
 import { roomBytes } from "./fit.ts";
 import { loadRunInputs } from "./inputs.ts";
 import { StopFlag } from "./interrupt.ts";
+import { measure, type Measured } from "./measure.ts";
 import type { MemoryPlan } from "./memory.ts";
 import { datasetFacts } from "./messages.ts";
 import { prepareRun } from "./run.ts";
@@ -17,8 +18,9 @@ import { type RunOptions, train } from "./session.ts";
 
 /** What the main thread asks for; the only message to a worker. */
 export interface Job {
-  /** "train": the run; "plan": check everything and lay it out, without taking memory. */
-  readonly kind: "train" | "plan";
+  /** "train": the run; "plan": check everything and lay it out, without taking memory; "measure": evaluate `adapters`. */
+  readonly kind: "train" | "plan" | "measure";
+  readonly adapters?: readonly (string | null)[];
   readonly config: Config;
   readonly options: RunOptions;
   /** Memory of the StopFlag. */
@@ -36,10 +38,11 @@ export interface PlannedRun {
   readonly room: number;
 }
 
-/** What a worker answers; "event" with a "finished" event, or "planned", is the last message. */
+/** What a worker answers; "event" with a "finished" event, "planned" or "measured" is the last message. */
 export type Answer =
   | { readonly kind: "event"; readonly event: RunEvent }
-  | { readonly kind: "planned"; readonly planned: PlannedRun };
+  | { readonly kind: "planned"; readonly planned: PlannedRun }
+  | { readonly kind: "measured"; readonly measured: Measured | null };
 
 function planRun(config: Config, { device = {} }: RunOptions): PlannedRun {
   const inputs = loadRunInputs(config);
@@ -60,11 +63,13 @@ function planRun(config: Config, { device = {} }: RunOptions): PlannedRun {
   };
 }
 
-function work({ kind, config, options, stop }: Job, answer: (answer: Answer) => void): void {
+function work({ kind, config, options, stop, adapters = [] }: Job, answer: (answer: Answer) => void): void {
   const emit = (event: RunEvent) => answer({ kind: "event", event });
   try {
     if (kind === "plan") return answer({ kind: "planned", planned: planRun(config, options) });
-    emit({ type: "finished", ending: train(config, options, emit, new StopFlag(stop)) });
+    const flag = new StopFlag(stop);
+    if (kind === "measure") return answer({ kind: "measured", measured: measure(config, options, adapters, flag) });
+    emit({ type: "finished", ending: train(config, options, emit, flag) });
   } catch (error) {
     const message = error instanceof Error ? error.message || error.name : String(error);
     const stack = error instanceof Error ? error.stack ?? null : Deno.inspect(error);
