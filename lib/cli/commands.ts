@@ -19,6 +19,11 @@ export const commands: readonly CommandEntry[] = [
     summary: "Fine-tune a model with LoRA, plain or guided by a validation set",
     load: () => import("./train.ts"),
   },
+  {
+    name: "retrain",
+    summary: "Train again if anything changed, and publish what is not worse",
+    load: () => import("./retrain.ts"),
+  },
   { name: "eval", summary: "Measure the loss of a model, with or without an adapter", load: () => import("./eval.ts") },
   {
     name: "score",

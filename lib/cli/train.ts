@@ -107,7 +107,7 @@ export const command: Command = {
 };
 
 /** Serves the status of a run. Loaded only here: a server is a good part of the program's start. */
-async function serve(config: Config, listen: string, events: RunEvents): Promise<StatusOfRun> {
+export async function serve(config: Config, listen: string, events: RunEvents): Promise<StatusOfRun> {
   const { startStatus } = await import("../status/start.ts");
   const status = startStatus(config.status, listen);
   events.subscribe(status.listen);
@@ -136,7 +136,8 @@ function report(ending: Ending, { json, debug }: { json: boolean; debug: boolean
   }
 }
 
-function failure({ message, exitCode, defect, stack }: Extract<Ending, { kind: "failed" }>, debug: boolean): Error {
+/** The error that a failed run ended with, as the program shows it. */
+export function failure({ message, exitCode, defect, stack }: Extract<Ending, { kind: "failed" }>, debug: boolean): Error {
   const error = defect ? new Error(message) : new UserError(message, exitCode as UserError["exitCode"]);
   if (debug && stack) error.stack = stack; // where it arose in the worker
   return error;
@@ -173,7 +174,7 @@ async function dryRun(config: Config, options: RunOptions, { json }: { json: boo
 }
 
 /** Shows a run on the terminal. */
-function terminal(progress: Progress): (event: RunEvent) => void {
+export function terminal(progress: Progress): (event: RunEvent) => void {
   let total = Infinity, shown = 0;
   let batch: Pick<ProgressState, "loss" | "effective"> | undefined;
   return (event) => {

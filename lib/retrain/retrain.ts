@@ -1,0 +1,340 @@
+/**
+ * `metalora retrain`: look whether anything changed, train a candidate, measure it beside the published adapter, publish it if
+ * it is not worse.
+ *
+ * The folder may be left at any moment, by a signal, by kill -9 or by a power cut: a training goes on from its checkpoint
+ * (`attempt.ts`), a publication is finished or has not begun (`store.ts`). Nothing is decided by the clock: changes are told by
+ * content, order by counters, durations come from a clock that never jumps.
+ */
+import { join } from "node:path";
+import type { Config } from "../config/schema.ts";
+import { UserError } from "../errors.ts";
+import { sha256OfFile } from "../data/readers.ts";
+import { BackgroundRun, measureInBackground } from "../train/background.ts";
+import { type Ending, RunEvents } from "../train/events.ts";
+import { RunFolder } from "../train/folder.ts";
+import type { Measured } from "../train/measure.ts";
+import type { DeviceChoice } from "../train/session.ts";
+import { requireDiskRoom } from "../train/space.ts";
+import { VERSION } from "../version.ts";
+import { Candidate, isDecided } from "./attempt.ts";
+import { decide } from "./decide.ts";
+import { changedInputs, hashInputs, type InputHashes } from "./inputs.ts";
+import { type Attempt, type Comparison, RECORD_FORMAT, type ReleaseFacts, type RetrainRecord } from "./records.ts";
+import { Store } from "./store.ts";
+
+/** Exit code of an invocation whose candidate was not published. */
+export const REJECTED = 3;
+/** Exit code of one that a signal stopped. */
+export const STOPPED = 143;
+
+/** How a retraining is to be done. */
+export interface RetrainOptions {
+  readonly device?: DeviceChoice;
+  /** Train even if nothing changed. */
+  readonly force?: boolean;
+  /** Put the texts of samples into the events of the training. */
+  readonly texts?: boolean;
+  /** Hears lines for the reader. */
+  readonly note?: (text: string) => void;
+  /** Handed the events of the training; subscribe before. */
+  readonly events?: RunEvents;
+}
+
+/** A training or a measurement that failed; it has been recorded. */
+export class RetrainFailure extends Error {
+  constructor(readonly ending: Extract<Ending, { kind: "failed" }>) {
+    super(ending.message);
+  }
+}
+
+/** What is known before the training. */
+interface Situation {
+  readonly inputs: InputHashes;
+  readonly history: readonly RetrainRecord[];
+  readonly current: string | null;
+  readonly facts: ReleaseFacts | null;
+  readonly changed: readonly string[];
+}
+
+type Varying = Pick<RetrainRecord, "outcome" | "reason"> & Partial<Omit<RetrainRecord, "outcome" | "reason">>;
+
+/** One invocation. */
+export class Retraining {
+  readonly #start = performance.now();
+  readonly #note: (text: string) => void;
+  readonly #candidate: Candidate;
+  #known: Pick<Partial<RetrainRecord>, "inputs" | "changed" | "attempt" | "start"> = {};
+  /** What a signal does at this moment. */
+  #hear: () => "wait" | "end" = () => "end";
+
+  constructor(readonly config: Config, readonly options: RetrainOptions = {}) {
+    this.#note = options.note ?? (() => {});
+    this.#candidate = new Candidate(config.output);
+  }
+
+  /** A signal arrived. @returns "wait" when the invocation ends by itself soon, "end" when the program may end at once */
+  stop(): "wait" | "end" {
+    return this.#hear();
+  }
+
+  /**
+   * @returns what was done; its `exit_code` is that of the program
+   * @throws {UserError} exit code 75 when another invocation runs; others for what a person can mend
+   * @throws {RetrainFailure} when training or measuring failed
+   */
+  async run(): Promise<RetrainRecord> {
+    const { output } = this.config;
+    using folder = RunFolder.open(output);
+    folder.requireOwn();
+    requireOwnResult(output);
+    try {
+      return await this.#run();
+    } catch (error) {
+      await this.#recordFailure(error);
+      throw error;
+    }
+  }
+
+  async #run(): Promise<RetrainRecord> {
+    requireHeldOut(this.config);
+    const situation = await this.#look();
+    if ("outcome" in situation) return situation;
+    const { inputs, current, facts, history } = situation;
+    const start = this.#startOf(situation);
+    const { attempt, resumed } = this.#candidate.begin(
+      { inputs, start, start_sha256: start === null ? null : facts!.adapter_sha256 },
+      history,
+    );
+    this.#known = { ...this.#known, attempt: attempt.attempt, start };
+    if (resumed) this.#note(`going on with attempt ${attempt.attempt}, which was interrupted`);
+    else this.#note(`attempt ${attempt.attempt}, from ${start === null ? "a fresh adapter" : `release ${current}`}`);
+    const ending = await this.#train(attempt, resumed);
+    if (ending.kind === "failed") throw new RetrainFailure(ending);
+    if (ending.kind === "stopped") return await this.#stopped(`stopped at step ${ending.step} of the training`);
+    return await this.#decide(inputs);
+  }
+
+  /** Compares the inputs with those of the last decision. @returns the record when there is nothing to do */
+  async #look(): Promise<Situation | RetrainRecord> {
+    const { config, options } = this;
+    const inputs = hashInputs(config);
+    using store = await Store.hold(config.output);
+    for (const note of store.notes) this.#note(note);
+    const { history, current } = store;
+    this.#candidate.end(history);
+    const last = history.findLast(isDecided);
+    const changed = last ? changedInputs(last.inputs!, inputs) : [];
+    this.#known = { inputs, changed };
+    if (last && changed.length === 0 && current !== null && !options.force) {
+      const what = last.outcome === "published" ? `published as release ${last.release}` : `not published: ${last.reason}`;
+      const reason = `data, configuration and base model are unchanged since attempt ${last.attempt} (${what})`;
+      store.prune(config.retrain.keep);
+      const record = this.#record(store, { outcome: "unchanged", reason, number: history.at(-1)!.number, attempt: last.attempt });
+      store.result(record);
+      return record;
+    }
+    if (changed.length > 0) this.#note(`changed: ${changed.join(", ")}`);
+    return { inputs, history, current, changed, facts: current === null ? null : store.facts(current) };
+  }
+
+  /** The release to start from; null: a fresh adapter. */
+  #startOf({ current, facts, inputs }: Situation): string | null {
+    const { retrain, adapter } = this.config;
+    if (retrain.from === "fresh" || current === null || facts === null) return null;
+    const what = facts.record.inputs?.model !== inputs.model
+      ? "belongs to another base model"
+      : JSON.stringify(facts.adapter) !== JSON.stringify(adapter)
+      ? "has other settings of 'adapter'"
+      : null;
+    if (what !== null) this.#note(`release ${current} ${what}: starting from a fresh adapter`);
+    return what === null ? current : null;
+  }
+
+  /** Trains the candidate, or goes on with it; a run that cannot be resumed is made anew. */
+  async #train(
+    attempt: Attempt,
+    resumed: boolean,
+  ): Promise<Ending> {
+    const ending = await this.#trainOnce(attempt, resumed);
+    if (!resumed || ending.kind !== "failed" || !ending.message.startsWith("Cannot resume ")) return ending;
+    this.#note(`${ending.message.split(". ")[0]}; training from the beginning`);
+    this.#candidate.remove();
+    return await this.#trainOnce(attempt, false);
+  }
+
+  async #trainOnce({ start, inputs }: Attempt, resumed: boolean): Promise<Ending> {
+    const { config, options } = this;
+    const { device = {}, texts = false, events = new RunEvents() } = options;
+    using folder = RunFolder.open(this.#candidate.folder);
+    folder.requireOwn();
+    let read: string | null = null;
+    const ended = events.subscribe((event) => {
+      if (event.type === "started") read = event.data.train.sha256;
+    });
+    const from = start === null ? {} : { start: join(config.output, "releases", start, "adapter") };
+    const resume = { resume: resumed, allowChange: resumed ? ["checkpoints", "train.log_every"] : [] };
+    const run = BackgroundRun.start(this.#candidate.config(config), { device, texts, ...resume, ...from }, events);
+    this.#hear = () => {
+      if (!run.started) return "end"; // nothing that could be saved
+      run.stop();
+      return "wait";
+    };
+    const ending = await run.ending;
+    this.#hear = () => "end";
+    ended();
+    if (read === null || read === inputs.train) return ending;
+    this.#candidate.remove(); // of neither the old data nor the new
+    throw new UserError(`Cannot retrain: ${config.data.train.path} changed while the run began. Run it again`);
+  }
+
+  /** Measures the candidate beside what is published, and publishes it or does not. */
+  async #decide(inputs: InputHashes): Promise<RetrainRecord> {
+    const { config } = this;
+    const { output, retrain: { metric, margin, keep } } = config;
+    for (;;) {
+      const { current, facts } = await this.#published();
+      // An adapter of another base model says nothing about this one.
+      const rival = facts !== null && facts.record.inputs?.model === inputs.model ? current : null;
+      if (current !== null && rival === null) this.#note(`release ${current} belongs to another base model: it is not compared`);
+      const measured = await this.#measure([
+        this.#candidate.adapter,
+        rival === null ? null : join(output, "releases", rival, "adapter"),
+      ]);
+      if (measured === null) return await this.#stopped("stopped while the candidate was measured");
+      const { evaluations: [candidate, other], ...data } = measured;
+      const comparison: Comparison = {
+        ...data,
+        metric,
+        margin,
+        candidate: candidate!,
+        release: rival,
+        published: rival === null ? null : other!,
+        base: rival === null ? other! : null,
+      };
+      using store = await Store.hold(output);
+      if (store.current !== current) {
+        this.#note(`release ${store.current ?? "none"} became current meanwhile: measuring again`);
+        continue;
+      }
+      const { publish, reason } = decide(comparison);
+      const adapter_sha256 = sha256OfFile(join(this.#candidate.adapter, "adapter_model.safetensors"));
+      const about = { reason, comparison, cost: this.#candidate.cost(), adapter_sha256 };
+      const release = store.nextRelease;
+      const record = publish
+        ? this.#record(store, { outcome: "published", ...about, release, current: release })
+        : this.#record(store, { outcome: "rejected", ...about, exit_code: REJECTED });
+      if (publish) {
+        requireDiskRoom(output, folderBytes(this.#candidate.folder), "publish the candidate");
+        const facts = { format: RECORD_FORMAT, previous: current, adapter_sha256, adapter: config.adapter };
+        store.publish(this.#candidate.folder, facts, record);
+      } else store.record(record);
+      this.#candidate.end(store.history);
+      const removed = store.prune(keep);
+      if (removed.length > 0) this.#note(`removed old releases: ${removed.join(", ")}`);
+      return record;
+    }
+  }
+
+  async #published(): Promise<{ current: string | null; facts: ReleaseFacts | null }> {
+    using store = await Store.hold(this.config.output);
+    const { current } = store;
+    return { current, facts: current === null ? null : store.facts(current) };
+  }
+
+  async #measure(adapters: readonly (string | null)[]): Promise<Measured | null> {
+    const { device = {} } = this.options;
+    const { result, stop } = measureInBackground(this.config, { device }, adapters);
+    this.#hear = () => {
+      stop();
+      return "wait";
+    };
+    const measured = await result;
+    this.#hear = () => "end";
+    if (measured !== null && "kind" in measured) {
+      if (measured.kind === "failed") throw new RetrainFailure(measured);
+      throw new TypeError(`Cannot measure: the worker answered '${measured.kind}'`);
+    }
+    return measured;
+  }
+
+  async #stopped(reason: string): Promise<RetrainRecord> {
+    using store = await Store.hold(this.config.output);
+    const record = this.#record(store, { outcome: "stopped", reason, exit_code: STOPPED });
+    store.record(record);
+    return record;
+  }
+
+  /** Records what went wrong, as far as the disk still lets it. */
+  async #recordFailure(error: unknown): Promise<void> {
+    const exit_code = error instanceof UserError ? error.exitCode : error instanceof RetrainFailure ? error.ending.exitCode : 1;
+    const reason = error instanceof Error ? error.message : String(error);
+    try {
+      using store = await Store.hold(this.config.output);
+      store.record(this.#record(store, { outcome: "failed", reason, exit_code }));
+    } catch { // what went wrong first is what the reader is told
+    }
+  }
+
+  #record(store: Store, { outcome, reason, ...varying }: Varying): RetrainRecord {
+    const last = store.history.at(-1);
+    return {
+      format: RECORD_FORMAT,
+      number: (last?.number ?? 0) + 1,
+      attempt: last?.attempt ?? 0,
+      outcome,
+      reason,
+      exit_code: 0,
+      time: new Date().toISOString(),
+      seconds: Math.round(performance.now() - this.#start) / 1000,
+      version: VERSION,
+      release: null,
+      current: store.current,
+      start: null,
+      inputs: null,
+      changed: [],
+      comparison: null,
+      cost: null,
+      adapter_sha256: null,
+      ...this.#known,
+      ...varying,
+    };
+  }
+}
+
+/** @throws {UserError} exit code 2, when a configuration has nothing to compare adapters on */
+function requireHeldOut({ data: { test, validation, validation_split } }: Config): void {
+  if (test !== null || validation !== null || validation_split !== null) return;
+  throw new UserError(
+    "Cannot retrain: there is no data to compare adapters on. Add data.test, data.validation or data.validation_split",
+    2,
+  );
+}
+
+/** @throws {UserError} exit code 2, when the folder has a result.json that is somebody else's */
+function requireOwnResult(output: string): void {
+  const path = join(output, "result.json");
+  let text: string;
+  try {
+    text = Deno.readTextFileSync(path);
+  } catch {
+    return;
+  }
+  try {
+    if ("outcome" in JSON.parse(text)) return;
+  } catch { // said below
+  }
+  throw new UserError(`Cannot use the output ${output}: its result.json is none of metalora retrain. Choose another output`, 2);
+}
+
+/** Bytes of what a release takes of a run. */
+function folderBytes(folder: string): number {
+  const names = ["adapter/adapter_model.safetensors", "report.html", "metrics.jsonl", "weights.jsonl"];
+  return names.reduce((sum, name) => {
+    try {
+      return sum + Deno.statSync(join(folder, name)).size;
+    } catch {
+      return sum;
+    }
+  }, 1 << 16);
+}
