@@ -138,6 +138,28 @@ static __device__ __forceinline__ void gradient(const Slope& slope, const float 
 
 static const int CLUSTER_THREADS = 512;
 
+// Starts to copy W floats into shared memory.
+template <int W>
+static __device__ __forceinline__ void copy_async(float* to, const float* from) {
+  const uint32_t address = (uint32_t)__cvta_generic_to_shared(to);
+  if constexpr (W == 4)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(address), "l"(from) : "memory");
+}
+
+// Waits for this thread's groups of copies but the last `groups` (a constant once unrolled).
+[[maybe_unused]] static __device__ __forceinline__ void wait_for_all_but(int groups) {
+  if (groups == 3)
+    asm volatile("cp.async.wait_group 3;" ::: "memory");
+  else if (groups == 2)
+    asm volatile("cp.async.wait_group 2;" ::: "memory");
+  else if (groups == 1)
+    asm volatile("cp.async.wait_group 1;" ::: "memory");
+  else
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+}
+
 // `share` elements of the row a block (a multiple of W); the last block has what is left, perhaps nothing.
 template <int W>
 static __global__ void __launch_bounds__(CLUSTER_THREADS) shared_row(int64_t V, int share, int cluster, float* logits, const int32_t* labels,
@@ -146,31 +168,32 @@ static __global__ void __launch_bounds__(CLUSTER_THREADS) shared_row(int64_t V, 
   extern __shared__ __align__(16) float mine[];
   __shared__ Part known;
   cg::cluster_group group = cg::this_cluster();
-  const int rank = (int)(blockIdx.x % cluster), stride = blockDim.x, UNROLL = W == 1 ? 16 : 4;
+  const int rank = (int)(blockIdx.x % cluster), stride = blockDim.x;
   const int64_t r = blockIdx.x / cluster, begin = (int64_t)rank * share;
   const int accesses = (int)((begin >= V ? 0 : begin + share < V ? share : V - begin) / W);
   float* z = logits + r * V;
   const int32_t label = labels[r];
   const float z_label = logit_of(z, label, V);
 
-  Part part = empty_part();
-  int index = threadIdx.x;
-  for (; index + (UNROLL - 1) * stride < accesses; index += UNROLL * stride) {
-    float x[UNROLL][W];  // all on their way before the first is used
+  // Everything is on its way at once; a thread computes with what it copied itself, a quarter at a time.
+  const int PIECES = 4, piece = (accesses + PIECES * stride - 1) / (PIECES * stride) * stride;
 #pragma unroll
-    for (int u = 0; u < UNROLL; u++) load<W>(z + begin + (int64_t)(index + u * stride) * W, x[u]);
-#pragma unroll
-    for (int u = 0; u < UNROLL; u++) {
-      store<W>(mine + (index + u * stride) * W, x[u]);
-      add<W>(part, x[u], index + u * stride);
-    }
+  for (int p = 0; p < PIECES; p++) {
+#pragma unroll 4
+    for (int index = p * piece + threadIdx.x; index < min(accesses, (p + 1) * piece); index += stride)
+      copy_async<W>(mine + index * W, z + begin + (int64_t)index * W);
+    asm volatile("cp.async.commit_group;" ::: "memory");
   }
-#pragma unroll UNROLL
-  for (; index < accesses; index += stride) {
-    float x[W];
-    load<W>(z + begin + (int64_t)index * W, x);
-    store<W>(mine + index * W, x);
-    add<W>(part, x, index);
+  Part part = empty_part();
+#pragma unroll
+  for (int p = 0; p < PIECES; p++) {
+    wait_for_all_but(PIECES - 1 - p);
+#pragma unroll 2
+    for (int index = p * piece + threadIdx.x; index < min(accesses, (p + 1) * piece); index += stride) {
+      float x[W];
+      load<W>(mine + index * W, x);
+      add<W>(part, x, index);
+    }
   }
   resolve<W>(part, mine);  // a thread reads what it wrote itself
   if (part.at != NOWHERE) part.at += (uint32_t)begin;
@@ -185,7 +208,7 @@ static __global__ void __launch_bounds__(CLUSTER_THREADS) shared_row(int64_t V, 
     const Slope slope = {part.power, seed / part.sum, seed, label};
     bf16* out = reinterpret_cast<bf16*>(z);
 #pragma unroll 4
-    for (index = threadIdx.x; index < accesses; index += stride) {
+    for (int index = threadIdx.x; index < accesses; index += stride) {
       float x[W];
       load<W>(mine + index * W, x);
       gradient<W>(slope, x, begin + (int64_t)index * W, out);

@@ -14,32 +14,34 @@ namespace cuda {
 
 namespace cg = cooperative_groups;
 
-static const int WARPS = 16, THREADS = WARPS * WARP;
-static const int WIDE = 128;
+static const int WARPS = 8, THREADS = WARPS * WARP, MOST_SPLIT = 8;
 
 // Sizes of a block's tile: NR columns of the narrow side by WT of the wide side.
 template <int NR, int WT>
 struct Tile {
   static const int ACROSS = WT / 32;                // warps beside each other, 32 wide columns each
   static const int DEEP = WARPS / ACROSS;           // warps behind each other: they take turns at the rows
-  static const int STEPS = DEEP == 1 ? 2 : 1;       // turns of 16 rows that a warp takes in one stage
-  static const int ROWS = 16 * DEEP * STEPS;        // rows of one stage of the pipeline
+  static const int STEPS = 4 / DEEP;                // turns of 16 rows that a warp takes in one stage
+  static const int ROWS = 64;                       // rows of one stage of the pipeline
   static const int NARROW_PITCH = NR * 2 + 16;      // bytes from row to row: 16 more than the data keep ldmatrix free of
   static const int WIDE_PITCH = WT * 2 + 16;        // bank conflicts
   static const int STAGE = ROWS * (NARROW_PITCH + WIDE_PITCH);
   static const int FIT = 98 * 1024 / STAGE;         // within the 99 KiB of devices 8.6 and 8.9
-  static const int STAGES = FIT < 5 ? FIT : 5;
-  static const int SUM_PITCH = WT + 1;              // floats; odd, so that both directions are free of conflicts
-  static const int SUMS = NR * SUM_PITCH * 4;
+  static const int STAGES = FIT < 4 ? FIT : 4;
+  // The sums lie in shared memory as in `out`: NR lines of WT floats, or WT lines of NR. Both pitches let a warp store its
+  // fragments without bank conflicts, and lines be read 16 bytes at a time.
+  static const int STRAIGHT_PITCH = WT + 8, TURNED_PITCH = NR + 4;
+  static const int SUMS = 4 * (NR * STRAIGHT_PITCH > WT * TURNED_PITCH ? NR * STRAIGHT_PITCH : WT * TURNED_PITCH);
   static const int SHARED = STAGES * STAGE > SUMS ? STAGES * STAGE : SUMS;
-  static_assert(STAGES >= 2 && SHARED <= 99 * 1024, "");
+  static_assert(DEEP <= 4 && STAGES >= 2 && SHARED <= 99 * 1024, "");
 };
 
 struct Outer {
   const int32_t* cu;
   const bf16 *narrow, *wide;
   int64_t ld_narrow, ld_wide, narrow_count, wide_count;
-  int64_t narrow_step, wide_step;  // of out: one of them is 1
+  bool turned;   // out is [wide, narrow]
+  bool vectors;  // lines of out may be accessed 16 bytes at a time
   float alpha, beta;
   float* out;
   int64_t out_stride;
@@ -90,21 +92,63 @@ static __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// Writes this block's share of a tile, LINES lines of LENGTH floats: alpha times the blocks' sums, added in the order of their ranks,
+// plus beta out. `columns` and `lines` of the tile exist in out, whose lines are ld apart.
+template <int LINES, int LENGTH, int PITCH>
+static __device__ __forceinline__ void write_tile(const Outer& o, float* sums, int rank, int lines, int columns, float* out, int64_t ld) {
+  const int ACROSS = LENGTH / 4, share = LINES * ACROSS / o.split;
+  for (int e = rank * share + threadIdx.x; e < (rank + 1) * share; e += THREADS) {
+    const int line = e / ACROSS, column = e % ACROSS * 4;
+    if (line >= lines || column >= columns) continue;
+    float* from = sums + line * PITCH + column;
+    float sum[4];
+    load<4>(from, sum);
+#if __CUDA_ARCH__ >= 900
+    if (o.split > 1) {
+      float parts[MOST_SPLIT][4];  // all on their way before the first is added
+#pragma unroll
+      for (int k = 0; k < MOST_SPLIT; k++)
+        if (k < o.split) load<4>(cg::this_cluster().map_shared_rank(from, k), parts[k]);
+#pragma unroll
+      for (int k = 0; k < MOST_SPLIT; k++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+          if (k < o.split) sum[i] = k == 0 ? parts[0][i] : sum[i] + parts[k][i];
+    }
+#endif
+    float* to = out + line * ld + column;
+    float old[4] = {};  // beta 0: out may hold NaN
+    if (o.vectors) {
+      if (o.beta != 0) load<4>(to, old);
+#pragma unroll
+      for (int i = 0; i < 4; i++) sum[i] = o.alpha * sum[i] + o.beta * old[i];
+      store<4>(to, sum);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        if (column + i >= columns) continue;
+        if (o.beta != 0) old[i] = to[i];
+        to[i] = o.alpha * sum[i] + o.beta * old[i];
+      }
+    }
+  }
+}
+
 template <int NR, int WT, bool ALIGNED>
-static __global__ void __launch_bounds__(THREADS, NR <= 32 ? 2 : 1) outer_kernel(const Outer o) {
+static __global__ void __launch_bounds__(THREADS, NR <= 64 ? 2 : 1) outer_kernel(const Outer o) {
   using S = Tile<NR, WT>;
   extern __shared__ __align__(16) char memory[];
-  int64_t block = blockIdx.x;
+  unsigned block = blockIdx.x;
   const int rank = (int)(block % o.split);
   block /= o.split;
-  const int64_t wide_at = block % o.wide_tiles * WT;
+  const int64_t wide_at = (int64_t)(block % o.wide_tiles) * WT;
   block /= o.wide_tiles;
-  const int64_t narrow_at = block % o.narrow_tiles * NR, segment = block / o.narrow_tiles;
+  const int64_t narrow_at = (int64_t)(block % o.narrow_tiles) * NR, segment = block / o.narrow_tiles;
 
-  const int rows = o.cu[segment + 1] - o.cu[segment], stages = (rows + S::ROWS - 1) / S::ROWS;
-  const int first = (int)((int64_t)stages * rank / o.split), last = (int)((int64_t)stages * (rank + 1) / o.split);
-  const bf16* narrow = o.narrow + o.cu[segment] * o.ld_narrow + narrow_at;
-  const bf16* wide = o.wide + o.cu[segment] * o.ld_wide + wide_at;
+  const int begin = o.cu[segment], rows = o.cu[segment + 1] - begin, stages = (rows + S::ROWS - 1) / S::ROWS;
+  const int first = (int)((unsigned)stages * rank / o.split), last = (int)((unsigned)stages * (rank + 1) / o.split);
+  const bf16* narrow = o.narrow + begin * o.ld_narrow + narrow_at;
+  const bf16* wide = o.wide + begin * o.ld_wide + wide_at;
   const int narrow_left = (int)min(o.narrow_count - narrow_at, (int64_t)NR), wide_left = (int)min(o.wide_count - wide_at, (int64_t)WT);
   const auto load_stage = [&](int stage) {
     char* to = memory + (stage - first) % S::STAGES * S::STAGE;
@@ -159,37 +203,34 @@ static __global__ void __launch_bounds__(THREADS, NR <= 32 ? 2 : 1) outer_kernel
 #pragma unroll
         for (int j = 0; j < 4; j++)
 #pragma unroll
-          for (int k = 0; k < 4; k++) {
-            const int row = i * 16 + lane / 4 + k / 2 * 8, column = across * 32 + j * 8 + lane % 4 * 2 + k % 2;
-            float* sum = sums + row * S::SUM_PITCH + column;
-            *sum = layer == 0 ? c[i][j][k] : *sum + c[i][j][k];
+          for (int k = 0; k < 4; k += 2) {
+            const int row = i * 16 + lane / 4 + k / 2 * 8, column = across * 32 + j * 8 + lane % 4 * 2;
+            if (o.turned) {
+              float *one = sums + column * S::TURNED_PITCH + row, *two = one + S::TURNED_PITCH;
+              *one = layer == 0 ? c[i][j][k] : *one + c[i][j][k];
+              *two = layer == 0 ? c[i][j][k + 1] : *two + c[i][j][k + 1];
+            } else {
+              float2* both = reinterpret_cast<float2*>(sums + row * S::STRAIGHT_PITCH + column);
+              const float2 old = layer == 0 ? make_float2(0, 0) : *both;
+              *both = make_float2(old.x + c[i][j][k], old.y + c[i][j][k + 1]);
+            }
           }
     }
     __syncthreads();
   }
 
-  // Each block of the cluster finishes its part of the tile: the blocks' sums, in the order of their ranks.
 #if __CUDA_ARCH__ >= 900
-  cg::cluster_group group = cg::this_cluster();
-  if (o.split > 1) group.sync();
+  if (o.split > 1) cg::this_cluster().sync();
 #endif
   float* out = o.out + segment * o.out_stride;
-  const int part = NR * WT / o.split;
-  for (int e = rank * part + threadIdx.x; e < (rank + 1) * part; e += THREADS) {
-    const int i = o.wide_step == 1 ? e / WT : e % NR, j = o.wide_step == 1 ? e % WT : e / NR;
-    if (narrow_at + i >= o.narrow_count || wide_at + j >= o.wide_count) continue;
-    float sum = 0;
+  if (o.turned)
+    write_tile<WT, NR, S::TURNED_PITCH>(o, sums, rank, wide_left, narrow_left, out + wide_at * o.narrow_count + narrow_at, o.narrow_count);
+  else
+    write_tile<NR, WT, S::STRAIGHT_PITCH>(o, sums, rank, narrow_left, wide_left, out + narrow_at * o.wide_count + wide_at, o.wide_count);
 #if __CUDA_ARCH__ >= 900
-    if (o.split > 1)
-      for (int k = 0; k < o.split; k++) sum += group.map_shared_rank(sums, k)[i * S::SUM_PITCH + j];
-    else
-#endif
-      sum = sums[i * S::SUM_PITCH + j];
-    float* to = out + (narrow_at + i) * o.narrow_step + (wide_at + j) * o.wide_step;
-    *to = o.beta == 0 ? o.alpha * sum : o.alpha * sum + o.beta * *to;  // beta 0: out may hold NaN
-  }
-#if __CUDA_ARCH__ >= 900
-  if (o.split > 1) group.sync();  // others read this block's sums
+  // Others read this block's sums. Nothing is published, so nobody waits for the stores to `out` (as cluster.sync() would).
+  if (o.split > 1)
+    asm volatile("barrier.cluster.arrive.relaxed;\n\tbarrier.cluster.wait;" ::: "memory");
 #endif
 }
 
@@ -200,17 +241,16 @@ static cudaError_t launch_outer(const Launch& on, int64_t S, Outer o) {
   const int64_t tiles = S * o.narrow_tiles * o.wide_tiles;
   o.split = 1;
   if (has_clusters(on))
-    while (o.split < 8 && tiles * o.split < on.units * 15 / 16) o.split *= 2;
+    while (o.split < MOST_SPLIT && tiles * o.split < on.units * 15 / 16) o.split *= 2;
   return launch_clusters(on, outer_kernel<NR, WT, ALIGNED>, tiles * o.split, THREADS, Tile<NR, WT>::SHARED, o.split, o);
 }
 
 // The columns a block takes of the wide side: few where many would leave most of the device idle and no cluster can share the rows.
 template <int NR>
 static cudaError_t choose_width(const Launch& on, int64_t S, const Outer& o) {
-  const int MANY = NR <= 32 || WIDE < 256 ? WIDE : 256;
-  const int64_t tiles = S * ceil_div(o.narrow_count, NR) * ceil_div(o.wide_count, MANY);
+  const int64_t tiles = S * ceil_div(o.narrow_count, NR) * ceil_div(o.wide_count, 128);
   if (o.wide_count <= 64 || (!has_clusters(on) && tiles < on.units)) return launch_outer<NR, 64>(on, S, o);
-  return launch_outer<NR, MANY>(on, S, o);
+  return launch_outer<NR, 128>(on, S, o);
 }
 
 cudaError_t segment_outer(const Launch& on, int64_t S, const int32_t* cu, int64_t p, int64_t q, const bf16* a, int64_t lda, const bf16* b,
@@ -220,11 +260,11 @@ cudaError_t segment_outer(const Launch& on, int64_t S, const int32_t* cu, int64_
   o.cu = cu;
   o.alpha = alpha, o.beta = beta;
   o.out = out, o.out_stride = out_stride;
-  const bool turned = p > q;  // the wide side is a
-  o.narrow = turned ? b : a, o.wide = turned ? a : b;
-  o.ld_narrow = turned ? ldb : lda, o.ld_wide = turned ? lda : ldb;
-  o.narrow_count = turned ? q : p, o.wide_count = turned ? p : q;
-  o.narrow_step = turned ? 1 : q, o.wide_step = turned ? q : 1;
+  o.turned = p > q;  // the wide side is a
+  o.narrow = o.turned ? b : a, o.wide = o.turned ? a : b;
+  o.ld_narrow = o.turned ? ldb : lda, o.ld_wide = o.turned ? lda : ldb;
+  o.narrow_count = o.turned ? q : p, o.wide_count = o.turned ? p : q;
+  o.vectors = aligned16(out, out_stride, 4) && q % 4 == 0;
   if (!aligned16(a, lda) || !aligned16(b, ldb)) return launch_outer<32, 64, false>(on, S, o);
   const int64_t r = o.narrow_count;
   if (r <= 16) return choose_width<16>(on, S, o);
@@ -239,11 +279,11 @@ static const int MEAN_THREADS = 256, MEAN_ALONG = 4, MEAN_ROWS = MEAN_THREADS / 
 
 // A block takes MEAN_ALONG accesses of W columns; MEAN_ROWS threads share out the rows of a segment, then add in order.
 template <int W>
-static __global__ void __launch_bounds__(MEAN_THREADS) mean_kernel(int64_t pieces, const int32_t* cu, int64_t q, const bf16* a, int64_t lda,
+static __global__ void __launch_bounds__(MEAN_THREADS) mean_kernel(unsigned pieces, const int32_t* cu, int64_t q, const bf16* a, int64_t lda,
                                                               float* out, int64_t ld_out) {
   __shared__ double sums[MEAN_ROWS][MEAN_ALONG * W + 1];
   const int along = threadIdx.x % MEAN_ALONG, lane = threadIdx.x / MEAN_ALONG;
-  const int64_t segment = blockIdx.x / pieces, begin = blockIdx.x % pieces * (MEAN_ALONG * W), j = begin + along * W;
+  const int64_t segment = blockIdx.x / pieces, begin = (int64_t)(blockIdx.x % pieces) * (MEAN_ALONG * W), j = begin + along * W;
   const int64_t first = cu[segment], rows = cu[segment + 1] - first;
   double sum[W] = {};
   if (j < q) {
@@ -268,7 +308,7 @@ static __global__ void __launch_bounds__(MEAN_THREADS) mean_kernel(int64_t piece
 cudaError_t segment_mean(const Launch& on, int64_t S, const int32_t* cu, int64_t q, const bf16* a, int64_t lda, float* out, int64_t ld_out) {
   if (S == 0 || q == 0) return cudaSuccess;
   const bool wide = q % 8 == 0 && aligned16(a, lda);
-  const int64_t pieces = ceil_div(q, MEAN_ALONG * (wide ? 8 : 1));
+  const unsigned pieces = (unsigned)ceil_div(q, MEAN_ALONG * (wide ? 8 : 1));
   if (wide)
     mean_kernel<8><<<(unsigned)(S * pieces), MEAN_THREADS, 0, on.stream>>>(pieces, cu, q, a, lda, out, ld_out);
   else
