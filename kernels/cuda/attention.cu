@@ -269,24 +269,24 @@ __global__ void __launch_bounds__(128) dkv_kernel(const Attention a, const Units
   stream_tiles<QUERIES, DP>(keys > 0 ? per_head * group : 0, a.D, units.in, stages, where, [&](int i, const bf16* q, const bf16* g) {
     const int h = kv * group + i / per_head, q0 = start + i % per_head * QUERIES;
     if (q0 + QUERIES - 1 < first + warp * 16) return;
-    float s[QUERIES / 8][4] = {}, dp[QUERIES / 8][4] = {};
+    float s[QUERIES / 8][4] = {}, dp[QUERIES / 8][4] = {}, lse[QUERIES / 4], delta[QUERIES / 4];
+#pragma unroll
+    for (int c = 0; c < QUERIES / 4; c++) {  // asked for before the products, so that these hide the wait
+      const int query = min(q0 + c / 2 * 8 + lane % 4 * 2 + c % 2, segment.length - 1);
+      const int64_t at = (segment.start + query) * a.H + h;
+      lse[c] = a.lse[at];
+      delta[c] = a.delta[at];
+    }
     product_nt<DP, QUERIES>(s, k + warp * 16 * pitch(DP), q);
     product_nt<DP, QUERIES>(dp, v + warp * 16 * pitch(DP), g);
 #pragma unroll
     for (int n = 0; n < QUERIES / 8; n++)
 #pragma unroll
-      for (int c = 0; c < 2; c++) {
-        const int query = q0 + n * 8 + lane % 4 * 2 + c;
-        const bool real = query < segment.length;
-        const int64_t at = (segment.start + query) * a.H + h;
-        const float lse = real ? a.lse[at] * LOG2E : 0.0f, delta = real ? a.delta[at] : 0.0f;
-#pragma unroll
-        for (int r = 0; r < 2; r++) {
-          const bool visible = real && row + r * 8 <= query && row + r * 8 < segment.keys;
-          const float p = visible ? power_of_two(s[n][r * 2 + c] * scale - lse) : 0.0f;
-          s[n][r * 2 + c] = p;
-          dp[n][r * 2 + c] = p * (dp[n][r * 2 + c] - delta);
-        }
+      for (int e = 0; e < 4; e++) {
+        const int query = q0 + n * 8 + lane % 4 * 2 + e % 2, key = row + e / 2 * 8, c = 2 * n + e % 2;
+        const bool visible = query < segment.length && key <= query && key < segment.keys;
+        s[n][e] = visible ? power_of_two(s[n][e] * scale - lse[c] * LOG2E) : 0.0f;
+        dp[n][e] = s[n][e] * (dp[n][e] - delta[c]);
       }
     uint32_t operand[QUERIES / 16][4];
     to_operand<QUERIES>(operand, s);

@@ -13,7 +13,7 @@ namespace metalora {
 namespace cuda {
 
 // How a block of WGS consumer warpgroups divides its registers: `give` is what a producer thread keeps, `take` what a consumer thread
-// gets. All threads start with the same share, and no more can be taken than was given.
+// gets. All threads start with the same share (168 of 384 threads, 128 of 512), and a take that finds too few given waits forever.
 struct Registers {
   int give, take;
 };

@@ -32,6 +32,8 @@ __global__ void __launch_bounds__(128 + BACKWARD_WGS * 128, 1)
                       const __grid_constant__ Attention a, const int tiles, const int together) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   static_assert(STAGES > 2 || QUERIES >= BACKWARD_TILE, "a skipped tile and its two neighbours need a stage each");
+  // With D = 64 the consumers need less, and the warp that brings lse and delta spills with 24.
+  constexpr Registers share = D == 64 ? Registers{40, 232} : registers_of(BACKWARD_WGS);
   extern __shared__ __align__(1024) uint8_t memory[];
   auto& shared = *(KeyShared<D, QUERIES, STAGES>*)memory;
   const int warpgroup = warpgroup_index(), group = a.H / a.K;
@@ -53,7 +55,7 @@ __global__ void __launch_bounds__(128 + BACKWARD_WGS * 128, 1)
   __syncthreads();
 
   if (warpgroup == 0) {
-    give_registers<D == 64 ? 40 : registers_of(2).give>();
+    give_registers<share.give>();
     if (threadIdx.x == 0) {
       barrier_expect(&shared.keys, sizeof(shared.k) + sizeof(shared.v));
       copy_tile<D>(shared.k, &map_k, block.head * D, segment.start + first, BACKWARD_TILE, &shared.keys);
@@ -95,7 +97,7 @@ __global__ void __launch_bounds__(128 + BACKWARD_WGS * 128, 1)
       }
     }
   } else {
-    take_registers<D == 64 ? 232 : registers_of(2).take>();
+    take_registers<share.take>();
     const int consumer = warpgroup - 1, lane = threadIdx.x % 32;
     const int top = first + consumer * 64, row = top + threadIdx.x / 32 % 4 * 16 + lane / 4;  // the key; and row + 8
     const float scale = a.scale * LOG2E;
@@ -255,7 +257,7 @@ __global__ void __launch_bounds__(128 + BACKWARD_WGS * 128, 1)
   __syncthreads();
 
   if (warpgroup == 0) {
-    give_registers<registers_of(2).give>();
+    give_registers<registers_of(BACKWARD_WGS).give>();
     if (threadIdx.x != 0) return;
     const int column = block.head * D, kv_column = block.head / (a.H / a.K) * D;
     barrier_expect(&shared.queries, sizeof(shared.q) + sizeof(shared.g));
@@ -271,7 +273,7 @@ __global__ void __launch_bounds__(128 + BACKWARD_WGS * 128, 1)
     }
     if (last) await_last_kernel();  // who waits for this kernel waits for dk and dv too
   } else {
-    take_registers<registers_of(2).take>();
+    take_registers<registers_of(BACKWARD_WGS).take>();
     const int consumer = warpgroup - 1, lane = threadIdx.x % 32;
     const int top = first + consumer * 64, row = top + threadIdx.x / 32 % 4 * 16 + lane / 4;  // and row + 8
     const float scale = a.scale * LOG2E;
