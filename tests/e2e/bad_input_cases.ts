@@ -85,10 +85,10 @@ export const configuration: Case[] = [
     says: /^Cannot train: a warm-up of 50 steps does not fit into a run of 5\. Lower optimizer\.warmup/,
   },
   {
-    name: "another device than this version has",
-    args: ["train", "run.yaml", "--device=cuda"],
+    name: "a device that there is not",
+    args: ["train", "run.yaml", "--device=tpu"],
     code: 2,
-    says: /^Cannot use --device cuda: this version computes on the CPU only/,
+    says: /^Cannot use --device tpu: expected cpu, cuda or cuda:N$/,
   },
 ];
 

@@ -29,8 +29,12 @@ const PERMISSIONS = ["read", "write", "env", "sys", "ffi", "net"].map((name) => 
 
 const STREAMS = { env: { NO_COLOR: "1" }, stdin: "null", stdout: "piped", stderr: "piped" } as const;
 
+/** Commands that take a device; the tests compare bits of the CPU, on machines with a GPU, too. */
+const COMPUTING = ["train", "eval", "score", "bench"];
+
 function programArguments(args: readonly string[]): string[] {
-  return ["run", "--quiet", "--no-check", `--config=${ROOT}deno.json`, ...PERMISSIONS, `${ROOT}main.ts`, ...args];
+  const chosen = !COMPUTING.includes(args[0]!) || args.some((arg) => arg.startsWith("--device")) ? [] : ["--device=cpu"];
+  return ["run", "--quiet", "--no-check", `--config=${ROOT}deno.json`, ...PERMISSIONS, `${ROOT}main.ts`, ...args, ...chosen];
 }
 
 /** The program with arguments, not started. */
