@@ -162,8 +162,9 @@ static __device__ __forceinline__ void copy_async(float* to, const float* from) 
 
 // `share` elements of the row a block (a multiple of W); the last block has what is left, perhaps nothing.
 template <int W>
-static __global__ void __launch_bounds__(CLUSTER_THREADS) shared_row(int64_t V, int share, int cluster, float* logits, const int32_t* labels,
-                                                                     const float* seeds, float* losses, int32_t* argmax, bool backward) {
+static __global__ void __launch_bounds__(CLUSTER_THREADS) shared_row(int64_t V, int share, int cluster, float* logits,
+                                                                     const int32_t* labels, const float* seeds, float* losses,
+                                                                     int32_t* argmax, bool backward) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(16) float mine[];
   __shared__ Part known;

@@ -245,7 +245,7 @@ static cudaError_t launch_outer(const Launch& on, int64_t S, Outer o) {
   return launch_clusters(on, outer_kernel<NR, WT, ALIGNED>, tiles * o.split, THREADS, Tile<NR, WT>::SHARED, o.split, o);
 }
 
-// The columns a block takes of the wide side: few where many would leave most of the device idle and no cluster can share the rows.
+// The columns a block takes of the wide side: few where many would leave most of the device idle, and no cluster shares the rows.
 template <int NR>
 static cudaError_t choose_width(const Launch& on, int64_t S, const Outer& o) {
   const int64_t tiles = S * ceil_div(o.narrow_count, NR) * ceil_div(o.wide_count, 128);
@@ -279,8 +279,8 @@ static const int MEAN_THREADS = 256, MEAN_ALONG = 4, MEAN_ROWS = MEAN_THREADS / 
 
 // A block takes MEAN_ALONG accesses of W columns; MEAN_ROWS threads share out the rows of a segment, then add in order.
 template <int W>
-static __global__ void __launch_bounds__(MEAN_THREADS) mean_kernel(unsigned pieces, const int32_t* cu, int64_t q, const bf16* a, int64_t lda,
-                                                              float* out, int64_t ld_out) {
+static __global__ void __launch_bounds__(MEAN_THREADS) mean_kernel(unsigned pieces, const int32_t* cu, int64_t q, const bf16* a,
+                                                                   int64_t lda, float* out, int64_t ld_out) {
   __shared__ double sums[MEAN_ROWS][MEAN_ALONG * W + 1];
   const int along = threadIdx.x % MEAN_ALONG, lane = threadIdx.x / MEAN_ALONG;
   const int64_t segment = blockIdx.x / pieces, begin = (int64_t)(blockIdx.x % pieces) * (MEAN_ALONG * W), j = begin + along * W;
@@ -305,7 +305,8 @@ static __global__ void __launch_bounds__(MEAN_THREADS) mean_kernel(unsigned piec
   out[segment * ld_out + begin + column] = rows > 0 ? (float)(total / (double)rows) : 0.0f;  // an empty segment has mean 0
 }
 
-cudaError_t segment_mean(const Launch& on, int64_t S, const int32_t* cu, int64_t q, const bf16* a, int64_t lda, float* out, int64_t ld_out) {
+cudaError_t segment_mean(const Launch& on, int64_t S, const int32_t* cu, int64_t q, const bf16* a, int64_t lda, float* out,
+                         int64_t ld_out) {
   if (S == 0 || q == 0) return cudaSuccess;
   const bool wide = q % 8 == 0 && aligned16(a, lda);
   const unsigned pieces = (unsigned)ceil_div(q, MEAN_ALONG * (wide ? 8 : 1));

@@ -137,7 +137,8 @@ void run_repeatedly(Matrix<T>& out, const std::function<void()>& prepare, const 
     if (i == 0)
       first = out.host;
     else
-      expect(memcmp((const void*)first.data(), (const void*)out.host.data(), out.count * sizeof(T)) == 0, what + ": other bits in another run");
+      expect(memcmp((const void*)first.data(), (const void*)out.host.data(), out.count * sizeof(T)) == 0,
+             what + ": other bits in another run");
   }
   expect(out.intact(), what + ": padding or guards were written");
 }

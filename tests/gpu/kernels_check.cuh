@@ -51,7 +51,8 @@ static void check_embedding(const Launch& on, const Size& size) {
   }
   Ints on_device(rows);
   run_repeatedly(picked, [&] { picked.poison(), picked.put(); },
-                 [&] { return ops::gather_rows(on, T, d, out.device, out.ld, on_device, picked.device, picked.ld); }, size.name("gather_rows"));
+                 [&] { return ops::gather_rows(on, T, d, out.device, out.ld, on_device, picked.device, picked.ld); },
+                 size.name("gather_rows"));
   run_repeatedly(back, [&] { back.poison(), back.put(); },
                  [&] { return ops::scatter_rows(on, T, T + 5, d, picked.device, picked.ld, on_device, back.device, back.ld); },
                  size.name("scatter_rows"));
@@ -115,7 +116,8 @@ static void check_rmsnorm(const Launch& on, const Size& size, bool with_delta) {
   const auto gradient = [&](int64_t t, int64_t j) {
     return old.value(t, j) + scale[t] * (weight.value(0, j) * dy.value(t, j) - sum.value(t, j) * scale[t] * scale[t] * mean[t]);
   };
-  expect_close(dx, gradient, [&](int64_t t, int64_t j) { return ROUNDING * fabs(gradient(t, j)) + 1e-5; }, size.name("rmsnorm_backward dx"));
+  expect_close(dx, gradient, [&](int64_t t, int64_t j) { return ROUNDING * fabs(gradient(t, j)) + 1e-5; },
+               size.name("rmsnorm_backward dx"));
 }
 
 static void check_rope(const Launch& on, int64_t T, int64_t heads, int64_t D, int64_t pad, int64_t shift) {
@@ -165,12 +167,15 @@ static void check_swiglu(const Launch& on, const Size& size) {
     return column < f ? o * u * s * (1 + g * (1 - s)) : o * g * s;
   };
   run_repeatedly(grad, [&] { grad.poison(), grad.put(); },
-                 [&] { return ops::swiglu_backward(on, T, f, gate_up.device, dy.device, dy.ld, grad.device); }, size.name("swiglu_backward"));
-  expect_close(grad, gradient, [&](int64_t t, int64_t j) { return ROUNDING * fabs(gradient(t, j)) + 1e-5; }, size.name("swiglu_backward values"));
+                 [&] { return ops::swiglu_backward(on, T, f, gate_up.device, dy.device, dy.ld, grad.device); },
+                 size.name("swiglu_backward"));
+  expect_close(grad, gradient, [&](int64_t t, int64_t j) { return ROUNDING * fabs(gradient(t, j)) + 1e-5; },
+               size.name("swiglu_backward values"));
   run_repeatedly(in_place, [&] { in_place.host = gate_up.host, in_place.put(); },
                  [&] { return ops::swiglu_backward(on, T, f, in_place.device, dy.device, dy.ld, in_place.device); },
                  size.name("swiglu_backward in place"));
-  expect(memcmp((void*)in_place.host.data(), (void*)grad.host.data(), grad.count * 2) == 0, size.name("swiglu_backward in place: other bits"));
+  expect(memcmp((void*)in_place.host.data(), (void*)grad.host.data(), grad.count * 2) == 0,
+         size.name("swiglu_backward in place: other bits"));
 }
 
 // lib/optim/adam.ts in C++, which this file's flags keep from contraction.
@@ -209,7 +214,8 @@ static void check_adam(const Launch& on, int64_t P, int64_t shift) {
   expect(memcmp(v.host.data(), wanted[2].data(), P * 4) == 0, size.name("adam v: other bits than on the host"));
   expect(theta.intact() && m.intact() && v.intact(), size.name("adam: guards were written"));
   const double bias2 = 1 - pow(b2, 3);
-  run_repeatedly(out, [&] { out.poison(), out.put(); }, [&] { return ops::adam_precondition(on, P, g.device, v.device, bias2, eps, out.device); },
+  run_repeatedly(out, [&] { out.poison(), out.put(); },
+                 [&] { return ops::adam_precondition(on, P, g.device, v.device, bias2, eps, out.device); },
                  size.name("adam_precondition"));
   bool same = true;
   for (int64_t j = 0; j < P; j++)
@@ -285,7 +291,8 @@ static void check_lora_columns(const Launch& on, int64_t d_out, int64_t d_in, in
 }
 
 static void check_rows(const Launch& on) {
-  const Size sizes[] = {{37, 64, 0, 0}, {5, 576, 8, 0}, {3, 2048, 64, 8}, {3, 4096, 96, 0}, {2, 8192, 8, 0}, {2, 14336, 32, 0}, {2, 20000, 16, 0},
+  const Size sizes[] = {{37, 64, 0, 0}, {5, 576, 8, 0}, {3, 2048, 64, 8}, {3, 4096, 96, 0}, {2, 8192, 8, 0}, {2, 14336, 32, 0},
+                        {2, 20000, 16, 0},
                         {7, 4096, 3, 0}, {5, 264, 8, 1}, {5, 33, 2, 0}, {3, 4097, 7, 3}, {9, 1, 0, 0}, {300, 8, 0, 0}};
   for (const Size& size : sizes) {
     check_embedding(on, size);
@@ -294,7 +301,8 @@ static void check_rows(const Launch& on) {
     check_swiglu(on, size);
     check_convert(on, size);
   }
-  const int64_t heads[][4] = {{12, 64, 0, 0}, {5, 128, 32, 0}, {40, 128, 0, 8}, {3, 80, 8, 0}, {9, 64, 3, 0}, {2, 6, 0, 0}, {7, 20, 1, 1}, {130, 256, 0, 0}};
+  const int64_t heads[][4] = {{12, 64, 0, 0}, {5, 128, 32, 0}, {40, 128, 0, 8}, {3, 80, 8, 0}, {9, 64, 3, 0}, {2, 6, 0, 0},
+                              {7, 20, 1, 1}, {130, 256, 0, 0}};
   for (const auto& h : heads) check_rope(on, 23, h[0], h[1], h[2], h[3]);
   for (int64_t P : {1, 7, 1024, 100000, 99999})
     for (int64_t shift : {0, 1}) check_adam(on, P, shift);

@@ -166,7 +166,8 @@ inline void time_outer(Clock& clock, int64_t S, int64_t T, int64_t p, int64_t q,
   for (int64_t i = 0; i <= S; i++) cu[i] = (int32_t)(T * (i * (i + 1)) / (S * (S + 1)));
   const int64_t stride = p * q;
   char name[100];
-  snprintf(name, sizeof name, "segment_outer S=%ld T=%ld [%ld, %ld]%s", (long)S, (long)T, (long)p, (long)q, arch == 90 ? "" : " (without clusters)");
+  snprintf(name, sizeof name, "segment_outer S=%ld T=%ld [%ld, %ld]%s", (long)S, (long)T, (long)p, (long)q,
+           arch == 90 ? "" : " (without clusters)");
   measure(clock, name, (double)T * (p + q) * 2 + (double)S * p * q * 4, [&]() -> std::function<cudaError_t()> {
     const int64_t lda = p < q ? q + 96 : p, ldb = q < p ? p + 96 : q + 96;
     bf16 *a = take<bf16>(clock, T * lda), *b = take<bf16>(clock, T * ldb);
@@ -213,7 +214,8 @@ static void time_kernels(const metalora::cuda::Launch& on, const char* only) {
   const int64_t outers[][4] = {{1, 1600, 32, 4096},  {1, 8192, 32, 4096},  {4, 1600, 32, 4096},  {16, 8192, 32, 4096}, {4, 1600, 32, 11008},
                                {4, 1600, 11008, 32}, {4, 1600, 22016, 32}, {1, 1600, 4096, 32},  {16, 8192, 4096, 32}, {4, 1600, 8, 4096},
                                {4, 1600, 16, 4096},  {4, 1600, 64, 4096},  {4, 1600, 96, 4096},  {4, 1600, 128, 4096}, {4, 8192, 96, 14336},
-                               {4, 1600, 32, 32},    {16, 8192, 32, 32},   {4, 1600, 32, 576},    {1, 8192, 8, 4096},   {8, 8192, 16, 14336}};
+                               {4, 1600, 32, 32},    {16, 8192, 32, 32},   {4, 1600, 32, 576},
+                               {1, 8192, 8, 4096},   {8, 8192, 16, 14336}};
   for (const auto& o : outers) time_outer(clock, o[0], o[1], o[2], o[3], on.arch);
   for (int64_t S : {1, 4}) time_outer(clock, S, 1600, 32, 4096, 80);
   measure(clock, "segment_mean S=4 T=1600 q=4096", 1600.0 * 4096 * 2, [&]() -> std::function<cudaError_t()> {
