@@ -213,6 +213,9 @@ export class Store implements Disposable {
     const notes: string[] = [];
     const { output } = this;
     removeUnfinished(join(output, "releases"));
+    for (const path of [`${this.#journal}.new`, join(output, "result.json.new"), join(output, ".current.new")]) {
+      removeIfThere(path);
+    }
     const pending = readJson(this.#journal) as Journal | null;
     if (pending !== null) {
       const { record } = pending;
