@@ -2,7 +2,7 @@
  * What polling a run costs it: a real training run, asked for /status a thousand times a second in every other window of time, left
  * alone in the windows between. Prints training speed in both kinds of windows and how long the answers took.
  *
- *   deno run -A tests/bench/status_bench.ts [--seconds N] [--rate N] [--threads N] [--batch N] [--path /status] [--json FILE]
+ *   deno run -A tests/bench/status_bench.ts [--seconds N] [--rate N] [--threads N] [--batch N] [--path /status] [--elsewhere] [--json FILE]
  *
  * The windows take turns, so that a machine that slows down slows both kinds; each loaded window is compared with the mean of its two
  * neighbours. Requests go out on a schedule, whether or not the ones before are answered, and a latency counts from the scheduled
@@ -14,7 +14,10 @@ import { join } from "node:path";
 import { writeDemoData } from "../../lib/demo/generate.ts";
 
 const root = new URL("../../", import.meta.url).pathname;
-const options = parseArgs(Deno.args, { string: ["seconds", "rate", "threads", "batch", "path", "json", "window"] });
+const options = parseArgs(Deno.args, {
+  string: ["seconds", "rate", "threads", "batch", "path", "json", "window"],
+  boolean: ["elsewhere"],
+});
 const seconds = Number(options.seconds ?? 60); // under load; as many more without
 const rate = Number(options.rate ?? 1000);
 const threads = options.threads ?? "1";
@@ -133,6 +136,18 @@ function compare(values: readonly number[]): { quiet: number; asked: number; cha
   return { quiet: mean(quiet), asked: mean(asked), change, error };
 }
 
+let other: Deno.ChildProcess | undefined;
+
+/** A server that answers everything with one text, in a process of its own. @returns its port */
+async function standIn(text: string): Promise<number> {
+  const code = `Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: ({ port }) => console.log(port) }, () =>
+    new Response(${JSON.stringify(text)}, { headers: { "content-type": "application/json" } }))`;
+  other = new Deno.Command(Deno.execPath(), { args: ["eval", "--quiet", code], stdout: "piped" }).spawn();
+  const reader = other.stdout.getReader();
+  const { value } = await reader.read();
+  return Number(new TextDecoder().decode(value));
+}
+
 const mean = (values: readonly number[]) => values.reduce((a, b) => a + b, 0) / values.length;
 const quantile = (sorted: readonly number[], q: number) => sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))]!;
 
@@ -155,7 +170,9 @@ function print(result: {
   const change = ({ quiet, asked, change, error }: Comparison) =>
     `quiet ${quiet.toFixed(0)}, asked ${asked.toFixed(0)}: ${percent(change)} ± ${percent(error)}`;
   console.log(
-    `${path}, ${bytes} bytes, ${asked.toFixed(0)} requests/s over ${result.seconds_loaded} s; ${threads} training threads`,
+    `${options.elsewhere ? "another process" : path}, ${bytes} bytes, ${
+      asked.toFixed(0)
+    } requests/s over ${result.seconds_loaded} s; ${threads} training threads`,
   );
   console.log(`  steps of ${result.step_ms.toFixed(1)} ms; load average of the machine ${result.load_average.toFixed(1)}`);
   console.log(`  tokens/s                  ${change(result.tokens_per_second)}`);
@@ -212,7 +229,8 @@ try {
   await nextStep(url);
   await new Promise((resolve) => setTimeout(resolve, 3000)); // until everything is compiled and in the caches
 
-  const connections = await Promise.all(Array.from({ length: CONNECTIONS }, () => Connection.open(port)));
+  const asked = options.elsewhere ? await standIn(await (await fetch(`${url}${path.slice(1)}`)).text()) : port;
+  const connections = await Promise.all(Array.from({ length: CONNECTIONS }, () => Connection.open(asked)));
   const bytes = await connections[0]!.ask();
   const windows = 2 * Math.max(1, Math.round(seconds / windowSeconds)) + 1; // quiet at both ends
   const measured: Window[] = [], latencies: number[] = [];
@@ -266,5 +284,6 @@ try {
   } catch { // it has ended
   }
   await program.status;
+  other?.kill("SIGKILL");
   Deno.removeSync(folder, { recursive: true });
 }
