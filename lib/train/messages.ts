@@ -3,8 +3,8 @@ import type { Dataset } from "../data/dataset.ts";
 import { VERSION } from "../version.ts";
 import type { BatchSample, DatasetFacts, StartedEvent, SteppedEvent } from "./events.ts";
 import { peakMemoryBytes } from "./memory.ts";
+import type { StepReport } from "./pass.ts";
 import type { PreparedRun } from "./run.ts";
-import type { StepReport } from "./trainer.ts";
 
 /** A data set without its samples. */
 export function datasetFacts({ path, sha256, samples, truncated, dropped }: Dataset): DatasetFacts {

@@ -33,11 +33,12 @@ import { loadRunInputs } from "./inputs.ts";
 import { Interrupted, StopFlag } from "./interrupt.ts";
 import { peakMemoryBytes, release } from "./memory.ts";
 import { metricsLine, startedEvent, steppedEvent } from "./messages.ts";
+import type { StepReport } from "./pass.ts";
 import { type FoundCheckpoint, restoreCheckpoint } from "./restore.ts";
 import { resumption } from "./resumption.ts";
 import { loadRun, makeTrainer, type PreparedRun, prepareRun, smallerRuns } from "./run.ts";
 import { requireDiskRoom } from "./space.ts";
-import type { StepReport, Trainer } from "./trainer.ts";
+import type { Trainer } from "./trainer.ts";
 
 /** What `Device.open` takes. */
 export type DeviceChoice = NonNullable<Parameters<typeof Device.open>[0]>;

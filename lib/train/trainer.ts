@@ -12,15 +12,22 @@ import type { BatchCursor, CursorState } from "../data/order.ts";
 import type { Sample } from "../data/encode.ts";
 import type { Similarity } from "../reweight/similarity.ts";
 import { effectiveSampleSize, sampleWeights, uniform, type WeightMap } from "../reweight/weights.ts";
-import { labelledTokens, type Normalisation } from "./batch.ts";
-import type { Engine, SampleLosses } from "./engine.ts";
+import type { Engine } from "./engine.ts";
 import { passOptions } from "./build.ts";
 import { type FaultOptions, type FaultState, FaultWatch } from "./faults.ts";
+import {
+  type Batch,
+  batchLoss,
+  concatenate,
+  type LossNormalisation,
+  normalise,
+  notFinite,
+  reportOf,
+  type StepReport,
+  UNWEIGHTED,
+} from "./pass.ts";
 import { type Pass, passesAt, type PassOptions } from "./plan.ts";
 import { SampleStatistics } from "./statistics.ts";
-
-/** How the loss of a batch is normalised. */
-export type LossNormalisation = "token-mean" | "sample-mean";
 
 /** Everything the loop needs beside engine and data. */
 export interface TrainerOptions extends PassOptions {
@@ -57,32 +64,6 @@ export function trainerOptions(config: Config, steps: number): TrainerOptions {
     schedule: { lr: optimizer.lr, schedule: optimizer.schedule, warmup: optimizer.warmup },
     faults: { spike: faults.spike, giveUp: faults.give_up },
   };
-}
-
-/** What happened in one pass. */
-export interface StepReport {
-  /** Optimizer steps made so far, this one included. */
-  readonly step: number;
-  readonly kind: "train" | "validation";
-  readonly epoch: number;
-  readonly lr: number;
-  /** Unweighted loss of the batch in its normalisation, nats. */
-  readonly loss: number;
-  /** Gradient norm before clipping; null when no step was taken. */
-  readonly gradNorm: number | null;
-  /** Tokens that went through the model. */
-  readonly tokens: number;
-  /** Training or validation samples, by index. */
-  readonly samples: readonly number[];
-  readonly losses: readonly number[];
-  readonly similarities: ArrayLike<number> | null;
-  readonly weights: ArrayLike<number> | null;
-  /** 1 / Σ w². */
-  readonly effectiveSampleSize: number | null;
-  /** The batch is consumed and no step was taken: every weight was 0, or it was faulty. */
-  readonly skipped: boolean;
-  /** What was wrong with a faulty batch. */
-  readonly fault: string | null;
 }
 
 /** Where the loop stands between two passes; beside θ, the moments, the similarity's state and the statistics. */
@@ -244,7 +225,7 @@ export class Trainer {
     if ("fault" in made) return this.#faulty("validation", about, made.fault);
     this.similarity?.refresh(grad, samples.length);
     this.#watch.sound(null);
-    return { ...this.#report("validation", { ...about, gradNorm: made.norm }), ...UNWEIGHTED };
+    return { ...reportOf("validation", this.step, { ...about, gradNorm: made.norm }), ...UNWEIGHTED };
   }
 
   #train(pass: "plain" | "weighted"): StepReport {
@@ -270,7 +251,7 @@ export class Trainer {
     if (fault !== null) return this.#faulty("train", about, fault);
     const made = this.#update(lr);
     if ("fault" in made) return this.#faulty("train", about, made.fault);
-    const report = this.#report("train", { ...about, gradNorm: made.norm });
+    const report = reportOf("train", this.step, { ...about, gradNorm: made.norm });
     this.#watch.sound(report.loss);
     this.statistics.note(indices, { losses: report.losses, weights: uniform(samples.length), similarities: null });
     return { ...report, ...UNWEIGHTED };
@@ -314,7 +295,7 @@ export class Trainer {
           `validation data. Use reweight.weights: mix, a larger train.batch_size, or other validation data`,
       );
     }
-    const report = this.#report("train", { ...about, gradNorm });
+    const report = reportOf("train", this.step, { ...about, gradNorm });
     this.#watch.sound(report.loss);
     this.statistics.note(indices, { losses: report.losses, weights, similarities });
     return { ...report, similarities, weights, effectiveSampleSize: ess, skipped: ess === 0, fault: null };
@@ -328,7 +309,9 @@ export class Trainer {
   /** Consumes a batch without a step, or ends the run when there were too many such in a row. */
   #faulty(kind: "train" | "validation", about: Batch, fault: string): StepReport {
     const first = this.#watch.faulty(fault);
-    if (first === null) return { ...this.#report(kind, { ...about, gradNorm: null }), ...UNWEIGHTED, skipped: true, fault };
+    if (first === null) {
+      return { ...reportOf(kind, this.step, { ...about, gradNorm: null }), ...UNWEIGHTED, skipped: true, fault };
+    }
     const { giveUp } = this.#watch.options;
     throw new UserError(
       `Cannot continue at step ${this.step + 1}: ${first}. Lower optimizer.lr (now ${this.options.schedule.lr}) or check that ` +
@@ -354,60 +337,4 @@ export class Trainer {
     this.step++;
     return { norm };
   }
-
-  #report(kind: "train" | "validation", about: Batch & { gradNorm: number | null }) {
-    const { epoch, samples, indices, losses, lr, gradNorm, loss } = about;
-    return {
-      step: this.step,
-      kind,
-      epoch,
-      lr,
-      loss: batchLoss(losses, loss),
-      gradNorm,
-      tokens: samples.reduce((sum, { ids }) => sum + ids.length, 0),
-      samples: indices,
-      losses: sampleMeans(losses),
-    };
-  }
-}
-
-/** What is known of a batch before its step. */
-interface Batch {
-  readonly epoch: number;
-  readonly samples: readonly Sample[];
-  readonly indices: readonly number[];
-  readonly losses: SampleLosses;
-  readonly lr: number;
-  readonly loss: LossNormalisation;
-}
-
-const UNWEIGHTED = { similarities: null, weights: null, effectiveSampleSize: null, skipped: false, fault: null } as const;
-
-/** Names the first sample whose loss is no number; null when all are. */
-function notFinite({ sums }: SampleLosses, samples: readonly Sample[], which: string): string | null {
-  const bad = samples.findIndex((_, i) => !Number.isFinite(sums[i]!));
-  return bad < 0 ? null : `the loss of the ${which} sample ${samples[bad]!.id} is ${sums[bad]}`;
-}
-
-/** Mean loss of each sample over its labelled tokens, nats. */
-const sampleMeans = ({ sums, tokens }: SampleLosses): number[] => Array.from(sums, (sum, i) => sum / tokens[i]!);
-
-/** Loss of a batch in its normalisation, nats. */
-function batchLoss(losses: SampleLosses, loss: LossNormalisation): number {
-  if (loss === "token-mean") return losses.sums.reduce((a, b) => a + b, 0) / losses.tokens.reduce((a, b) => a + b, 0);
-  const means = sampleMeans(losses);
-  return means.reduce((a, b) => a + b, 0) / means.length;
-}
-
-function normalise(loss: LossNormalisation, samples: readonly Sample[]): Normalisation {
-  if (loss === "sample-mean") return { per: "sample", samples: samples.length };
-  return { per: "token", tokens: samples.reduce((sum, sample) => sum + labelledTokens(sample), 0) };
-}
-
-function concatenate(parts: readonly SampleLosses[]): SampleLosses {
-  return {
-    sums: Float64Array.from(parts.flatMap(({ sums }) => Array.from(sums))),
-    tokens: parts.flatMap(({ tokens }) => tokens),
-    exact: parts.flatMap(({ exact }) => exact),
-  };
 }

@@ -106,9 +106,9 @@ for (const [name, sets] of Object.entries(VARIANTS)) {
         assertEquals(outcome(space, output), expected);
         Deno.removeSync(space.file(output), { recursive: true });
       }),
-      { numRuns: 8, seed: 7 },
+      { numRuns: 5, seed: 7 },
     );
-    assert(stops >= 10 && resumed >= 6, `${stops} stops, ${resumed} of them with a checkpoint`);
+    assert(stops >= 5 && resumed >= 3, `${stops} stops, ${resumed} of them with a checkpoint`);
   });
 }
 
