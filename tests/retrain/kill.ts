@@ -74,7 +74,7 @@ export async function killNights(
   const rng = new Rng(seed, "kill");
   const tally: Tally = { kills: 0, nights: 0, resumed: 0, late: 0 };
   for (let day = 1; tally.kills < kills; day++) {
-    space.write("train.jsonl", rows(7 * day, 20));
+    space.write("train.jsonl", rows(1000 + 20 * day, 20));
     const start = performance.now();
     const expected = await wholeNight(space, "alone");
     const usual = performance.now() - start;
