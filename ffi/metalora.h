@@ -122,22 +122,25 @@ int32_t ml_embedding_forward(ml_ctx* ctx, int32_t T, int32_t d, int32_t V, ml_pt
  * x, delta, sum dense [T, d]; y [T, ldy]; weight f32 [d]. */
 int32_t ml_rmsnorm_forward(ml_ctx* ctx, int32_t T, int32_t d, float eps, ml_ptr x, ml_ptr delta, ml_ptr weight,
                            ml_ptr sum, ml_ptr y, int32_t ldy, ml_ptr rstd, int32_t dtype);
-/* dx += d rmsnorm(x) / dx applied to dy; x dense [T, d] is the normalised input (`sum` above), dx dense [T, d], dy [T, lddy]. */
+/* dx += d rmsnorm(x) / dx applied to dy; x dense [T, d] is the normalised input (`sum` above), dx [T, lddx], dy [T, lddy]. */
 int32_t ml_rmsnorm_backward(ml_ctx* ctx, int32_t T, int32_t d, ml_ptr x, ml_ptr weight, ml_ptr rstd, ml_ptr dy,
-                            int32_t lddy, ml_ptr dx, int32_t dtype);
+                            int32_t lddy, ml_ptr dx, int32_t lddx, int32_t dtype);
 
-/* theta (f32) -> what the GEMMs read: s_g B_g into the columns of W behind d_in, and A into a_cast [Q, d_in] of type
- * dtype (a_cast NULL where activations are f32: A is then read from theta itself). */
+/* theta (f32) -> what the GEMMs read: s_g B_g into the columns of W behind d_in, and A into a_cast [Q, lda] of type
+ * dtype (a_cast NULL where activations are f32: A is then read from theta itself). a_cast may lie directly below W: then it is
+ * W's rows N .. N+Q-1, lda = ldw. */
 int32_t ml_lora_refresh(ml_ctx* ctx, int32_t d_in, int32_t G, const int32_t* groups_host, const float* scales_host,
-                        ml_ptr theta, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr a_cast, int32_t dtype);
-/* h = x A^T behind x; y [T, ldy] = x W^T + sum_g s_g h_g B_g^T + bias. A [Q, d_in] of type dtype; bias f32 [N] or NULL. */
+                        ml_ptr theta, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr a_cast, int32_t lda, int32_t dtype);
+/* h = x A^T behind x; y [T, ldy] = x W^T + sum_g s_g h_g B_g^T + bias. A [Q, lda] of type dtype; bias f32 [N] or NULL. */
 int32_t ml_linear_forward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr xh,
-                          int32_t ldx, ml_ptr A, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr bias, ml_ptr y,
-                          int32_t ldy, int32_t dtype);
-/* g_h = s dY B behind dx; dx = dY W + g_h A (need_dx = 0 computes g_h alone). dy [T, lddy]. Overwrites gxh. */
+                          int32_t ldx, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr bias,
+                          ml_ptr y, int32_t ldy, int32_t dtype);
+/* g_h = s dY B behind dx; dx = dY W + g_h A (need_dx = 0 computes g_h alone). dy [T, lddy]. Overwrites gxh. Where rows of dy
+ * have room for Q columns behind their N (lddy >= N + Q), these are scratch: with A below W, dx is then one product over
+ * K = N + Q. */
 int32_t ml_linear_backward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr dy,
-                           int32_t lddy, ml_ptr A, ml_ptr W, int32_t wdtype, int32_t ldw, int32_t need_dx, ml_ptr gxh,
-                           int32_t ldg, int32_t dtype);
+                           int32_t lddy, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, int32_t need_dx,
+                           ml_ptr gxh, int32_t ldg, int32_t dtype);
 /* out_i [p, q] (f32) = beta * out_i + alpha * a_i^T b_i over the rows of segment i; out_i starts out_stride elements
  * after out_{i-1}. Per-sample adapter gradients: grad_A = outer(g_h, x), grad_B = s * outer(dY, h); core: outer(g_h, h).
  * cu_seqlens int32 [S + 1]. */
@@ -165,11 +168,12 @@ int32_t ml_attention_backward(ml_ctx* ctx, int32_t T, int32_t S, int32_t max_len
                               ml_ptr out, int32_t ldo, ml_ptr lse, ml_ptr dout, int32_t lddout, ml_ptr dq, ml_ptr dk,
                               ml_ptr dv, int32_t lddqkv, ml_ptr work, int32_t dtype);
 
-/* y [T, ldy] = silu(gate) * up; gate_up [T, 2f] dense, gate first. */
-int32_t ml_swiglu_forward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, ml_ptr y, int32_t ldy, int32_t dtype);
-/* dgate_up [T, 2f] dense, may be gate_up itself; dy [T, lddy]. */
-int32_t ml_swiglu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, ml_ptr dy, int32_t lddy, ml_ptr dgate_up,
-                           int32_t dtype);
+/* y [T, ldy] = silu(gate) * up; gate_up [T, 2f] with rows ldg apart, gate first. */
+int32_t ml_swiglu_forward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, int32_t ldg, ml_ptr y, int32_t ldy,
+                          int32_t dtype);
+/* dgate_up [T, 2f] with rows ldg apart like gate_up's, may be gate_up itself; dy [T, lddy]. */
+int32_t ml_swiglu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, int32_t ldg, ml_ptr dy, int32_t lddy,
+                           ml_ptr dgate_up, int32_t dtype);
 
 /* out [R, d] = x[rows], out rows ldo apart; x [.., ldx]. */
 int32_t ml_gather_rows(ml_ctx* ctx, int32_t R, int32_t d, ml_ptr x, int32_t ldx, ml_ptr rows, ml_ptr out, int32_t ldo,

@@ -116,7 +116,7 @@ export function rmsnormBackward(
 ): void {
   // deno-fmt-ignore
   dev.check(dev.symbols.ml_rmsnorm_backward(dev.ctx, T, weight.cols, x.pointer, weight.pointer, rstd.pointer, dy.pointer, dy.ld,
-    dx.pointer, dtypeCode(x.dtype)));
+    dx.pointer, dx.ld, dtypeCode(x.dtype)));
 }
 
 /** theta → s·B in the columns of W behind d_in, and A cast to the activation type where that is not f32. */
@@ -133,7 +133,7 @@ export function loraRefresh(
 ): void {
   // deno-fmt-ignore
   dev.check(dev.symbols.ml_lora_refresh(dev.ctx, dIn, groups.count, groups.table, groups.scales, theta.pointer, W.pointer,
-    dtypeCode(W.dtype), W.ld, pointer(aCast), dtypeCode(dtype)));
+    dtypeCode(W.dtype), W.ld, pointer(aCast), aCast?.ld ?? 0, dtypeCode(dtype)));
 }
 
 /** h = x Aᵀ behind x; y = x Wᵀ + Σ s h_g B_gᵀ + bias. */
@@ -151,7 +151,7 @@ export function linearForward(
   },
 ): void {
   // deno-fmt-ignore
-  dev.check(dev.symbols.ml_linear_forward(dev.ctx, T, dIn, groups.count, groups.table, xh.pointer, xh.ld, pointer(A), W.pointer,
+  dev.check(dev.symbols.ml_linear_forward(dev.ctx, T, dIn, groups.count, groups.table, xh.pointer, xh.ld, pointer(A), A?.ld ?? 0, W.pointer,
     dtypeCode(W.dtype), W.ld, pointer(bias), y.pointer, y.ld, dtypeCode(y.dtype)));
 }
 
@@ -170,7 +170,7 @@ export function linearBackward(
   },
 ): void {
   // deno-fmt-ignore
-  dev.check(dev.symbols.ml_linear_backward(dev.ctx, T, dIn, groups.count, groups.table, dy.pointer, dy.ld, pointer(A), W.pointer,
+  dev.check(dev.symbols.ml_linear_backward(dev.ctx, T, dIn, groups.count, groups.table, dy.pointer, dy.ld, pointer(A), A?.ld ?? 0, W.pointer,
     dtypeCode(W.dtype), W.ld, needDx ? 1 : 0, gxh.pointer, gxh.ld, dtypeCode(dy.dtype)));
 }
 
@@ -281,7 +281,7 @@ export function attentionBackward(
 
 /** y [T,f] = silu(gate) · up. */
 export function swigluForward(dev: Device, T: number, { f, gateUp, y }: { f: number; gateUp: Tensor; y: Tensor }): void {
-  dev.check(dev.symbols.ml_swiglu_forward(dev.ctx, T, f, gateUp.pointer, y.pointer, y.ld, dtypeCode(y.dtype)));
+  dev.check(dev.symbols.ml_swiglu_forward(dev.ctx, T, f, gateUp.pointer, gateUp.ld, y.pointer, y.ld, dtypeCode(y.dtype)));
 }
 
 /** dGateUp [T,2f] from dy [T,f]; may overwrite gateUp. */
@@ -291,7 +291,7 @@ export function swigluBackward(
   { f, gateUp, dy, dGateUp }: { f: number; gateUp: Tensor; dy: Tensor; dGateUp: Tensor },
 ): void {
   // deno-fmt-ignore
-  dev.check(dev.symbols.ml_swiglu_backward(dev.ctx, T, f, gateUp.pointer, dy.pointer, dy.ld, dGateUp.pointer,
+  dev.check(dev.symbols.ml_swiglu_backward(dev.ctx, T, f, gateUp.pointer, gateUp.ld, dy.pointer, dy.ld, dGateUp.pointer,
     dtypeCode(gateUp.dtype)));
 }
 

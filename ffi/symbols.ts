@@ -54,68 +54,68 @@ export const symbols = {
   // int32_t ml_zero(ml_ctx* ctx, ml_ptr dst, uint64_t bytes)
   ml_zero: { parameters: ["pointer", "pointer", "u64"], result: "i32" },
   // int32_t ml_upload_2d(ml_ctx* ctx, int32_t rows, int32_t cols, const void* src_host, int32_t src_dtype, ml_ptr
-  // dst, int32_t dst_dtype, int32_t ld_dst)
+  //   dst, int32_t dst_dtype, int32_t ld_dst)
   ml_upload_2d: { parameters: ["pointer", "i32", "i32", "buffer", "i32", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_copy_2d(ml_ctx* ctx, int32_t rows, int32_t cols, int32_t dtype, ml_ptr src, int32_t ld_src, ml_ptr
-  // dst, int32_t ld_dst)
+  //   dst, int32_t ld_dst)
   ml_copy_2d: { parameters: ["pointer", "i32", "i32", "i32", "pointer", "i32", "pointer", "i32"], result: "i32" },
   // int32_t ml_gemm(ml_ctx* ctx, int32_t trans_a, int32_t trans_b, int32_t M, int32_t N, int32_t K, float alpha,
-  // ml_ptr a, int32_t a_dtype, int32_t lda, ml_ptr b, int32_t b_dtype, int32_t ldb, float beta, ml_ptr c, int32_t
-  // c_dtype, int32_t ldc)
+  //   ml_ptr a, int32_t a_dtype, int32_t lda, ml_ptr b, int32_t b_dtype, int32_t ldb, float beta, ml_ptr c, int32_t
+  //   c_dtype, int32_t ldc)
   ml_gemm: { parameters: ["pointer", "i32", "i32", "i32", "i32", "i32", "f32", "pointer", "i32", "i32", "pointer", "i32", "i32", "f32", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_embedding_forward(ml_ctx* ctx, int32_t T, int32_t d, int32_t V, ml_ptr table, int32_t wdtype, ml_ptr
-  // ids, ml_ptr out, int32_t ldo, int32_t dtype)
+  //   ids, ml_ptr out, int32_t ldo, int32_t dtype)
   ml_embedding_forward: { parameters: ["pointer", "i32", "i32", "i32", "pointer", "i32", "pointer", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_rmsnorm_forward(ml_ctx* ctx, int32_t T, int32_t d, float eps, ml_ptr x, ml_ptr delta, ml_ptr weight,
-  // ml_ptr sum, ml_ptr y, int32_t ldy, ml_ptr rstd, int32_t dtype)
+  //   ml_ptr sum, ml_ptr y, int32_t ldy, ml_ptr rstd, int32_t dtype)
   ml_rmsnorm_forward: { parameters: ["pointer", "i32", "i32", "f32", "pointer", "pointer", "pointer", "pointer", "pointer", "i32", "pointer", "i32"], result: "i32" },
   // int32_t ml_rmsnorm_backward(ml_ctx* ctx, int32_t T, int32_t d, ml_ptr x, ml_ptr weight, ml_ptr rstd, ml_ptr dy,
-  // int32_t lddy, ml_ptr dx, int32_t dtype)
-  ml_rmsnorm_backward: { parameters: ["pointer", "i32", "i32", "pointer", "pointer", "pointer", "pointer", "i32", "pointer", "i32"], result: "i32" },
+  //   int32_t lddy, ml_ptr dx, int32_t lddx, int32_t dtype)
+  ml_rmsnorm_backward: { parameters: ["pointer", "i32", "i32", "pointer", "pointer", "pointer", "pointer", "i32", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_lora_refresh(ml_ctx* ctx, int32_t d_in, int32_t G, const int32_t* groups_host, const float*
-  // scales_host, ml_ptr theta, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr a_cast, int32_t dtype)
-  ml_lora_refresh: { parameters: ["pointer", "i32", "i32", "buffer", "buffer", "pointer", "pointer", "i32", "i32", "pointer", "i32"], result: "i32" },
+  //   scales_host, ml_ptr theta, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr a_cast, int32_t lda, int32_t dtype)
+  ml_lora_refresh: { parameters: ["pointer", "i32", "i32", "buffer", "buffer", "pointer", "pointer", "i32", "i32", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_linear_forward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr
-  // xh, int32_t ldx, ml_ptr A, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr bias, ml_ptr y, int32_t ldy, int32_t
-  // dtype)
-  ml_linear_forward: { parameters: ["pointer", "i32", "i32", "i32", "buffer", "pointer", "i32", "pointer", "pointer", "i32", "i32", "pointer", "pointer", "i32", "i32"], result: "i32" },
+  //   xh, int32_t ldx, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr bias, ml_ptr y, int32_t
+  //   ldy, int32_t dtype)
+  ml_linear_forward: { parameters: ["pointer", "i32", "i32", "i32", "buffer", "pointer", "i32", "pointer", "i32", "pointer", "i32", "i32", "pointer", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_linear_backward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr
-  // dy, int32_t lddy, ml_ptr A, ml_ptr W, int32_t wdtype, int32_t ldw, int32_t need_dx, ml_ptr gxh, int32_t ldg,
-  // int32_t dtype)
-  ml_linear_backward: { parameters: ["pointer", "i32", "i32", "i32", "buffer", "pointer", "i32", "pointer", "pointer", "i32", "i32", "i32", "pointer", "i32", "i32"], result: "i32" },
+  //   dy, int32_t lddy, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, int32_t need_dx, ml_ptr gxh,
+  //   int32_t ldg, int32_t dtype)
+  ml_linear_backward: { parameters: ["pointer", "i32", "i32", "i32", "buffer", "pointer", "i32", "pointer", "i32", "pointer", "i32", "i32", "i32", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_segment_outer(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t p, int32_t q, ml_ptr a, int32_t lda,
-  // ml_ptr b, int32_t ldb, int32_t dtype, float alpha, float beta, ml_ptr out, int32_t out_stride)
+  //   ml_ptr b, int32_t ldb, int32_t dtype, float alpha, float beta, ml_ptr out, int32_t out_stride)
   ml_segment_outer: { parameters: ["pointer", "i32", "pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "i32", "f32", "f32", "pointer", "i32"], result: "i32" },
   // int32_t ml_segment_mean(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t q, ml_ptr a, int32_t lda, int32_t
-  // dtype, ml_ptr out, int32_t ld_out)
+  //   dtype, ml_ptr out, int32_t ld_out)
   ml_segment_mean: { parameters: ["pointer", "i32", "pointer", "i32", "pointer", "i32", "i32", "pointer", "i32"], result: "i32" },
   // int32_t ml_rope(ml_ctx* ctx, int32_t T, int32_t heads, int32_t D, ml_ptr x, int32_t ldx, ml_ptr cos, ml_ptr sin,
-  // ml_ptr positions, int32_t n_positions, int32_t inverse, int32_t dtype)
+  //   ml_ptr positions, int32_t n_positions, int32_t inverse, int32_t dtype)
   ml_rope: { parameters: ["pointer", "i32", "i32", "i32", "pointer", "i32", "pointer", "pointer", "pointer", "i32", "i32", "i32"], result: "i32" },
   // int32_t ml_attention_forward(ml_ctx* ctx, int32_t T, int32_t S, int32_t max_length, ml_ptr cu_seqlens, ml_ptr
-  // kv_lens, int32_t H, int32_t K, int32_t D, float scale, ml_ptr q, ml_ptr k, ml_ptr v, int32_t ldqkv, ml_ptr out,
-  // int32_t ldo, ml_ptr lse, int32_t dtype)
+  //   kv_lens, int32_t H, int32_t K, int32_t D, float scale, ml_ptr q, ml_ptr k, ml_ptr v, int32_t ldqkv, ml_ptr out,
+  //   int32_t ldo, ml_ptr lse, int32_t dtype)
   ml_attention_forward: { parameters: ["pointer", "i32", "i32", "i32", "pointer", "pointer", "i32", "i32", "i32", "f32", "pointer", "pointer", "pointer", "i32", "pointer", "i32", "pointer", "i32"], result: "i32" },
   // int32_t ml_attention_backward(ml_ctx* ctx, int32_t T, int32_t S, int32_t max_length, ml_ptr cu_seqlens, ml_ptr
-  // kv_lens, int32_t H, int32_t K, int32_t D, float scale, ml_ptr q, ml_ptr k, ml_ptr v, int32_t ldqkv, ml_ptr out,
-  // int32_t ldo, ml_ptr lse, ml_ptr dout, int32_t lddout, ml_ptr dq, ml_ptr dk, ml_ptr dv, int32_t lddqkv, ml_ptr
-  // work, int32_t dtype)
+  //   kv_lens, int32_t H, int32_t K, int32_t D, float scale, ml_ptr q, ml_ptr k, ml_ptr v, int32_t ldqkv, ml_ptr out,
+  //   int32_t ldo, ml_ptr lse, ml_ptr dout, int32_t lddout, ml_ptr dq, ml_ptr dk, ml_ptr dv, int32_t lddqkv, ml_ptr
+  //   work, int32_t dtype)
   ml_attention_backward: { parameters: ["pointer", "i32", "i32", "i32", "pointer", "pointer", "i32", "i32", "i32", "f32", "pointer", "pointer", "pointer", "i32", "pointer", "i32", "pointer", "pointer", "i32", "pointer", "pointer", "pointer", "i32", "pointer", "i32"], result: "i32" },
-  // int32_t ml_swiglu_forward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, ml_ptr y, int32_t ldy, int32_t
-  // dtype)
-  ml_swiglu_forward: { parameters: ["pointer", "i32", "i32", "pointer", "pointer", "i32", "i32"], result: "i32" },
-  // int32_t ml_swiglu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, ml_ptr dy, int32_t lddy, ml_ptr
-  // dgate_up, int32_t dtype)
-  ml_swiglu_backward: { parameters: ["pointer", "i32", "i32", "pointer", "pointer", "i32", "pointer", "i32"], result: "i32" },
+  // int32_t ml_swiglu_forward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, int32_t ldg, ml_ptr y, int32_t ldy,
+  //   int32_t dtype)
+  ml_swiglu_forward: { parameters: ["pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "i32"], result: "i32" },
+  // int32_t ml_swiglu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, int32_t ldg, ml_ptr dy, int32_t
+  //   lddy, ml_ptr dgate_up, int32_t dtype)
+  ml_swiglu_backward: { parameters: ["pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "pointer", "i32"], result: "i32" },
   // int32_t ml_gather_rows(ml_ctx* ctx, int32_t R, int32_t d, ml_ptr x, int32_t ldx, ml_ptr rows, ml_ptr out,
-  // int32_t ldo, int32_t dtype)
+  //   int32_t ldo, int32_t dtype)
   ml_gather_rows: { parameters: ["pointer", "i32", "i32", "pointer", "i32", "pointer", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_scatter_rows(ml_ctx* ctx, int32_t R, int32_t T, int32_t d, ml_ptr x, int32_t ldx, ml_ptr rows, ml_ptr
-  // out, int32_t ldo, int32_t dtype)
+  //   out, int32_t ldo, int32_t dtype)
   ml_scatter_rows: { parameters: ["pointer", "i32", "i32", "i32", "pointer", "i32", "pointer", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_head_cross_entropy(ml_ctx* ctx, int32_t R, int32_t d, int32_t V, ml_ptr x, ml_ptr W, int32_t wdtype,
-  // int32_t ldw, ml_ptr labels, ml_ptr seeds, ml_ptr losses, ml_ptr argmax, ml_ptr dx, ml_ptr work, uint64_t
-  // work_bytes, int32_t dtype)
+  //   int32_t ldw, ml_ptr labels, ml_ptr seeds, ml_ptr losses, ml_ptr argmax, ml_ptr dx, ml_ptr work, uint64_t
+  //   work_bytes, int32_t dtype)
   ml_head_cross_entropy: { parameters: ["pointer", "i32", "i32", "i32", "pointer", "pointer", "i32", "i32", "pointer", "pointer", "pointer", "pointer", "pointer", "pointer", "u64", "i32"], result: "i32" },
   // uint64_t ml_head_work_bytes(ml_ctx* ctx, int32_t rows, int32_t V, int32_t dtype)
   ml_head_work_bytes: { parameters: ["pointer", "i32", "i32", "i32"], result: "u64" },
@@ -124,12 +124,12 @@ export const symbols = {
   // int32_t ml_row_dots(ml_ctx* ctx, int32_t n, int32_t P, ml_ptr a, int32_t lda, ml_ptr b, int32_t ldb, ml_ptr out)
   ml_row_dots: { parameters: ["pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "pointer"], result: "i32" },
   // int32_t ml_combine(ml_ctx* ctx, int32_t n, int32_t P, ml_ptr weights, ml_ptr x, int32_t ldx, float beta, ml_ptr
-  // y)
+  //   y)
   ml_combine: { parameters: ["pointer", "i32", "i32", "pointer", "pointer", "i32", "f32", "pointer"], result: "i32" },
   // int32_t ml_adam_precondition(ml_ctx* ctx, int32_t P, ml_ptr g, ml_ptr v, double bias2, double eps, ml_ptr out)
   ml_adam_precondition: { parameters: ["pointer", "i32", "pointer", "pointer", "f64", "f64", "pointer"], result: "i32" },
   // int32_t ml_adam(ml_ctx* ctx, int32_t P, ml_ptr theta, ml_ptr g, ml_ptr m, ml_ptr v, double lr, double b1, double
-  // b2, double eps, double weight_decay, double bias1, double bias2, double grad_scale)
+  //   b2, double eps, double weight_decay, double bias1, double bias2, double grad_scale)
   ml_adam: { parameters: ["pointer", "i32", "pointer", "pointer", "pointer", "pointer", "f64", "f64", "f64", "f64", "f64", "f64", "f64", "f64"], result: "i32" },
 } as const satisfies Deno.ForeignLibraryInterface;
 

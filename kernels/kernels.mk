@@ -85,7 +85,7 @@ CUDA_SHIM := $(SHARED_SHIM) $(basename $(notdir $(wildcard ffi/shim/cuda_*.cpp))
 CUDA_OBJECTS := $(CUDA_SHIM:%=build/obj/cuda_shim/%.o) $(CUDA_KERNELS:%=build/obj/cuda/%.o)
 CUDA_CODE := $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch),code=sm_$(arch)) \
   $(foreach arch,$(CUDA_PTX),-gencode arch=compute_$(arch),code=compute_$(arch))
-CUDA_FLAGS := -std=c++17 -O3 -lineinfo -Werror all-warnings \
+CUDA_FLAGS := -std=c++17 -O3 -Werror all-warnings \
   -Xcompiler -fPIC,-fvisibility=hidden,-fno-exceptions,-Wall,-Wextra,-Wno-missing-field-initializers,-Werror
 CUDA_LINK := -shared -cudart static -Xcompiler -static-libstdc++,-static-libgcc -Xlinker -z,defs,--as-needed,--version-script=ffi/shim/exports.map
 

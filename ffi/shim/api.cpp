@@ -71,7 +71,7 @@ int32_t ml_rmsnorm_forward(ml_ctx* ctx, int32_t T, int32_t d, float eps, ml_ptr 
 }
 
 int32_t ml_rmsnorm_backward(ml_ctx* ctx, int32_t T, int32_t d, ml_ptr x, ml_ptr weight, ml_ptr rstd, ml_ptr dy,
-                            int32_t lddy, ml_ptr dx, int32_t dtype) {
+                            int32_t lddy, ml_ptr dx, int32_t lddx, int32_t dtype) {
   Call call(base(ctx), "differentiate the norm of [%lld,%lld]", T, d);
   call.positive("T", T);
   call.positive("d", d);
@@ -80,14 +80,14 @@ int32_t ml_rmsnorm_backward(ml_ctx* ctx, int32_t T, int32_t d, ml_ptr x, ml_ptr 
   call.dense("weight", weight, 1, d, 4);
   call.dense("rstd", rstd, 1, T, 4);
   call.matrix("dy", dy, T, d, lddy, call.activation_size());
-  call.dense("dx", dx, T, d, call.activation_size());
+  call.matrix("dx", dx, T, d, lddx, call.activation_size());
   if (call.failed()) return call.status();
-  backend::rmsnorm_backward(call, *ctx, T, d, x, weight, rstd, dy, lddy, dx);
+  backend::rmsnorm_backward(call, *ctx, T, d, x, weight, rstd, dy, lddy, dx, lddx);
   return call.status();
 }
 
 int32_t ml_lora_refresh(ml_ctx* ctx, int32_t d_in, int32_t G, const int32_t* groups_host, const float* scales_host,
-                        ml_ptr theta, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr a_cast, int32_t dtype) {
+                        ml_ptr theta, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr a_cast, int32_t lda, int32_t dtype) {
   Call call(base(ctx), "refresh %lld adapters of a linear layer with %lld inputs", G, d_in);
   int64_t N, Q, parameters = 0;
   call.groups(d_in, G, groups_host, &N, &Q);
@@ -98,16 +98,16 @@ int32_t ml_lora_refresh(ml_ctx* ctx, int32_t d_in, int32_t G, const int32_t* gro
     for (int32_t g = 0; g < G; g++) parameters += groups_host[2 * g + 1] * ((int64_t)d_in + groups_host[2 * g]);
     call.matrix("W", W, N, d_in + Q, ldw, dtype_size(wdtype));
     if (parameters > 0) call.dense("theta", theta, 1, parameters, 4);
-    if (a_cast) call.dense("a_cast", a_cast, Q, d_in, call.activation_size());
+    if (a_cast && Q > 0) call.matrix("a_cast", a_cast, Q, d_in, lda, call.activation_size());
   }
   if (call.failed()) return call.status();
-  backend::lora_refresh(call, *ctx, d_in, G, (const Group*)groups_host, scales_host, theta, W, wdtype, ldw, a_cast);
+  backend::lora_refresh(call, *ctx, d_in, G, (const Group*)groups_host, scales_host, theta, W, wdtype, ldw, a_cast, lda);
   return call.status();
 }
 
 int32_t ml_linear_forward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr xh,
-                          int32_t ldx, ml_ptr A, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr bias, ml_ptr y,
-                          int32_t ldy, int32_t dtype) {
+                          int32_t ldx, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr bias,
+                          ml_ptr y, int32_t ldy, int32_t dtype) {
   Call call(base(ctx), "apply a linear layer of %lld inputs to %lld rows", d_in, T);
   int64_t N, Q;
   call.positive("T", T);
@@ -115,30 +115,30 @@ int32_t ml_linear_forward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const
   call.weight_dtype("wdtype", wdtype);
   call.activation_dtype(dtype);
   call.matrix("xh", xh, T, d_in + Q, ldx, call.activation_size());
-  if (Q > 0) call.dense("A", A, Q, d_in, call.activation_size());
+  if (Q > 0) call.matrix("A", A, Q, d_in, lda, call.activation_size());
   call.matrix("W", W, N, d_in + Q, ldw, dtype_size(wdtype));
   if (bias) call.dense("bias", bias, 1, N, 4);
   call.matrix("y", y, T, N, ldy, call.activation_size());
   if (call.failed()) return call.status();
-  backend::linear_forward(call, *ctx, T, d_in, G, (const Group*)groups_host, xh, ldx, A, W, wdtype, ldw, bias, y, ldy);
+  backend::linear_forward(call, *ctx, T, d_in, G, (const Group*)groups_host, xh, ldx, A, lda, W, wdtype, ldw, bias, y, ldy);
   return call.status();
 }
 
 int32_t ml_linear_backward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr dy,
-                           int32_t lddy, ml_ptr A, ml_ptr W, int32_t wdtype, int32_t ldw, int32_t need_dx, ml_ptr gxh,
-                           int32_t ldg, int32_t dtype) {
+                           int32_t lddy, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, int32_t need_dx,
+                           ml_ptr gxh, int32_t ldg, int32_t dtype) {
   Call call(base(ctx), "differentiate a linear layer of %lld inputs on %lld rows", d_in, T);
   int64_t N, Q;
   call.positive("T", T);
   call.groups(d_in, G, groups_host, &N, &Q);
   call.weight_dtype("wdtype", wdtype);
   call.activation_dtype(dtype);
-  call.matrix("dy", dy, T, N, lddy, call.activation_size());
-  if (Q > 0) call.dense("A", A, Q, d_in, call.activation_size());
+  call.matrix("dy", dy, T, lddy >= N + Q ? N + Q : N, lddy, call.activation_size());
+  if (Q > 0) call.matrix("A", A, Q, d_in, lda, call.activation_size());
   call.matrix("W", W, N, d_in + Q, ldw, dtype_size(wdtype));
   call.matrix("gxh", gxh, T, d_in + Q, ldg, call.activation_size());
   if (call.failed()) return call.status();
-  backend::linear_backward(call, *ctx, T, d_in, G, (const Group*)groups_host, dy, lddy, A, W, wdtype, ldw, need_dx != 0, gxh, ldg);
+  backend::linear_backward(call, *ctx, T, d_in, G, (const Group*)groups_host, dy, lddy, A, lda, W, wdtype, ldw, need_dx != 0, gxh, ldg);
   return call.status();
 }
 
@@ -255,29 +255,30 @@ int32_t ml_attention_backward(ml_ctx* ctx, int32_t T, int32_t S, int32_t max_len
   return call.status();
 }
 
-int32_t ml_swiglu_forward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, ml_ptr y, int32_t ldy, int32_t dtype) {
+int32_t ml_swiglu_forward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, int32_t ldg, ml_ptr y, int32_t ldy,
+                          int32_t dtype) {
   Call call(base(ctx), "gate [%lld,%lld]", T, f);
   call.positive("T", T);
   call.positive("f", f);
   call.activation_dtype(dtype);
-  call.dense("gate_up", gate_up, T, 2 * (int64_t)f, call.activation_size());
+  call.matrix("gate_up", gate_up, T, 2 * (int64_t)f, ldg, call.activation_size());
   call.matrix("y", y, T, f, ldy, call.activation_size());
   if (call.failed()) return call.status();
-  backend::swiglu_forward(call, *ctx, T, f, gate_up, y, ldy);
+  backend::swiglu_forward(call, *ctx, T, f, gate_up, ldg, y, ldy);
   return call.status();
 }
 
-int32_t ml_swiglu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, ml_ptr dy, int32_t lddy, ml_ptr dgate_up,
-                           int32_t dtype) {
+int32_t ml_swiglu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, int32_t ldg, ml_ptr dy, int32_t lddy,
+                           ml_ptr dgate_up, int32_t dtype) {
   Call call(base(ctx), "differentiate the gating of [%lld,%lld]", T, f);
   call.positive("T", T);
   call.positive("f", f);
   call.activation_dtype(dtype);
-  call.dense("gate_up", gate_up, T, 2 * (int64_t)f, call.activation_size());
+  call.matrix("gate_up", gate_up, T, 2 * (int64_t)f, ldg, call.activation_size());
   call.matrix("dy", dy, T, f, lddy, call.activation_size());
-  call.dense("dgate_up", dgate_up, T, 2 * (int64_t)f, call.activation_size());
+  call.matrix("dgate_up", dgate_up, T, 2 * (int64_t)f, ldg, call.activation_size());
   if (call.failed()) return call.status();
-  backend::swiglu_backward(call, *ctx, T, f, gate_up, dy, lddy, dgate_up);
+  backend::swiglu_backward(call, *ctx, T, f, gate_up, ldg, dy, lddy, dgate_up);
   return call.status();
 }
 

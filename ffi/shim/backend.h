@@ -39,13 +39,13 @@ void scatter_rows(Call& call, ml_ctx& ctx, int64_t R, int64_t T, int64_t d, cons
 void rmsnorm_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, float eps, const void* x, const void* delta, const void* weight,
                      void* sum, void* y, int64_t ldy, void* rstd);
 void rmsnorm_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, const void* x, const void* weight, const void* rstd, const void* dy,
-                      int64_t lddy, void* dx);
+                      int64_t lddy, void* dx, int64_t lddx);
 void lora_refresh(Call& call, ml_ctx& ctx, int64_t d_in, int32_t G, const Group* groups, const float* scales, const void* theta, void* W,
-                  int32_t wdtype, int64_t ldw, void* a_cast);
-void linear_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, void* xh, int64_t ldx, const void* A,
+                  int32_t wdtype, int64_t ldw, void* a_cast, int64_t lda);
+void linear_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, void* xh, int64_t ldx, const void* A, int64_t lda,
                     const void* W, int32_t wdtype, int64_t ldw, const void* bias, void* y, int64_t ldy);
 void linear_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, const void* dy, int64_t lddy,
-                     const void* A, const void* W, int32_t wdtype, int64_t ldw, bool need_dx, void* gxh, int64_t ldg);
+                     const void* A, int64_t lda, const void* W, int32_t wdtype, int64_t ldw, bool need_dx, void* gxh, int64_t ldg);
 void segment_outer(Call& call, ml_ctx& ctx, int64_t S, const int32_t* cu, int64_t p, int64_t q, const void* a, int64_t lda, const void* b,
                    int64_t ldb, float alpha, float beta, void* out, int64_t out_stride);
 void segment_mean(Call& call, ml_ctx& ctx, int64_t S, const int32_t* cu, int64_t q, const void* a, int64_t lda, void* out, int64_t ld_out);
@@ -59,8 +59,8 @@ void attention_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t S, int64_t m
                         int64_t H, int64_t K, int64_t D, float scale, const void* q, const void* k, const void* v, int64_t ldqkv,
                         const void* out, int64_t ldo, const void* lse, const void* dout, int64_t lddout, void* dq, void* dk, void* dv,
                         int64_t lddqkv, void* work);
-void swiglu_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, void* y, int64_t ldy);
-void swiglu_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, const void* dy, int64_t lddy, void* dgate_up);
+void swiglu_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, void* y, int64_t ldy);
+void swiglu_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, const void* dy, int64_t lddy, void* dgate_up);
 // chunk_rows rows at a time; work holds their logits, f32 [chunk_rows, V].
 void head_cross_entropy(Call& call, ml_ctx& ctx, int64_t R, int64_t d, int64_t V, const void* x, const void* W, int32_t wdtype, int64_t ldw,
                         const int32_t* labels, const void* seeds, void* losses, int32_t* argmax, void* dx, void* work, int64_t chunk_rows);

@@ -184,23 +184,24 @@ void rmsnorm_forward(Call&, ml_ctx& ctx, int64_t T, int64_t d, float eps, const 
   ctx.kernels->rmsnorm_forward(ctx.pool, T, d, eps, in(x), in(delta), in(weight), out_(sum), out_(y), ldy, out_(rstd));
 }
 
-void rmsnorm_backward(Call&, ml_ctx& ctx, int64_t T, int64_t d, const void* x, const void* weight, const void* rstd, const void* dy, int64_t lddy, void* dx) {
-  ctx.kernels->rmsnorm_backward(ctx.pool, T, d, in(x), in(weight), in(rstd), in(dy), lddy, out_(dx));
+void rmsnorm_backward(Call&, ml_ctx& ctx, int64_t T, int64_t d, const void* x, const void* weight, const void* rstd, const void* dy, int64_t lddy, void* dx, int64_t lddx) {
+  ctx.kernels->rmsnorm_backward(ctx.pool, T, d, in(x), in(weight), in(rstd), in(dy), lddy, out_(dx), lddx);
 }
 
-void lora_refresh(Call&, ml_ctx& ctx, int64_t d_in, int32_t G, const Group* groups, const float* scales, const void* theta, void* W, int32_t wdtype, int64_t ldw, void* a_cast) {
+void lora_refresh(Call&, ml_ctx& ctx, int64_t d_in, int32_t G, const Group* groups, const float* scales, const void* theta, void* W, int32_t wdtype, int64_t ldw, void* a_cast, int64_t lda) {
   ctx.kernels->lora_refresh(ctx.pool, d_in, G, groups, scales, in(theta), W, wdtype, ldw);
-  int64_t A = 0;  // elements of all A, which lie at the start of theta
-  for (int32_t g = 0; g < G; g++) A += groups[g].r * d_in;
-  if (a_cast && a_cast != theta && A > 0) memcpy(a_cast, theta, (size_t)A * 4);
+  if (!a_cast || a_cast == theta) return;
+  int64_t Q = 0;
+  for (int32_t g = 0; g < G; g++) Q += groups[g].r;
+  for (int64_t i = 0; i < Q; i++) memcpy(out_(a_cast) + i * lda, in(theta) + i * d_in, (size_t)d_in * 4);
 }
 
-void linear_forward(Call&, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, void* xh, int64_t ldx, const void* A, const void* W, int32_t wdtype, int64_t ldw, const void* bias, void* y, int64_t ldy) {
-  ctx.kernels->linear_forward(ctx.pool, T, d_in, G, groups, out_(xh), ldx, in(A), W, wdtype, ldw, in(bias), out_(y), ldy);
+void linear_forward(Call&, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, void* xh, int64_t ldx, const void* A, int64_t lda, const void* W, int32_t wdtype, int64_t ldw, const void* bias, void* y, int64_t ldy) {
+  ctx.kernels->linear_forward(ctx.pool, T, d_in, G, groups, out_(xh), ldx, in(A), lda, W, wdtype, ldw, in(bias), out_(y), ldy);
 }
 
-void linear_backward(Call&, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, const void* dy, int64_t lddy, const void* A, const void* W, int32_t wdtype, int64_t ldw, bool need_dx, void* gxh, int64_t ldg) {
-  ctx.kernels->linear_backward(ctx.pool, T, d_in, G, groups, in(dy), lddy, in(A), W, wdtype, ldw, need_dx, out_(gxh), ldg);
+void linear_backward(Call&, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, const void* dy, int64_t lddy, const void* A, int64_t lda, const void* W, int32_t wdtype, int64_t ldw, bool need_dx, void* gxh, int64_t ldg) {
+  ctx.kernels->linear_backward(ctx.pool, T, d_in, G, groups, in(dy), lddy, in(A), lda, W, wdtype, ldw, need_dx, out_(gxh), ldg);
 }
 
 void segment_outer(Call&, ml_ctx& ctx, int64_t S, const int32_t* cu, int64_t p, int64_t q, const void* a, int64_t lda, const void* b, int64_t ldb, float alpha, float beta, void* out, int64_t out_stride) {
@@ -241,12 +242,12 @@ void attention_backward(Call&, ml_ctx& ctx, int64_t T, int64_t S, int64_t, const
   clear_rows(cu[S], T, K * D, out_(dv), lddqkv);
 }
 
-void swiglu_forward(Call&, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, void* y, int64_t ldy) {
-  ctx.kernels->swiglu_forward(ctx.pool, T, f, in(gate_up), out_(y), ldy);
+void swiglu_forward(Call&, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, void* y, int64_t ldy) {
+  ctx.kernels->swiglu_forward(ctx.pool, T, f, in(gate_up), ldg, out_(y), ldy);
 }
 
-void swiglu_backward(Call&, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, const void* dy, int64_t lddy, void* dgate_up) {
-  ctx.kernels->swiglu_backward(ctx.pool, T, f, in(gate_up), in(dy), lddy, out_(dgate_up));
+void swiglu_backward(Call&, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, const void* dy, int64_t lddy, void* dgate_up) {
+  ctx.kernels->swiglu_backward(ctx.pool, T, f, in(gate_up), ldg, in(dy), lddy, out_(dgate_up));
 }
 
 void head_cross_entropy(Call&, ml_ctx& ctx, int64_t R, int64_t d, int64_t V, const void* x, const void* W, int32_t wdtype, int64_t ldw, const int32_t* labels, const void* seeds, void* losses, int32_t* argmax, void* dx, void* work, int64_t chunk_rows) {

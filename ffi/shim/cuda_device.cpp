@@ -1,5 +1,6 @@
 // cuda_device.cpp: opening a GPU, what is found on this machine, time and graphs.
 #include "cuda_device.h"
+#include "cuda_products.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -106,6 +107,8 @@ bool open(ml_ctx* ctx, int device) {
   const char* asked = getenv("METALORA_ARCH");
   const int lower = asked && *asked ? atoi(asked) : arch;
   ctx->on = {ctx->stream, lower >= OLDEST_CHIP && lower < arch ? lower : arch, properties.multiProcessorCount};
+  const char* tune = getenv("METALORA_TUNE");
+  ctx->tuning = !tune || strcmp(tune, "0") != 0;
   const char* synchronous = getenv("METALORA_SYNCHRONOUS");
   ctx->slow = synchronous && *synchronous && strcmp(synchronous, "0") != 0;
   snprintf(ctx->name, sizeof ctx->name, "%.96s, compute capability %d.%d, %llu MiB", properties.name, properties.major, properties.minor,
@@ -114,6 +117,7 @@ bool open(ml_ctx* ctx, int device) {
 }
 
 void close(ml_ctx* ctx) {
+  forget_products(*ctx);
   if (ctx->handle) ctx->cublas->destroy(ctx->handle);
   for (int64_t i = 0; i < ctx->count; i++) cudaFree(ctx->allocations[i].data);
   free(ctx->allocations);

@@ -6,6 +6,10 @@
 #include "backend.h"
 #include "cuda_library.h"
 
+namespace metalora {
+struct Products;  // cuda_products.cpp
+}
+
 struct ml_ctx : metalora::Context {
   int device = 0;
   cudaStream_t stream = nullptr;
@@ -22,6 +26,8 @@ struct ml_ctx : metalora::Context {
   void* landing = nullptr;       // device buffer of uploads that must be converted, as large as one staging buffer
   cudaEvent_t marks[ML_MARKS] = {};
   bool capturing = false;
+  metalora::Products* products = nullptr;  // algorithms chosen so far
+  bool tuning = true;                      // METALORA_TUNE=0: the library's own choice, for comparison
   bool slow = false;             // METALORA_SYNCHRONOUS: wait after every operator, so that a fault names it
 
   ml_ctx() : Context("on CUDA", ML_BF16, false, false) {}

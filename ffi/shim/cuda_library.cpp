@@ -100,6 +100,27 @@ void load_once() {
     }
   }
   cublas_loaded = true;
+  // cublasLt is a library that cuBLAS itself links: its functions are found through it.
+  const struct {
+    const char* name;
+    void** to;
+  } lt[] = {
+      {"cublasLtMatmulDescCreate", (void**)&cublas.lt.create_operation},
+      {"cublasLtMatmulDescDestroy", (void**)&cublas.lt.destroy_operation},
+      {"cublasLtMatmulDescSetAttribute", (void**)&cublas.lt.set_operation},
+      {"cublasLtMatrixLayoutCreate", (void**)&cublas.lt.create_layout},
+      {"cublasLtMatrixLayoutDestroy", (void**)&cublas.lt.destroy_layout},
+      {"cublasLtMatmulPreferenceCreate", (void**)&cublas.lt.create_preference},
+      {"cublasLtMatmulPreferenceDestroy", (void**)&cublas.lt.destroy_preference},
+      {"cublasLtMatmulPreferenceSetAttribute", (void**)&cublas.lt.set_preference},
+      {"cublasLtMatmulAlgoGetHeuristic", (void**)&cublas.lt.propose},
+      {"cublasLtMatmulAlgoCheck", (void**)&cublas.lt.check},
+      {"cublasLtMatmulAlgoConfigGetAttribute", (void**)&cublas.lt.get_config},
+      {"cublasLtMatmul", (void**)&cublas.lt.matmul},
+  };
+  bool complete = true;
+  for (const auto& function : lt) complete = (*function.to = dlsym(library, function.name)) && complete;
+  if (!complete) cublas.lt.matmul = nullptr;
 }
 
 }  // namespace

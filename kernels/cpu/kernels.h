@@ -36,10 +36,10 @@ class Pool {
 struct Kernels {
   const char* name;
   void (*gemm)(Pool&, int64_t M, int64_t N, int64_t K, float alpha, Operand a, Operand b, float beta, float* c, int64_t ldc);
-  void (*linear_forward)(Pool&, int64_t T, int64_t d_in, int G, const Group* groups, float* xh, int64_t ldx, const float* A,
+  void (*linear_forward)(Pool&, int64_t T, int64_t d_in, int G, const Group* groups, float* xh, int64_t ldx, const float* A, int64_t lda,
                          const void* W, int wdtype, int64_t ldw, const float* bias, float* y, int64_t ldy);
   void (*linear_backward)(Pool&, int64_t T, int64_t d_in, int G, const Group* groups, const float* dy, int64_t lddy,
-                          const float* A, const void* W, int wdtype, int64_t ldw, bool need_dx, float* gxh, int64_t ldg);
+                          const float* A, int64_t lda, const void* W, int wdtype, int64_t ldw, bool need_dx, float* gxh, int64_t ldg);
   void (*lora_refresh)(Pool&, int64_t d_in, int G, const Group* groups, const float* scales, const float* theta, void* W,
                        int wdtype, int64_t ldw);
   void (*segment_outer)(Pool&, int64_t S, const int32_t* cu, int64_t p, int64_t q, const float* a, int64_t lda, const float* b,
@@ -49,7 +49,7 @@ struct Kernels {
   void (*rmsnorm_forward)(Pool&, int64_t T, int64_t d, float eps, const float* x, const float* delta, const float* weight,
                           float* sum, float* y, int64_t ldy, float* rstd);
   void (*rmsnorm_backward)(Pool&, int64_t T, int64_t d, const float* x, const float* weight, const float* rstd, const float* dy,
-                           int64_t lddy, float* dx);
+                           int64_t lddy, float* dx, int64_t lddx);
   void (*rope)(Pool&, int64_t T, int64_t heads, int64_t D, float* x, int64_t ldx, const float* cos, const float* sin,
                const int32_t* positions, bool inverse);
   void (*attention_forward)(Pool&, int64_t S, const int32_t* cu, const int32_t* kv_lens, int64_t H, int64_t K, int64_t D,
@@ -59,8 +59,8 @@ struct Kernels {
                              float scale, const float* q, const float* k, const float* v, int64_t ldqkv, const float* out,
                              int64_t ldo, const float* lse, const float* dout, int64_t lddout, float* dq, float* dk, float* dv,
                              int64_t lddqkv, float* work);
-  void (*swiglu_forward)(Pool&, int64_t T, int64_t f, const float* gate_up, float* y, int64_t ldy);
-  void (*swiglu_backward)(Pool&, int64_t T, int64_t f, const float* gate_up, const float* dy, int64_t lddy, float* dgate_up);
+  void (*swiglu_forward)(Pool&, int64_t T, int64_t f, const float* gate_up, int64_t ldg, float* y, int64_t ldy);
+  void (*swiglu_backward)(Pool&, int64_t T, int64_t f, const float* gate_up, int64_t ldg, const float* dy, int64_t lddy, float* dgate_up);
   void (*head_cross_entropy)(Pool&, int64_t R, int64_t d, int64_t V, const float* x, const void* W, int wdtype, int64_t ldw,
                              const int32_t* labels, const float* seeds, float* losses, int32_t* argmax, float* dx, float* work,
                              int64_t chunk_rows);

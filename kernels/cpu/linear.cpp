@@ -20,12 +20,12 @@ static const void* offset(const void* data, int dtype, int64_t elements) {
   return (const char*)data + elements * (dtype == 0 ? 4 : 2);
 }
 
-void linear_forward(Pool& pool, int64_t T, int64_t d_in, int G, const Group* groups, float* xh, int64_t ldx, const float* A,
+void linear_forward(Pool& pool, int64_t T, int64_t d_in, int G, const Group* groups, float* xh, int64_t ldx, const float* A, int64_t lda,
                     const void* W, int wdtype, int64_t ldw, const float* bias, float* y, int64_t ldy) {
   const int64_t Q = total_rank(G, groups);
   // h [T, Q] = x A^T: all groups at once, their A lie one below the other
   if (Q > 0) {
-    gemm(pool, T, Q, d_in, 1, {xh, ldx, 0, false, d_in, 0}, {A, d_in, 0, true, d_in, 0}, 0, xh + d_in, ldx);
+    gemm(pool, T, Q, d_in, 1, {xh, ldx, 0, false, d_in, 0}, {A, lda, 0, true, d_in, 0}, 0, xh + d_in, ldx);
   }
   int64_t N = 0;
   for (int g = 0; g < G; g++) N += groups[g].d_out;
@@ -43,7 +43,7 @@ void linear_forward(Pool& pool, int64_t T, int64_t d_in, int G, const Group* gro
 }
 
 void linear_backward(Pool& pool, int64_t T, int64_t d_in, int G, const Group* groups, const float* dy, int64_t lddy,
-                     const float* A, const void* W, int wdtype, int64_t ldw, bool need_dx, float* gxh, int64_t ldg) {
+                     const float* A, int64_t lda, const void* W, int wdtype, int64_t ldw, bool need_dx, float* gxh, int64_t ldg) {
   const int64_t Q = total_rank(G, groups);
   float* gh = gxh + d_in;
   if (G == 1 && need_dx) {
@@ -66,7 +66,7 @@ void linear_backward(Pool& pool, int64_t T, int64_t d_in, int G, const Group* gr
     }
   }
   if (need_dx && Q > 0) {
-    gemm(pool, T, d_in, Q, 1, {gh, ldg, 0, false, Q, 0}, {A, d_in, 0, false, Q, 0}, 1, gxh, ldg);
+    gemm(pool, T, d_in, Q, 1, {gh, ldg, 0, false, Q, 0}, {A, lda, 0, false, Q, 0}, 1, gxh, ldg);
   }
 }
 

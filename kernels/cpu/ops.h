@@ -13,10 +13,10 @@ void gemm_alone(Pool&, int thread, int64_t M, int64_t N, int64_t K, float alpha,
                 int64_t ldc);
 
 // linear.cpp
-void linear_forward(Pool&, int64_t T, int64_t d_in, int G, const Group* groups, float* xh, int64_t ldx, const float* A,
+void linear_forward(Pool&, int64_t T, int64_t d_in, int G, const Group* groups, float* xh, int64_t ldx, const float* A, int64_t lda,
                     const void* W, int wdtype, int64_t ldw, const float* bias, float* y, int64_t ldy);
 void linear_backward(Pool&, int64_t T, int64_t d_in, int G, const Group* groups, const float* dy, int64_t lddy,
-                     const float* A, const void* W, int wdtype, int64_t ldw, bool need_dx, float* gxh, int64_t ldg);
+                     const float* A, int64_t lda, const void* W, int wdtype, int64_t ldw, bool need_dx, float* gxh, int64_t ldg);
 void lora_refresh(Pool&, int64_t d_in, int G, const Group* groups, const float* scales, const float* theta, void* W,
                   int wdtype, int64_t ldw);
 
@@ -30,7 +30,7 @@ void embedding_forward(Pool&, int64_t T, int64_t d, const void* table, int wdtyp
 void rmsnorm_forward(Pool&, int64_t T, int64_t d, float eps, const float* x, const float* delta, const float* weight,
                      float* sum, float* y, int64_t ldy, float* rstd);
 void rmsnorm_backward(Pool&, int64_t T, int64_t d, const float* x, const float* weight, const float* rstd, const float* dy,
-                      int64_t lddy, float* dx);
+                      int64_t lddy, float* dx, int64_t lddx);
 void rope(Pool&, int64_t T, int64_t heads, int64_t D, float* x, int64_t ldx, const float* cos, const float* sin,
           const int32_t* positions, bool inverse);
 
@@ -44,8 +44,8 @@ void attention_backward(Pool&, int64_t S, const int32_t* cu, const int32_t* kv_l
                         int64_t lddqkv, float* work);
 
 // swiglu.cpp
-void swiglu_forward(Pool&, int64_t T, int64_t f, const float* gate_up, float* y, int64_t ldy);
-void swiglu_backward(Pool&, int64_t T, int64_t f, const float* gate_up, const float* dy, int64_t lddy, float* dgate_up);
+void swiglu_forward(Pool&, int64_t T, int64_t f, const float* gate_up, int64_t ldg, float* y, int64_t ldy);
+void swiglu_backward(Pool&, int64_t T, int64_t f, const float* gate_up, int64_t ldg, const float* dy, int64_t lddy, float* dgate_up);
 
 // cross_entropy.cpp
 void head_cross_entropy(Pool&, int64_t R, int64_t d, int64_t V, const float* x, const void* W, int wdtype, int64_t ldw,

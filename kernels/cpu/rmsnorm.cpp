@@ -50,7 +50,7 @@ void rmsnorm_forward(Pool& pool, int64_t T, int64_t d, float eps, const float* x
 
 // dx += dL/ds; x is the normalised input s.
 void rmsnorm_backward(Pool& pool, int64_t T, int64_t d, const float* x, const float* weight, const float* rstd,
-                      const float* dy, int64_t lddy, float* dx) {
+                      const float* dy, int64_t lddy, float* dx, int64_t lddx) {
   parallel(pool, ceil_div(T, ROWS), [&](int64_t task, int) {
     for (int64_t t = task * ROWS; t < min64(T, (task + 1) * ROWS); t++) {
       const float* s = x + t * d;
@@ -68,7 +68,7 @@ void rmsnorm_backward(Pool& pool, int64_t T, int64_t d, const float* x, const fl
       }
       const float mean = hsum((dots[0] + dots[1]) + (dots[2] + dots[3])) / (float)d;
       const float scale = rstd[t], back = scale * scale * scale * mean;
-      float* to = dx + t * d;
+      float* to = dx + t * lddx;
       j = 0;
       for (; j + VL <= d; j += VL)
         store(to + j, load(to + j) + (load(weight + j) * load(g + j) * scale - load(s + j) * back));

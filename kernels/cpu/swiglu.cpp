@@ -10,11 +10,11 @@ namespace ML_ISA {
 
 static const int64_t ROWS = 8;  // rows a task
 
-// gate_up [T, 2f] dense, gate first; y [T, ldy].
-void swiglu_forward(Pool& pool, int64_t T, int64_t f, const float* gate_up, float* y, int64_t ldy) {
+// gate_up [T, 2f], rows ldg apart, gate first; y [T, ldy].
+void swiglu_forward(Pool& pool, int64_t T, int64_t f, const float* gate_up, int64_t ldg, float* y, int64_t ldy) {
   parallel(pool, ceil_div(T, ROWS), [&](int64_t task, int) {
     for (int64_t t = task * ROWS; t < min64(T, (task + 1) * ROWS); t++) {
-      const float* gate = gate_up + t * 2 * f;
+      const float* gate = gate_up + t * ldg;
       const float* up = gate + f;
       float* to = y + t * ldy;
       int64_t j = 0;
@@ -30,14 +30,14 @@ void swiglu_forward(Pool& pool, int64_t T, int64_t f, const float* gate_up, floa
   });
 }
 
-// dgate_up [T, 2f] dense, may be gate_up itself: each element is read before it is written.
-void swiglu_backward(Pool& pool, int64_t T, int64_t f, const float* gate_up, const float* dy, int64_t lddy, float* dgate_up) {
+// dgate_up [T, 2f], rows ldg apart, may be gate_up itself: each element is read before it is written.
+void swiglu_backward(Pool& pool, int64_t T, int64_t f, const float* gate_up, int64_t ldg, const float* dy, int64_t lddy, float* dgate_up) {
   parallel(pool, ceil_div(T, ROWS), [&](int64_t task, int) {
     for (int64_t t = task * ROWS; t < min64(T, (task + 1) * ROWS); t++) {
-      const float* gate = gate_up + t * 2 * f;
+      const float* gate = gate_up + t * ldg;
       const float* up = gate + f;
       const float* out = dy + t * lddy;
-      float* dgate = dgate_up + t * 2 * f;
+      float* dgate = dgate_up + t * ldg;
       float* dup = dgate + f;
       for (int64_t j = 0; j < f; j += VL) {
         const int64_t n = min64(VL, f - j);

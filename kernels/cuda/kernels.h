@@ -42,15 +42,16 @@ cudaError_t scatter_rows(const Launch& on, int64_t R, int64_t T, int64_t d, cons
 cudaError_t rmsnorm_forward(const Launch& on, int64_t T, int64_t d, float eps, const bf16* x, const bf16* delta, const float* weight,
                             bf16* sum, bf16* y, int64_t ldy, float* rstd);
 cudaError_t rmsnorm_backward(const Launch& on, int64_t T, int64_t d, const bf16* x, const float* weight, const float* rstd,
-                             const bf16* dy, int64_t lddy, bf16* dx);
+                             const bf16* dy, int64_t lddy, bf16* dx, int64_t lddx);
 
 // rope.cu: in place on x [T, heads * D].
 cudaError_t rope(const Launch& on, int64_t T, int64_t heads, int64_t D, bf16* x, int64_t ldx, const float* cos, const float* sin,
                  const int32_t* positions, bool inverse);
 
-// swiglu.cu: gate_up dense [T, 2f].
-cudaError_t swiglu_forward(const Launch& on, int64_t T, int64_t f, const bf16* gate_up, bf16* y, int64_t ldy);
-cudaError_t swiglu_backward(const Launch& on, int64_t T, int64_t f, const bf16* gate_up, const bf16* dy, int64_t lddy, bf16* dgate_up);
+// swiglu.cu: gate_up and dgate_up [T, 2f], rows ldg apart.
+cudaError_t swiglu_forward(const Launch& on, int64_t T, int64_t f, const bf16* gate_up, int64_t ldg, bf16* y, int64_t ldy);
+cudaError_t swiglu_backward(const Launch& on, int64_t T, int64_t f, const bf16* gate_up, int64_t ldg, const bf16* dy, int64_t lddy,
+                            bf16* dgate_up);
 
 // attention.cu, attention_hopper.cu. Rows of q, k, v are ldqkv apart, of dq, dk, dv lddqkv. T bounds cu_seqlens[S]; rows of
 // out, dq, dk, dv behind cu_seqlens[S] are set to zero (lse there to 0). kv_lens may be NULL.
@@ -73,6 +74,12 @@ cudaError_t segment_outer(const Launch& on, int64_t S, const int32_t* cu, int64_
 cudaError_t segment_mean(const Launch& on, int64_t S, const int32_t* cu, int64_t q, const bf16* a, int64_t lda, float* out, int64_t ld_out);
 cudaError_t segment_sum(const Launch& on, int64_t S, const int32_t* row_offsets, const float* values, double* out);
 
+// skinny.cu. c [M, N] = a [M, K] b, with b [K, N] (rows_are_k) or [N, K]^T, N a multiple of 8 up to 256; only where skinny_fits.
+cudaError_t skinny_product(const Launch& on, int64_t M, int64_t N, int64_t K, const bf16* a, int64_t lda, const bf16* b, int64_t ldb,
+                           bool rows_are_k, bf16* c, int64_t ldc);
+bool skinny_fits(const Launch& on, int64_t M, int64_t N, int64_t K, const bf16* a, int64_t lda, const bf16* b, int64_t ldb, bool rows_are_k,
+                 const bf16* c, int64_t ldc);
+
 // vector.cu. `parts` is scratch: at least row_dots_parts(n, P) doubles.
 int64_t row_dots_parts(int64_t n, int64_t P);
 cudaError_t row_dots(const Launch& on, int64_t n, int64_t P, const float* a, int64_t lda, const float* b, int64_t ldb, double* out,
@@ -87,15 +94,16 @@ cudaError_t adam(const Launch& on, int64_t P, float* theta, const float* g, floa
 // convert.cu: dst [rows, cols] = src, rows ld apart; types are ML_F32, ML_BF16 or (source only) ML_F16.
 cudaError_t convert_2d(const Launch& on, int64_t rows, int64_t cols, const void* src, int32_t src_dtype, int64_t ld_src, void* dst,
                        int32_t dst_dtype, int64_t ld_dst);
+// checksum.cu: *sum, in device memory, from the bits of x [rows, cols], elements of `size` bytes (2 or 4).
+cudaError_t checksum(const Launch& on, int64_t rows, int64_t cols, const void* x, int64_t ld, int size, unsigned long long* sum);
+
 // bias.cu: every row of out [T, N] = row [N].
 cudaError_t broadcast_row(const Launch& on, int64_t T, int64_t N, const float* row, bf16* out, int64_t ldo);
-// lora.cu: theta of one layer (all A, then all B) into a_cast [Q, d_in] (NULL: not wanted) and columns d_in .. d_in+Q-1 of W. At most
+// lora.cu: theta of one layer (all A, then all B) into a_cast [Q, lda] (NULL: not wanted) and columns d_in .. d_in+Q-1 of W. At most
 // LORA_GROUPS matrices.
 constexpr int LORA_GROUPS = 8;
 cudaError_t lora_refresh(const Launch& on, int64_t d_in, int G, const Group* groups, const float* scales, const float* theta, bf16* W,
-                         int64_t ldw, bf16* a_cast);
-cudaError_t lora_columns(const Launch& on, int64_t first, int64_t d_out, int64_t d_in, int64_t column, int64_t r, int64_t Q, float scale,
-                         const float* B, bf16* W, int64_t ldw);
+                         int64_t ldw, bf16* a_cast, int64_t lda);
 
 }  // namespace cuda
 }  // namespace metalora

@@ -42,14 +42,14 @@ static __device__ __forceinline__ void cast_eight(const float* from, float scale
 template <bool EIGHTS>
 static __global__ void __launch_bounds__(THREADS)
     refresh(int64_t d_in, int64_t Q, int64_t N, Groups groups, const float* __restrict__ theta, bf16* __restrict__ W, int64_t ldw,
-            bf16* __restrict__ a_cast, int64_t a_blocks, int rows) {
+            bf16* __restrict__ a_cast, int64_t lda, int64_t a_blocks, int rows) {
   if (blockIdx.x < a_blocks) {
     const int64_t first = (int64_t)blockIdx.x * A_PER_BLOCK, end = min(first + A_PER_BLOCK, Q * d_in);
     for (int64_t j = first + threadIdx.x * EIGHT; j < end; j += THREADS * EIGHT) {
-      if (EIGHTS)
-        cast_eight(theta + j, 1.0f, a_cast + j);
+      if (EIGHTS)  // a row is a multiple of eight
+        cast_eight(theta + j, 1.0f, a_cast + j / d_in * lda + j % d_in);
       else
-        for (int64_t i = j; i < min(j + EIGHT, end); i++) a_cast[i] = __float2bfloat16(theta[i]);
+        for (int64_t i = j; i < min(j + EIGHT, end); i++) a_cast[i / d_in * lda + i % d_in] = __float2bfloat16(theta[i]);
     }
     return;
   }
@@ -83,12 +83,12 @@ static __global__ void __launch_bounds__(THREADS)
 }
 
 cudaError_t lora_refresh(const Launch& on, int64_t d_in, int G, const Group* table, const float* scales, const float* theta, bf16* W,
-                         int64_t ldw, bf16* a_cast) {
+                         int64_t ldw, bf16* a_cast, int64_t lda) {
   if (G > LORA_GROUPS) return cudaErrorInvalidValue;
   Groups groups = {};
   groups.count = G;
   int64_t N = 0, Q = 0;
-  bool eights = d_in % EIGHT == 0 && ldw % EIGHT == 0 && (uintptr_t)W % 16 == 0 && (uintptr_t)theta % 16 == 0 && (uintptr_t)a_cast % 16 == 0;
+  bool eights = d_in % EIGHT == 0 && ldw % EIGHT == 0 && lda % EIGHT == 0 && (uintptr_t)W % 16 == 0 && (uintptr_t)theta % 16 == 0 && (uintptr_t)a_cast % 16 == 0;
   for (int g = 0; g < G; g++) {
     eights = eights && table[g].r % EIGHT == 0;
     groups.d_out[g] = table[g].d_out;
@@ -103,7 +103,7 @@ cudaError_t lora_refresh(const Launch& on, int64_t d_in, int G, const Group* tab
   const int64_t a_blocks = a_cast ? (Q * d_in + A_PER_BLOCK - 1) / A_PER_BLOCK : 0;
   const unsigned grid = (unsigned)(a_blocks + (N + rows - 1) / rows);
   const auto kernel = eights ? refresh<true> : refresh<false>;
-  kernel<<<grid, THREADS, 0, on.stream>>>(d_in, Q, N, groups, theta, W, ldw, a_cast, a_blocks, rows);
+  kernel<<<grid, THREADS, 0, on.stream>>>(d_in, Q, N, groups, theta, W, ldw, a_cast, lda, a_blocks, rows);
   return cudaGetLastError();
 }
 

@@ -105,7 +105,7 @@ static __global__ void __launch_bounds__(MOST_THREADS) forward_long(int64_t d, f
 
 template <int W, int K>
 static __global__ void __launch_bounds__(MOST_THREADS) backward(int d, const bf16* x, const float* weight, const float* rstd,
-                                                                const bf16* dy, int64_t lddy, bf16* dx) {
+                                                                const bf16* dy, int64_t lddy, bf16* dx, int64_t lddx) {
   const int64_t t = blockIdx.x;
   const int stride = blockDim.x * W, begin = threadIdx.x * W;
   Bits<W> s[K], g[K], old[K];
@@ -116,7 +116,7 @@ static __global__ void __launch_bounds__(MOST_THREADS) backward(int d, const bf1
     if (j >= d) continue;
     s[k] = load_bits<W>(x + t * d + j);
     g[k] = load_bits<W>(dy + t * lddy + j);
-    old[k] = load_bits<W>(dx + t * d + j);
+    old[k] = load_bits<W>(dx + t * lddx + j);
     load<W>(weight + j, w[k]);
   }
   const float scale = rstd[t];
@@ -141,13 +141,13 @@ static __global__ void __launch_bounds__(MOST_THREADS) backward(int d, const bf1
     unpack(old[k], c);
 #pragma unroll
     for (int i = 0; i < W; i++) c[i] += w[k][i] * b[i] * scale - a[i] * back;
-    store<W>(dx + t * d + j, c);
+    store<W>(dx + t * lddx + j, c);
   }
 }
 
 template <int W>
 static __global__ void __launch_bounds__(MOST_THREADS) backward_long(int64_t d, const bf16* x, const float* weight, const float* rstd,
-                                                                     const bf16* dy, int64_t lddy, bf16* dx) {
+                                                                     const bf16* dy, int64_t lddy, bf16* dx, int64_t lddx) {
   const int64_t t = blockIdx.x, stride = blockDim.x * W;
   const float scale = rstd[t];
   float dot = 0;
@@ -164,11 +164,11 @@ static __global__ void __launch_bounds__(MOST_THREADS) backward_long(int64_t d, 
     float a[W], b[W], c[W], w[W];
     load<W>(x + t * d + j, a);
     load<W>(dy + t * lddy + j, b);
-    load<W>(dx + t * d + j, c);
+    load<W>(dx + t * lddx + j, c);
     load<W>(weight + j, w);
 #pragma unroll
     for (int i = 0; i < W; i++) c[i] += w[i] * b[i] * scale - a[i] * back;
-    store<W>(dx + t * d + j, c);
+    store<W>(dx + t * lddx + j, c);
   }
 }
 
@@ -196,22 +196,22 @@ cudaError_t rmsnorm_forward(const Launch& on, int64_t T, int64_t d, float eps, c
 }
 
 cudaError_t rmsnorm_backward(const Launch& on, int64_t T, int64_t d, const bf16* x, const float* weight, const float* rstd,
-                             const bf16* dy, int64_t lddy, bf16* dx) {
+                             const bf16* dy, int64_t lddy, bf16* dx, int64_t lddx) {
   if (T == 0 || d == 0) return cudaSuccess;
-  const bool wide = d % 8 == 0 && aligned16(x) && aligned16(weight) && aligned16(dy, lddy) && aligned16(dx);
+  const bool wide = d % 8 == 0 && aligned16(x) && aligned16(weight) && aligned16(dy, lddy) && aligned16(dx, lddx);
   const int K = wide ? accesses(d / 8) : 0;
   const unsigned grid = (unsigned)T;
   const int threads = K ? round_to_warps(ceil_div(d / 8, K)) : MOST_THREADS;
   if (K == 1)
-    backward<8, 1><<<grid, threads, 0, on.stream>>>((int)d, x, weight, rstd, dy, lddy, dx);
+    backward<8, 1><<<grid, threads, 0, on.stream>>>((int)d, x, weight, rstd, dy, lddy, dx, lddx);
   else if (K == 2)
-    backward<8, 2><<<grid, threads, 0, on.stream>>>((int)d, x, weight, rstd, dy, lddy, dx);
+    backward<8, 2><<<grid, threads, 0, on.stream>>>((int)d, x, weight, rstd, dy, lddy, dx, lddx);
   else if (K == 4)
-    backward<8, 4><<<grid, threads, 0, on.stream>>>((int)d, x, weight, rstd, dy, lddy, dx);
+    backward<8, 4><<<grid, threads, 0, on.stream>>>((int)d, x, weight, rstd, dy, lddy, dx, lddx);
   else if (wide)
-    backward_long<8><<<grid, threads, 0, on.stream>>>(d, x, weight, rstd, dy, lddy, dx);
+    backward_long<8><<<grid, threads, 0, on.stream>>>(d, x, weight, rstd, dy, lddy, dx, lddx);
   else
-    backward_long<1><<<grid, threads, 0, on.stream>>>(d, x, weight, rstd, dy, lddy, dx);
+    backward_long<1><<<grid, threads, 0, on.stream>>>(d, x, weight, rstd, dy, lddy, dx, lddx);
   return cudaGetLastError();
 }
 

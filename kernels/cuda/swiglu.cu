@@ -13,10 +13,10 @@ static __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0
 
 // A block takes one of `pieces` parts of a row.
 template <int W>
-static __global__ void __launch_bounds__(THREADS) forward(int64_t f, int pieces, const bf16* gate_up, bf16* y, int64_t ldy) {
+static __global__ void __launch_bounds__(THREADS) forward(int64_t f, int pieces, const bf16* gate_up, int64_t ldg, bf16* y, int64_t ldy) {
   const int64_t t = blockIdx.x / pieces, j = ((int64_t)(blockIdx.x % pieces) * blockDim.x + threadIdx.x) * W;
   if (j >= f) return;
-  const bf16* row = gate_up + t * 2 * f + j;
+  const bf16* row = gate_up + t * ldg + j;
   const Bits<W> gate = load_bits<W>(row), up = load_bits<W>(row + f);
   float g[W], u[W];
   unpack(gate, g);
@@ -28,11 +28,11 @@ static __global__ void __launch_bounds__(THREADS) forward(int64_t f, int pieces,
 
 // dgate_up may be gate_up itself: a thread reads its elements before it writes them, and nobody else reads them.
 template <int W>
-static __global__ void __launch_bounds__(THREADS) backward(int64_t f, int pieces, const bf16* gate_up, const bf16* dy, int64_t lddy,
+static __global__ void __launch_bounds__(THREADS) backward(int64_t f, int pieces, const bf16* gate_up, int64_t ldg, const bf16* dy, int64_t lddy,
                                                            bf16* dgate_up) {
   const int64_t t = blockIdx.x / pieces, j = ((int64_t)(blockIdx.x % pieces) * blockDim.x + threadIdx.x) * W;
   if (j >= f) return;
-  const int64_t at = t * 2 * f + j;
+  const int64_t at = t * ldg + j;
   const Bits<W> gate = load_bits<W>(gate_up + at), up = load_bits<W>(gate_up + at + f), out = load_bits<W>(dy + t * lddy + j);
   float g[W], u[W], o[W];
   unpack(gate, g);
@@ -57,27 +57,27 @@ static Pieces divide(int64_t vectors) {
   return {round_to_warps(ceil_div(vectors, count)), (int)count};
 }
 
-cudaError_t swiglu_forward(const Launch& on, int64_t T, int64_t f, const bf16* gate_up, bf16* y, int64_t ldy) {
+cudaError_t swiglu_forward(const Launch& on, int64_t T, int64_t f, const bf16* gate_up, int64_t ldg, bf16* y, int64_t ldy) {
   if (T == 0 || f == 0) return cudaSuccess;
-  const bool wide = f % 8 == 0 && aligned16(gate_up) && aligned16(y, ldy);
+  const bool wide = f % 8 == 0 && aligned16(gate_up, ldg) && aligned16(y, ldy);
   const Pieces pieces = divide(wide ? f / 8 : f);
   const unsigned grid = (unsigned)(T * pieces.count);
   if (wide)
-    forward<8><<<grid, pieces.threads, 0, on.stream>>>(f, pieces.count, gate_up, y, ldy);
+    forward<8><<<grid, pieces.threads, 0, on.stream>>>(f, pieces.count, gate_up, ldg, y, ldy);
   else
-    forward<1><<<grid, pieces.threads, 0, on.stream>>>(f, pieces.count, gate_up, y, ldy);
+    forward<1><<<grid, pieces.threads, 0, on.stream>>>(f, pieces.count, gate_up, ldg, y, ldy);
   return cudaGetLastError();
 }
 
-cudaError_t swiglu_backward(const Launch& on, int64_t T, int64_t f, const bf16* gate_up, const bf16* dy, int64_t lddy, bf16* dgate_up) {
+cudaError_t swiglu_backward(const Launch& on, int64_t T, int64_t f, const bf16* gate_up, int64_t ldg, const bf16* dy, int64_t lddy, bf16* dgate_up) {
   if (T == 0 || f == 0) return cudaSuccess;
-  const bool wide = f % 8 == 0 && aligned16(gate_up) && aligned16(dgate_up) && aligned16(dy, lddy);
+  const bool wide = f % 8 == 0 && aligned16(gate_up, ldg) && aligned16(dgate_up) && aligned16(dy, lddy);
   const Pieces pieces = divide(wide ? f / 8 : f);
   const unsigned grid = (unsigned)(T * pieces.count);
   if (wide)
-    backward<8><<<grid, pieces.threads, 0, on.stream>>>(f, pieces.count, gate_up, dy, lddy, dgate_up);
+    backward<8><<<grid, pieces.threads, 0, on.stream>>>(f, pieces.count, gate_up, ldg, dy, lddy, dgate_up);
   else
-    backward<1><<<grid, pieces.threads, 0, on.stream>>>(f, pieces.count, gate_up, dy, lddy, dgate_up);
+    backward<1><<<grid, pieces.threads, 0, on.stream>>>(f, pieces.count, gate_up, ldg, dy, lddy, dgate_up);
   return cudaGetLastError();
 }
 

@@ -13,7 +13,7 @@
 import type { Device, Tensor } from "../../ffi/device.ts";
 import { copy2d } from "../../ffi/operators.ts";
 import type { Arena } from "../tensor/arena.ts";
-import { type Linear, paddedWidth } from "./linear.ts";
+import { type Linear, paddedWidth, roomBehind } from "./linear.ts";
 
 /** The rungs of the ladder, least recomputation first. */
 export const RUNGS = ["none", "norms", "mlp", "block"] as const;
@@ -105,7 +105,7 @@ export function reserveActivations(
     mid: () => buffer(d),
     n2: ({ gateUp }) => beside(gateUp),
     rstd2: () => perRow(),
-    gateUp: () => buffer(2 * f),
+    gateUp: ({ gateUp }) => arena.reserve("activations", T, 2 * f, { dtype, ld: roomBehind(2 * f, gateUp.rank, dtype) }),
     act: ({ down }) => beside(down),
   };
   const names = Object.keys(makers) as BufferName[];

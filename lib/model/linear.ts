@@ -4,7 +4,7 @@
  *
  * Several matrices that read the same input (q/k/v, gate/up) form one layer: y = [x | h] · [W | s·B]ᵀ with h = x Aᵀ.
  */
-import type { Device, Tensor } from "../../ffi/device.ts";
+import { type Device, Tensor } from "../../ffi/device.ts";
 import { type Groups, linearBackward, linearForward, loraRefresh } from "../../ffi/operators.ts";
 import type { Arena } from "../tensor/arena.ts";
 
@@ -44,6 +44,14 @@ const ROW_ALIGNMENT = { f32: 16, bf16: 64 };
 export function paddedWidth(width: number, activations: "f32" | "bf16"): number {
   const alignment = ROW_ALIGNMENT[activations];
   return Math.ceil(width / alignment) * alignment;
+}
+
+/**
+ * Elements from one row to the next of a gradient dY of `width` columns. In bf16 there is room for g_h [T, rank] behind them, which
+ * makes dL/dx one product (`ml_linear_backward`).
+ */
+export function roomBehind(width: number, rank: number, activations: "f32" | "bf16"): number {
+  return activations === "f32" ? width : paddedWidth(width + rank, activations);
 }
 
 /** A frozen linear layer of one or more matrices over the same input, with their adapters. */
@@ -96,14 +104,13 @@ export class Linear {
     });
     this.adapters = adapters;
     this.thetaLength = b - thetaOffset;
-    this.W = arena.reserve("weights", this.dOut, this.width, {
-      dtype: weightDtype,
-      ld: paddedWidth(this.width, activationDtype),
-    });
+    // In bf16 A lies below W, so that dL/dx = [dY | g_h] [W; A] is one product.
+    const below = activationDtype === "f32" ? 0 : this.rank;
+    const ld = paddedWidth(this.width, activationDtype);
+    const whole = arena.reserve("weights", this.dOut + below, this.width, { dtype: weightDtype, ld });
+    this.W = whole.rowRange(0, this.dOut);
     this.bias = hasBias ? arena.reserve("weights", 1, this.dOut) : null;
-    this.#aCast = activationDtype === "f32" || this.rank === 0
-      ? null
-      : arena.reserve("adapter", this.rank, dIn, { dtype: activationDtype });
+    this.#aCast = below === 0 ? null : new Tensor(arena, whole.byteOffset + this.dOut * ld * 2, below, dIn, weightDtype, ld);
   }
 
   /** Columns of [x | h]. */

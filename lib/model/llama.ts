@@ -10,11 +10,11 @@
  * V vocabulary, L layers, r rank. The base is frozen: the backward pass yields dL/dh and dL/dy of every linear layer and
  * hands them to a sink, which forms adapter gradients (summed, or one per sample).
  */
-import type { Device, Tensor } from "../../ffi/device.ts";
+import { type Device, Tensor } from "../../ffi/device.ts";
 import * as op from "../../ffi/operators.ts";
 import type { Arena } from "../tensor/arena.ts";
 import { KEEP_ALL, keepH, type LayerActivations, putH, type Recompute, reserveActivations } from "./activations.ts";
-import { type AdapterOf, Linear, paddedWidth } from "./linear.ts";
+import { type AdapterOf, Linear, paddedWidth, roomBehind } from "./linear.ts";
 import type { LlamaConfig } from "./config.ts";
 
 /** The largest batch that the buffers must hold. */
@@ -150,15 +150,18 @@ export class Llama {
     // Scratch. The forward pass is done with `delta` and `normed` when the backward pass needs `dx` and `gxh`.
     const width = Math.max(...this.layers.flatMap(({ qkv, o, gateUp, down }) => [qkv, o, gateUp, down].map((l) => l.width)));
     const scratch = (rows: number, cols: number) => arena.reserve("workspace", rows, cols, { dtype });
-    this.#delta = scratch(T, d);
+    const behind = (cols: number, layers: readonly Linear[]) =>
+      arena.reserve("workspace", T, cols, { dtype, ld: roomBehind(cols, Math.max(...layers.map(({ rank }) => rank)), dtype) });
+    const dx = behind(d, this.layers.flatMap(({ o, down }) => [o, down]));
+    this.#delta = new Tensor(arena, dx.byteOffset, T, d, dtype);
     this.#normed = scratch(T, d);
     const chunk = Math.min(R, Math.max(16, Math.floor(HEAD_WORK_BYTES / op.headWorkBytes(dev, 1, V))));
     this.#headWork = arena.reserve("workspace", 1, Math.ceil(op.headWorkBytes(dev, chunk, V) / 4));
     this.#backward = train
       ? {
-        dx: this.#delta,
+        dx,
         gxh: scratch(T, paddedWidth(width, dtype)),
-        dqkv: scratch(T, (H + 2 * K) * D),
+        dqkv: behind((H + 2 * K) * D, this.layers.map(({ qkv }) => qkv)),
         work: arena.reserve("workspace", T, H),
         dhidden: buffer(R, d),
       }

@@ -1,0 +1,236 @@
+// cuda_products.cpp: which of cuBLAS's algorithms multiplies.
+//
+// Its own first choice is up to 15 % slower than its best one, in no pattern (H200, tests/bench/gemm_cuda.ts: [8192,4096] by
+// [4096,22016] in 1.93 ms, with 64 columns more in 2.17). So the first product of a size tries what the library proposes. A run must
+// repeat itself bit for bit although times differ: only algorithms that give the bits of the first proposal without split-K are taken,
+// compared on the data at hand. Then it does not matter which one won.
+#include "cuda_products.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+namespace metalora {
+
+namespace {
+
+constexpr int R_32F = 0, R_16BF = 14, COMPUTE_32F = 68, OP_N = 0, OP_T = 1;  // cudaDataType, cublasComputeType_t, cublasOperation_t
+constexpr int DESC_TRANSA = 3, DESC_TRANSB = 4, PREFERENCE_WORKSPACE = 1, PREFERENCE_REDUCTION = 3, PREFERENCE_ALIGNMENT = 5, CONFIG_SPLIT_K = 2;
+
+constexpr int PROPOSALS = 16, REPEATS = 4;
+// Smaller products are not worth trying: launches take as long as they do.
+constexpr int64_t LEAST_WORK = (int64_t)1 << 29;
+// Rows of one size class: an algorithm that is best at 1,600 rows is taken for 1,537 .. 2,048.
+constexpr int64_t CLASS_ROWS = 512;
+
+// What the choice of an algorithm depends on.
+struct Shape {
+  int64_t M, N, K, lda, ldb, ldc;
+  int32_t flags;  // trans_a, trans_b, c_dtype
+  int32_t unused = 0;
+  bool operator==(const Shape& other) const { return memcmp(this, &other, sizeof other) == 0; }
+};
+
+Shape shape_of(const Product& p) {
+  return {p.M, p.N, p.K, p.lda, p.ldb, p.ldc, (int32_t)p.trans_a | (int32_t)p.trans_b << 1 | p.c_dtype << 2};
+}
+
+// Everything but the exact number of rows.
+Shape class_of(const Shape& shape) {
+  Shape general = shape;
+  general.M = (shape.M + CLASS_ROWS - 1) / CLASS_ROWS;
+  return general;
+}
+
+struct Plan {
+  Shape shape;
+  CublasLt::Operation operation;
+  CublasLt::Layout a, b, c;
+  CublasLt::Algorithm algorithm;
+  bool usable;
+};
+
+struct Choice {
+  Shape general;
+  CublasLt::Algorithm algorithm;
+};
+
+template <class T>
+struct List {
+  T* items = nullptr;
+  int64_t count = 0, capacity = 0;
+  T* add(const T& item) {
+    if (count == capacity) {
+      capacity = capacity ? 2 * capacity : 64;
+      T* grown = (T*)realloc((void*)items, (size_t)capacity * sizeof(T));
+      if (!grown) return nullptr;
+      items = grown;
+    }
+    items[count] = item;
+    return &items[count++];
+  }
+};
+
+}  // namespace
+
+struct Products {
+  List<Plan> plans;
+  List<Choice> choices;
+};
+
+namespace {
+
+void destroy(const CublasLt& lt, Plan& plan) {
+  if (plan.a) lt.destroy_layout(plan.a);
+  if (plan.b) lt.destroy_layout(plan.b);
+  if (plan.c) lt.destroy_layout(plan.c);
+  if (plan.operation) lt.destroy_operation(plan.operation);
+}
+
+// Descriptors of a product. cuBLAS thinks in columns: it computes c^T = op(b)^T op(a)^T, so our b is its first operand.
+bool describe(const CublasLt& lt, const Product& p, Plan& plan) {
+  plan = {};
+  plan.shape = shape_of(p);
+  const int first = p.trans_b ? OP_T : OP_N, second = p.trans_a ? OP_T : OP_N;
+  return lt.create_operation(&plan.operation, COMPUTE_32F, R_32F) == 0 &&
+         lt.set_operation(plan.operation, DESC_TRANSA, &first, sizeof first) == 0 &&
+         lt.set_operation(plan.operation, DESC_TRANSB, &second, sizeof second) == 0 &&
+         lt.create_layout(&plan.a, R_16BF, (uint64_t)(p.trans_b ? p.K : p.N), (uint64_t)(p.trans_b ? p.N : p.K), p.ldb) == 0 &&
+         lt.create_layout(&plan.b, R_16BF, (uint64_t)(p.trans_a ? p.M : p.K), (uint64_t)(p.trans_a ? p.K : p.M), p.lda) == 0 &&
+         lt.create_layout(&plan.c, p.c_dtype == ML_F32 ? R_32F : R_16BF, (uint64_t)p.N, (uint64_t)p.M, p.ldc) == 0;
+}
+
+int run(ml_ctx& ctx, const Product& p, const Plan& plan, const CublasLt::Algorithm& algorithm) {
+  return ctx.cublas->lt.matmul((CublasLt::Handle)ctx.handle, plan.operation, &p.alpha, p.b, plan.a, p.a, plan.b, &p.beta, p.c, plan.c, p.c,
+                               plan.c, &algorithm, ctx.workspace, WORKSPACE_BYTES, ctx.stream);
+}
+
+// Proposals without split-K; the first of them defines the bits.
+int propose(ml_ctx& ctx, const Plan& plan, CublasLt::Proposal (&proposals)[PROPOSALS]) {
+  const CublasLt& lt = ctx.cublas->lt;
+  CublasLt::Preference preference = nullptr;
+  if (lt.create_preference(&preference) != 0) return 0;
+  const uint64_t bytes = WORKSPACE_BYTES;
+  const uint32_t no_reduction = 0;
+  lt.set_preference(preference, PREFERENCE_WORKSPACE, &bytes, sizeof bytes);
+  lt.set_preference(preference, PREFERENCE_REDUCTION, &no_reduction, sizeof no_reduction);
+  const uint32_t alignment = 16;  // of every operand: a plan is made for sizes, not for addresses
+  for (int operand = 0; operand < 4; operand++) lt.set_preference(preference, PREFERENCE_ALIGNMENT + operand, &alignment, sizeof alignment);
+  int found = 0;
+  const int status = lt.propose((CublasLt::Handle)ctx.handle, plan.operation, plan.a, plan.b, plan.c, plan.c, preference, PROPOSALS, proposals,
+                                &found);
+  lt.destroy_preference(preference);
+  if (status != 0) return 0;
+  int kept = 0;
+  for (int i = 0; i < found; i++) {
+    int32_t split = 1;
+    size_t written = 0;
+    lt.get_config(&proposals[i].algorithm, CONFIG_SPLIT_K, &split, sizeof split, &written);
+    if (proposals[i].state == 0 && split <= 1) proposals[kept++] = proposals[i];
+  }
+  return kept;
+}
+
+// Bits of c as one number.
+bool checksum_of(ml_ctx& ctx, const Product& p, unsigned long long* sum) {
+  unsigned long long* there = (unsigned long long*)ctx.scratch;
+  return cuda::checksum(ctx.on, p.M, p.N, p.c, p.ldc, (int)dtype_size(p.c_dtype), there) == cudaSuccess &&
+         cudaMemcpyAsync(sum, there, sizeof *sum, cudaMemcpyDeviceToHost, ctx.stream) == cudaSuccess &&
+         cudaStreamSynchronize(ctx.stream) == cudaSuccess;
+}
+
+// Tries the proposals on the product at hand and returns the fastest with the bits of the first.
+bool choose(ml_ctx& ctx, const Product& p, const Plan& plan, CublasLt::Algorithm* chosen) {
+  CublasLt::Proposal proposals[PROPOSALS];
+  const int count = propose(ctx, plan, proposals);
+  if (count == 0) return false;
+  *chosen = proposals[0].algorithm;
+  if (ctx.capturing || !ctx.tuning) return true;
+  cudaEvent_t from = nullptr, to = nullptr;
+  if (cudaEventCreate(&from) != cudaSuccess || cudaEventCreate(&to) != cudaSuccess) return true;
+  unsigned long long expected = 0;
+  float best = 0;
+  for (int i = 0; i < count; i++) {
+    unsigned long long sum = 0;
+    if (run(ctx, p, plan, proposals[i].algorithm) != 0 || !checksum_of(ctx, p, &sum)) continue;
+    if (i == 0) expected = sum;
+    if (sum != expected) continue;
+    float shortest = 0;
+    for (int k = 0; k < REPEATS; k++) {
+      float ms = 0;
+      cudaEventRecord(from, ctx.stream);
+      run(ctx, p, plan, proposals[i].algorithm);
+      cudaEventRecord(to, ctx.stream);
+      if (cudaEventSynchronize(to) != cudaSuccess || cudaEventElapsedTime(&ms, from, to) != cudaSuccess) break;
+      if (k == 0 || ms < shortest) shortest = ms;
+    }
+    if (i == 0 || shortest < best) {
+      best = shortest;
+      *chosen = proposals[i].algorithm;
+    }
+  }
+  cudaEventDestroy(from);
+  cudaEventDestroy(to);
+  return true;
+}
+
+// The plan of a product, made when its shape is seen first. NULL: none; the library shall choose itself.
+const Plan* plan_of(ml_ctx& ctx, const Product& p) {
+  if (!ctx.products) ctx.products = (Products*)calloc(1, sizeof(Products));
+  if (!ctx.products) return nullptr;
+  Products& known = *ctx.products;
+  const Shape shape = shape_of(p), general = class_of(shape);
+  for (int64_t i = 0; i < known.plans.count; i++)
+    if (known.plans.items[i].shape == shape) return known.plans.items[i].usable ? &known.plans.items[i] : nullptr;
+  const CublasLt& lt = ctx.cublas->lt;
+  Plan plan;
+  plan.usable = false;
+  if (describe(lt, p, plan)) {
+    const Choice* choice = nullptr;
+    for (int64_t i = 0; i < known.choices.count && !choice; i++)
+      if (known.choices.items[i].general == general) choice = &known.choices.items[i];
+    CublasLt::Proposal checked;
+    if (choice && lt.check((CublasLt::Handle)ctx.handle, plan.operation, plan.a, plan.b, plan.c, plan.c, &choice->algorithm, &checked) == 0 &&
+        checked.workspace <= WORKSPACE_BYTES) {
+      plan.algorithm = choice->algorithm;
+      plan.usable = true;
+    } else if (choose(ctx, p, plan, &plan.algorithm)) {
+      plan.usable = true;
+      if (!choice && !ctx.capturing) known.choices.add({general, plan.algorithm});
+    }
+  }
+  const Plan* kept = known.plans.add(plan);
+  if (!kept) destroy(lt, plan);
+  return kept && kept->usable ? kept : nullptr;
+}
+
+}  // namespace
+
+void product(Call& call, ml_ctx& ctx, const Product& p) {
+  if (call.failed() || !enter(call, ctx)) return;
+  int status;
+  const bool large = p.beta == 0 && p.M * p.N * p.K >= LEAST_WORK;
+  const Plan* plan = large && ctx.cublas->lt.matmul ? plan_of(ctx, p) : nullptr;
+  if (plan) {
+    status = run(ctx, p, *plan, plan->algorithm);
+  } else {
+    constexpr int DEFAULT = -1;
+    status = ctx.cublas->gemm(ctx.handle, p.trans_b, p.trans_a, (int)p.N, (int)p.M, (int)p.K, &p.alpha, p.b, R_16BF, (int)p.ldb, p.a, R_16BF,
+                              (int)p.lda, &p.beta, p.c, p.c_dtype == ML_F32 ? R_32F : R_16BF, (int)p.ldc, COMPUTE_32F, DEFAULT);
+  }
+  if (status != 0)
+    call.fail("cuBLAS answers '%s' (%d) to a product [%lld,%lld] by [%lld,%lld]", cublas_status(status), status, (long long)p.M,
+              (long long)p.K, (long long)p.K, (long long)p.N);
+  else
+    launched(call, ctx, cudaSuccess);
+}
+
+void forget_products(ml_ctx& ctx) {
+  if (!ctx.products) return;
+  for (int64_t i = 0; i < ctx.products->plans.count; i++) destroy(ctx.cublas->lt, ctx.products->plans.items[i]);
+  free(ctx.products->plans.items);
+  free(ctx.products->choices.items);
+  free(ctx.products);
+  ctx.products = nullptr;
+}
+
+}  // namespace metalora
