@@ -115,7 +115,6 @@ void load_once() {
       {"cublasLtMatmulPreferenceSetAttribute", (void**)&cublas.lt.set_preference},
       {"cublasLtMatmulAlgoGetHeuristic", (void**)&cublas.lt.propose},
       {"cublasLtMatmulAlgoCheck", (void**)&cublas.lt.check},
-      {"cublasLtMatmulAlgoConfigGetAttribute", (void**)&cublas.lt.get_config},
       {"cublasLtMatmul", (void**)&cublas.lt.matmul},
   };
   bool complete = true;

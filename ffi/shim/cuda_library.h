@@ -39,7 +39,6 @@ struct CublasLt {
   int (*set_preference)(Preference, int attribute, const void* value, size_t bytes);
   int (*propose)(Handle, Operation, Layout, Layout, Layout, Layout, Preference, int wanted, Proposal*, int* found);
   int (*check)(Handle, Operation, Layout, Layout, Layout, Layout, const Algorithm*, Proposal*);
-  int (*get_config)(const Algorithm*, int attribute, void* value, size_t bytes, size_t* written);
 };
 
 // The part of cuBLAS that is used, with prototypes declared by hand (cublas_api.h, the same in versions 12 and 13).

@@ -1,8 +1,8 @@
 // cuda_products.cpp: which of cuBLAS's algorithms multiplies.
 //
-// Its own first choice is up to 15 % slower than its best one, in no pattern (H200, tests/bench/gemm_cuda.ts: [8192,4096] by
-// [4096,22016] in 1.93 ms, with 64 columns more in 2.17). So the first product of a size tries what the library proposes. A run must
-// repeat itself bit for bit although times differ: only algorithms that give the bits of the first proposal without split-K are taken,
+// Its own choice is up to 15 % slower than its best one, in no pattern (H200, tests/bench/gemm_cuda.ts: [8192,4096] by [4096,22016] in
+// 1.93 ms, with 64 columns more in 2.17). So the first product of a size tries what cublasLt proposes beside cuBLAS's own choice.
+// A run must repeat itself bit for bit although times differ: only algorithms that give the bits of cuBLAS's own choice are taken,
 // compared on the data at hand. Then it does not matter which one won.
 #include "cuda_products.h"
 
@@ -14,9 +14,11 @@ namespace metalora {
 namespace {
 
 constexpr int R_32F = 0, R_16BF = 14, COMPUTE_32F = 68, OP_N = 0, OP_T = 1;  // cudaDataType, cublasComputeType_t, cublasOperation_t
-constexpr int DESC_TRANSA = 3, DESC_TRANSB = 4, PREFERENCE_WORKSPACE = 1, PREFERENCE_REDUCTION = 3, PREFERENCE_ALIGNMENT = 5, CONFIG_SPLIT_K = 2;
+constexpr int DESC_TRANSA = 3, DESC_TRANSB = 4, PREFERENCE_WORKSPACE = 1, PREFERENCE_REDUCTION = 3, PREFERENCE_ALIGNMENT = 5;
+constexpr uint32_t SUMS_IN_COMPUTE_TYPE = 2, SUMS_IN_OUTPUT_TYPE = 4;
 
 constexpr int PROPOSALS = 16, REPEATS = 4;
+constexpr float WORTHWHILE = 0.98f;  // of the time of the best so far: noise shall not choose
 // Smaller products are not worth trying: launches take as long as they do.
 constexpr int64_t LEAST_WORK = (int64_t)1 << 29;
 // Rows of one size class: an algorithm that is best at 1,600 rows is taken for 1,537 .. 2,048.
@@ -26,12 +28,13 @@ constexpr int64_t CLASS_ROWS = 512;
 struct Shape {
   int64_t M, N, K, lda, ldb, ldc;
   int32_t flags;  // trans_a, trans_b, c_dtype
-  int32_t unused = 0;
+  int32_t alignment;  // of all three matrices, in bytes, at most 256
   bool operator==(const Shape& other) const { return memcmp(this, &other, sizeof other) == 0; }
 };
 
 Shape shape_of(const Product& p) {
-  return {p.M, p.N, p.K, p.lda, p.ldb, p.ldc, (int32_t)p.trans_a | (int32_t)p.trans_b << 1 | p.c_dtype << 2};
+  const uintptr_t all = (uintptr_t)p.a | (uintptr_t)p.b | (uintptr_t)p.c | 256;
+  return {p.M, p.N, p.K, p.lda, p.ldb, p.ldc, (int32_t)p.trans_a | (int32_t)p.trans_b << 1 | p.c_dtype << 2, (int32_t)(all & -all)};
 }
 
 // Everything but the exact number of rows.
@@ -46,12 +49,13 @@ struct Plan {
   CublasLt::Operation operation;
   CublasLt::Layout a, b, c;
   CublasLt::Algorithm algorithm;
-  bool usable;
+  bool own;  // cuBLAS's own choice is the best
 };
 
 struct Choice {
   Shape general;
   CublasLt::Algorithm algorithm;
+  bool own;
 };
 
 template <class T>
@@ -89,6 +93,7 @@ void destroy(const CublasLt& lt, Plan& plan) {
 // Descriptors of a product. cuBLAS thinks in columns: it computes c^T = op(b)^T op(a)^T, so our b is its first operand.
 bool describe(const CublasLt& lt, const Product& p, Plan& plan) {
   plan = {};
+  plan.own = true;
   plan.shape = shape_of(p);
   const int first = p.trans_b ? OP_T : OP_N, second = p.trans_a ? OP_T : OP_N;
   return lt.create_operation(&plan.operation, COMPUTE_32F, R_32F) == 0 &&
@@ -104,30 +109,21 @@ int run(ml_ctx& ctx, const Product& p, const Plan& plan, const CublasLt::Algorit
                                plan.c, &algorithm, ctx.workspace, WORKSPACE_BYTES, ctx.stream);
 }
 
-// Proposals without split-K; the first of them defines the bits.
+// What cublasLt proposes. Sums in place are left out: their order changes from run to run.
 int propose(ml_ctx& ctx, const Plan& plan, CublasLt::Proposal (&proposals)[PROPOSALS]) {
   const CublasLt& lt = ctx.cublas->lt;
   CublasLt::Preference preference = nullptr;
   if (lt.create_preference(&preference) != 0) return 0;
   const uint64_t bytes = WORKSPACE_BYTES;
-  const uint32_t no_reduction = 0;
+  const uint32_t schemes = SUMS_IN_COMPUTE_TYPE | SUMS_IN_OUTPUT_TYPE, alignment = (uint32_t)plan.shape.alignment;
   lt.set_preference(preference, PREFERENCE_WORKSPACE, &bytes, sizeof bytes);
-  lt.set_preference(preference, PREFERENCE_REDUCTION, &no_reduction, sizeof no_reduction);
-  const uint32_t alignment = 16;  // of every operand: a plan is made for sizes, not for addresses
+  lt.set_preference(preference, PREFERENCE_REDUCTION, &schemes, sizeof schemes);
   for (int operand = 0; operand < 4; operand++) lt.set_preference(preference, PREFERENCE_ALIGNMENT + operand, &alignment, sizeof alignment);
   int found = 0;
   const int status = lt.propose((CublasLt::Handle)ctx.handle, plan.operation, plan.a, plan.b, plan.c, plan.c, preference, PROPOSALS, proposals,
                                 &found);
   lt.destroy_preference(preference);
-  if (status != 0) return 0;
-  int kept = 0;
-  for (int i = 0; i < found; i++) {
-    int32_t split = 1;
-    size_t written = 0;
-    lt.get_config(&proposals[i].algorithm, CONFIG_SPLIT_K, &split, sizeof split, &written);
-    if (proposals[i].state == 0 && split <= 1) proposals[kept++] = proposals[i];
-  }
-  return kept;
+  return status == 0 ? found : 0;
 }
 
 // Bits of c as one number.
@@ -138,85 +134,92 @@ bool checksum_of(ml_ctx& ctx, const Product& p, unsigned long long* sum) {
          cudaStreamSynchronize(ctx.stream) == cudaSuccess;
 }
 
-// Tries the proposals on the product at hand and returns the fastest with the bits of the first.
-bool choose(ml_ctx& ctx, const Product& p, const Plan& plan, CublasLt::Algorithm* chosen) {
-  CublasLt::Proposal proposals[PROPOSALS];
-  const int count = propose(ctx, plan, proposals);
-  if (count == 0) return false;
-  *chosen = proposals[0].algorithm;
-  if (ctx.capturing || !ctx.tuning) return true;
-  cudaEvent_t from = nullptr, to = nullptr;
-  if (cudaEventCreate(&from) != cudaSuccess || cudaEventCreate(&to) != cudaSuccess) return true;
-  unsigned long long expected = 0;
-  float best = 0;
-  for (int i = 0; i < count; i++) {
-    unsigned long long sum = 0;
-    if (run(ctx, p, plan, proposals[i].algorithm) != 0 || !checksum_of(ctx, p, &sum)) continue;
-    if (i == 0) expected = sum;
-    if (sum != expected) continue;
-    float shortest = 0;
-    for (int k = 0; k < REPEATS; k++) {
-      float ms = 0;
-      cudaEventRecord(from, ctx.stream);
-      run(ctx, p, plan, proposals[i].algorithm);
-      cudaEventRecord(to, ctx.stream);
-      if (cudaEventSynchronize(to) != cudaSuccess || cudaEventElapsedTime(&ms, from, to) != cudaSuccess) break;
-      if (k == 0 || ms < shortest) shortest = ms;
-    }
-    if (i == 0 || shortest < best) {
-      best = shortest;
-      *chosen = proposals[i].algorithm;
-    }
-  }
-  cudaEventDestroy(from);
-  cudaEventDestroy(to);
-  return true;
+// cuBLAS's own choice.
+int run_own(ml_ctx& ctx, const Product& p) {
+  constexpr int DEFAULT = -1;
+  return ctx.cublas->gemm(ctx.handle, p.trans_b, p.trans_a, (int)p.N, (int)p.M, (int)p.K, &p.alpha, p.b, R_16BF, (int)p.ldb, p.a, R_16BF,
+                          (int)p.lda, &p.beta, p.c, p.c_dtype == ML_F32 ? R_32F : R_16BF, (int)p.ldc, COMPUTE_32F, DEFAULT);
 }
 
-// The plan of a product, made when its shape is seen first. NULL: none; the library shall choose itself.
+// The shortest of some runs in milliseconds, or less than 0.
+template <class Run>
+float shortest(ml_ctx& ctx, cudaEvent_t from, cudaEvent_t to, const Run& run) {
+  float best = -1;
+  for (int k = 0; k < REPEATS; k++) {
+    float ms = 0;
+    cudaEventRecord(from, ctx.stream);
+    if (run() != 0) return -1;
+    cudaEventRecord(to, ctx.stream);
+    if (cudaEventSynchronize(to) != cudaSuccess || cudaEventElapsedTime(&ms, from, to) != cudaSuccess) return -1;
+    if (best < 0 || ms < best) best = ms;
+  }
+  return best;
+}
+
+// Tries the proposals on the product at hand; the plan gets the fastest of those that give the bits of cuBLAS's own choice.
+void choose(ml_ctx& ctx, const Product& p, Plan& plan) {
+  plan.own = true;
+  if (ctx.capturing || !ctx.tuning) return;
+  CublasLt::Proposal proposals[PROPOSALS];
+  const int count = propose(ctx, plan, proposals);
+  unsigned long long expected = 0, sum = 0;
+  cudaEvent_t from = nullptr, to = nullptr;
+  if (cudaEventCreate(&from) == cudaSuccess && cudaEventCreate(&to) == cudaSuccess && run_own(ctx, p) == 0 &&
+      checksum_of(ctx, p, &expected)) {
+    float best = shortest(ctx, from, to, [&] { return run_own(ctx, p); });
+    for (int i = 0; i < count; i++) {
+      if (proposals[i].state != 0 || run(ctx, p, plan, proposals[i].algorithm) != 0) continue;
+      if (!checksum_of(ctx, p, &sum) || sum != expected) continue;
+      const float ms = shortest(ctx, from, to, [&] { return run(ctx, p, plan, proposals[i].algorithm); });
+      if (ms < 0 || (best >= 0 && ms > best * WORTHWHILE)) continue;
+      best = ms;
+      plan.algorithm = proposals[i].algorithm;
+      plan.own = false;
+    }
+    if (plan.own) run_own(ctx, p);  // c as it must be, whatever was tried last
+  }
+  if (from) cudaEventDestroy(from);
+  if (to) cudaEventDestroy(to);
+}
+
+// The plan of a product, made when its shape is seen first. NULL: cuBLAS's own choice is taken.
 const Plan* plan_of(ml_ctx& ctx, const Product& p) {
   if (!ctx.products) ctx.products = (Products*)calloc(1, sizeof(Products));
   if (!ctx.products) return nullptr;
   Products& known = *ctx.products;
   const Shape shape = shape_of(p), general = class_of(shape);
   for (int64_t i = 0; i < known.plans.count; i++)
-    if (known.plans.items[i].shape == shape) return known.plans.items[i].usable ? &known.plans.items[i] : nullptr;
+    if (known.plans.items[i].shape == shape) return known.plans.items[i].own ? nullptr : &known.plans.items[i];
   const CublasLt& lt = ctx.cublas->lt;
-  Plan plan;
-  plan.usable = false;
+  Plan plan = {};
+  plan.own = true;
   if (describe(lt, p, plan)) {
     const Choice* choice = nullptr;
     for (int64_t i = 0; i < known.choices.count && !choice; i++)
       if (known.choices.items[i].general == general) choice = &known.choices.items[i];
     CublasLt::Proposal checked;
-    if (choice && lt.check((CublasLt::Handle)ctx.handle, plan.operation, plan.a, plan.b, plan.c, plan.c, &choice->algorithm, &checked) == 0 &&
-        checked.workspace <= WORKSPACE_BYTES) {
+    if (choice) {
       plan.algorithm = choice->algorithm;
-      plan.usable = true;
-    } else if (choose(ctx, p, plan, &plan.algorithm)) {
-      plan.usable = true;
-      if (!choice && !ctx.capturing) known.choices.add({general, plan.algorithm});
+      plan.own = choice->own ||
+                 lt.check((CublasLt::Handle)ctx.handle, plan.operation, plan.a, plan.b, plan.c, plan.c, &choice->algorithm, &checked) != 0 ||
+                 checked.workspace > WORKSPACE_BYTES;
+    } else {
+      choose(ctx, p, plan);
+      if (!ctx.capturing) known.choices.add({general, plan.algorithm, plan.own});
     }
   }
   const Plan* kept = known.plans.add(plan);
   if (!kept) destroy(lt, plan);
-  return kept && kept->usable ? kept : nullptr;
+  return kept && !kept->own ? kept : nullptr;
 }
 
 }  // namespace
 
 void product(Call& call, ml_ctx& ctx, const Product& p) {
   if (call.failed() || !enter(call, ctx)) return;
-  int status;
   const bool large = p.beta == 0 && p.M * p.N * p.K >= LEAST_WORK;
   const Plan* plan = large && ctx.cublas->lt.matmul ? plan_of(ctx, p) : nullptr;
-  if (plan) {
-    status = run(ctx, p, *plan, plan->algorithm);
-  } else {
-    constexpr int DEFAULT = -1;
-    status = ctx.cublas->gemm(ctx.handle, p.trans_b, p.trans_a, (int)p.N, (int)p.M, (int)p.K, &p.alpha, p.b, R_16BF, (int)p.ldb, p.a, R_16BF,
-                              (int)p.lda, &p.beta, p.c, p.c_dtype == ML_F32 ? R_32F : R_16BF, (int)p.ldc, COMPUTE_32F, DEFAULT);
-  }
+  const int status = plan ? run(ctx, p, *plan, plan->algorithm) : run_own(ctx, p);
   if (status != 0)
     call.fail("cuBLAS answers '%s' (%d) to a product [%lld,%lld] by [%lld,%lld]", cublas_status(status), status, (long long)p.M,
               (long long)p.K, (long long)p.K, (long long)p.N);

@@ -27,7 +27,7 @@ void adam(Pool& pool, int64_t P, float* theta, const float* g, float* m, float* 
     for (int64_t j = begin; j < end; j++) {
       const double grad = grad_scale * (double)g[j];
       m[j] = (float)(b1 * (double)m[j] + c1 * grad);
-      v[j] = (float)(b2 * (double)v[j] + c2 * grad * grad);
+      v[j] = (float)(b2 * (double)v[j] + c2 * (grad * grad));
       const double decayed = (double)theta[j] - decay * (double)theta[j];
       theta[j] = (float)(decayed - lr * ((double)m[j] / bias1) / (sqrt((double)v[j] / bias2) + eps));
     }
