@@ -36,7 +36,7 @@
 extern "C" {
 #endif
 
-#define ML_ABI_VERSION 2
+#define ML_ABI_VERSION 3
 
 typedef struct ml_ctx ml_ctx;
 typedef void* ml_ptr;

@@ -1,4 +1,4 @@
-import { Device } from "../../ffi/device.ts";
+import type { Device } from "../../ffi/device.ts";
 import { gemm, upload2d } from "../../ffi/operators.ts";
 import { parseConfig } from "../config/load.ts";
 import type { Sample } from "../data/encode.ts";
@@ -15,7 +15,7 @@ import { requireRoom, roomBytes } from "../train/fit.ts";
 import { formatBytes, memoryPlan, release, takenBytes } from "../train/memory.ts";
 import { Trainer, trainerOptions } from "../train/trainer.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
-import { deviceOf, deviceOption, threadsOption } from "./device.ts";
+import { deviceOption, openDevice, threadsOption } from "./device.ts";
 import { memoryTable } from "./memory_table.ts";
 import { printJson, printLine } from "./output.ts";
 
@@ -75,7 +75,7 @@ export const command: Command = {
     ];
     const { config } = parseConfig(BASE, "bench", sets);
 
-    using dev = Device.open(deviceOf(args));
+    using dev = openDevice(args);
     const samples = randomSamples(model.V, batch, length);
     const limits = limitsFor(samples, samples, { batchSize: batch, padded: false });
     const training = buildTraining(dev, config, { model, limits, adapterOf: adapterOf(config.adapter), padId: 0 });

@@ -1,5 +1,8 @@
 /** `--device` and `--threads`, for every command that computes. */
+import { Device } from "../../ffi/device.ts";
+import { LibraryError, NativeError } from "../../ffi/native.ts";
 import { chooseDevice, type DeviceChoice } from "../devices.ts";
+import { UserError } from "../errors.ts";
 import type { Arguments, Option } from "./command.ts";
 import { printNote } from "./output.ts";
 
@@ -14,12 +17,26 @@ export const deviceOption: Option = {
 export const threadsOption: Option = { name: "threads", value: "N", description: "CPU threads (default: all cores)" };
 
 /**
- * The device that the arguments ask for. Says in one line on stderr when the CPU stands in for a GPU.
+ * The device that the arguments ask for, or the best that there is.
  * @throws {UserError} exit code 2 when they name none
  */
 export function deviceOf(args: Arguments): DeviceChoice {
   const threads = args.number("threads", { min: 1, max: 4096, whole: true }) ?? 0;
-  const choice = chooseDevice(args.value("device") ?? null, threads);
-  if (choice.note) printNote(choice.note);
-  return choice;
+  return chooseDevice(args.value("device") ?? null, threads);
+}
+
+/**
+ * Opens it. Says in one line on stderr when the CPU stands in for a GPU.
+ * @throws {UserError} when it cannot be opened
+ */
+export function openDevice(args: Arguments): Device {
+  const choice = deviceOf(args);
+  try {
+    const device = Device.open(choice);
+    if (choice.note) printNote(choice.note);
+    return device;
+  } catch (error) {
+    if (error instanceof LibraryError || !(error instanceof NativeError)) throw error;
+    throw new UserError(error.message);
+  }
 }

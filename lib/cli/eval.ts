@@ -1,4 +1,3 @@
-import { Device } from "../../ffi/device.ts";
 import { loadConfig } from "../config/load.ts";
 import type { Config } from "../config/schema.ts";
 import { loadDataset } from "../data/dataset.ts";
@@ -11,7 +10,7 @@ import { describeEvaluation, evaluation, requireFinite } from "../train/evaluati
 import { loadModelInputs, type ModelInputs } from "../train/inputs.ts";
 import { loadToEvaluate } from "../train/loaded.ts";
 import { type Arguments, type Command, jsonOption, setOption } from "./command.ts";
-import { deviceOf, deviceOption, threadsOption } from "./device.ts";
+import { deviceOption, openDevice, threadsOption } from "./device.ts";
 import { printJson, printLine, printNote } from "./output.ts";
 
 /** `metalora eval`: losses of a model, with or without an adapter, on data. */
@@ -46,7 +45,7 @@ export const command: Command = {
   ],
   run(args) {
     const { inputs, samples, adapter, precision } = resolve(args);
-    using dev = Device.open(deviceOf(args));
+    using dev = openDevice(args);
     using engine = loadToEvaluate(dev, inputs, samples, { adapter, weightDtype: weightDtype(dev, precision) });
     const losses = engine.evaluate(samples);
     requireFinite(losses, samples, "evaluate");

@@ -1,11 +1,10 @@
-import { Device } from "../../ffi/device.ts";
 import { loadConfig } from "../config/load.ts";
 import { UserError } from "../errors.ts";
 import { sampleWeights } from "../reweight/weights.ts";
 import { scoreSamples } from "../train/score.ts";
 import { loadRunInputs } from "../train/inputs.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
-import { deviceOf, deviceOption, threadsOption } from "./device.ts";
+import { deviceOption, openDevice, threadsOption } from "./device.ts";
 import { printJson, printLine, printNote } from "./output.ts";
 
 /** `metalora score`: similarity of every training sample to the validation set, without training. */
@@ -38,7 +37,7 @@ export const command: Command = {
         2,
       );
     }
-    using dev = Device.open(deviceOf(args));
+    using dev = openDevice(args);
     const samples = inputs.data.train.samples;
     const similarities = scoreSamples(dev, config, inputs, {
       adapter: adapter === undefined || adapter === "none" ? null : adapter,

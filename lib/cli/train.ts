@@ -76,13 +76,15 @@ export const command: Command = {
     requireKnownKeys(allowChange);
     const listen = args.value("status") ?? config.status.listen;
     const texts = listen !== null && config.status.samples;
-    const options: RunOptions = { device: deviceOf(args), resume, allowChange, texts };
+    const device = deviceOf(args);
+    const options: RunOptions = { device, resume, allowChange, texts };
     if (args.flag("dry-run")) return await dryRun(config, options, { json });
 
     using folder = RunFolder.open(config.output); // first, so that nobody waits for a model to be told of another run
     folder.requireOwn();
     const events = new RunEvents();
     const progress = new Progress(config.train.log_every);
+    if (device.note) events.subscribe((event) => event.type === "started" && printNote(device.note!));
     events.subscribe(terminal(progress));
     await using status = listen === null ? null : await serve(config, listen, events);
     const run = BackgroundRun.start(config, options, events);

@@ -236,7 +236,7 @@ Deno.test({
   name: "at B = 0 the A half of every staged gradient is exactly 0 and the B half is not",
   ignore: !hasModel,
   fn() {
-    withEngine("fresh", () => null, (engine, _, dev) => {
+    withEngine("fresh", () => null, (engine) => {
       engine.stageGradients(train, { first: 0, observe: () => null });
       const P = engine.parameters;
       const staged = engine.staging!.read(4, engine.parameters);
