@@ -24,6 +24,7 @@ export const commands: readonly CommandEntry[] = [
     summary: "Train again if anything changed, and publish what is not worse",
     load: () => import("./retrain.ts"),
   },
+  { name: "report", summary: "Make the page of a run again from its folder", load: () => import("./report.ts") },
   { name: "eval", summary: "Measure the loss of a model, with or without an adapter", load: () => import("./eval.ts") },
   {
     name: "score",

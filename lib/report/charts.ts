@@ -7,8 +7,8 @@ export type Point = readonly [x: number, y: number];
 /** One line (or row of dots) of a chart. */
 export interface Series {
   readonly name: string;
-  /** CSS class: "a", "b" and "c" have colours of their own, "faint" is for raw values behind a smoothed line. */
-  readonly style: "a" | "b" | "c" | "faint";
+  /** CSS class: "a" to "e" have colours of their own, "faint" is for raw values behind a smoothed line. */
+  readonly style: "a" | "b" | "c" | "d" | "e" | "faint";
   readonly shape: "line" | "dots";
   readonly points: readonly Point[];
 }

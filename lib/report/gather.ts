@@ -1,70 +1,184 @@
-/** Gathers what the report of a finished run shows. */
+/** Gathers what the report of a run shows: from a run that has just ended, or from the folder that it left. */
 import { join } from "node:path";
+import { loadConfig } from "../config/load.ts";
 import type { Config } from "../config/schema.ts";
 import { writeConfig } from "../config/write.ts";
 import type { Dataset } from "../data/dataset.ts";
+import type { RunData } from "../data/load.ts";
 import { readRows } from "../data/readers.ts";
-import { formatBytes } from "../train/memory.ts";
-import type { Evaluation } from "../train/evaluation.ts";
-import type { RunResult } from "../train/events.ts";
+import { UserError } from "../errors.ts";
+import { openSafetensors } from "../tensor/safetensors.ts";
+import { labelledTokens } from "../train/batch.ts";
+import { loadRunInputs } from "../train/inputs.ts";
 import type { PreparedRun } from "../train/run.ts";
 import { VERSION } from "../version.ts";
 import { number } from "./charts.ts";
-import type { MetricsLine, ReportInput, SampleLine } from "./report.ts";
+import type { MetricsLine, ReportInput, RunNotes, SampleLine } from "./input.ts";
+import { countOverlaps } from "./overlap.ts";
+import { readNotes } from "./report.ts";
+import { duration } from "./tables.ts";
+
+/** What a report is about, beside the lines that the run wrote. */
+interface About {
+  readonly config: Config;
+  /** Null where it cannot be read any more. */
+  readonly data: RunData | null;
+  /** Adapter parameters P; null before there is an adapter. */
+  readonly parameters: number | null;
+  readonly notes: RunNotes | null;
+  /** What the reader should know about the page itself. */
+  readonly remarks: readonly string[];
+}
 
 /**
+ * The report of a run whose last step has been made.
  * @param output Folder with the run's metrics.jsonl and weights.jsonl.
- * @param run The run, how it ended, and the name of its device.
+ * @param run The run and the name of its device.
  */
-export function gatherReport(
-  output: string,
-  { prepared, result, device }: { prepared: PreparedRun; result: RunResult; device: string },
-): ReportInput {
-  const { config, inputs } = prepared;
-  const { samples } = inputs.data.train;
-  // Line by line: a long run's metrics would not fit into one string.
-  const lines = <T>(name: string) => Array.from(readRows(join(output, name)), ({ fields }) => fields as unknown as T);
-  const weights = lines<Omit<SampleLine, "prompt" | "response">>("weights.jsonl"); // in the order of the samples
+export function gatherReport(output: string, { prepared, device }: { prepared: PreparedRun; device: string }): ReportInput {
+  const { config, inputs, engine, plan } = prepared;
+  const notes = { version: VERSION, device, planned_bytes: plan.total_bytes, finished: new Date().toISOString() };
+  return gather(output, { config, data: inputs.data, parameters: engine.parameters, notes, remarks: [] });
+}
+
+/**
+ * The report of a run from what lies in its folder, complete or not. Texts, lengths and overlaps come from the data files that
+ * its configuration names, as long as they can be read; device, planned memory and date from the report that the run wrote.
+ * @throws {UserError} exit code 2, when no run wrote the folder
+ */
+export function gatherFromFolder(folder: string): ReportInput {
+  for (const name of ["config.yaml", "metrics.jsonl"]) {
+    if (textOf(join(folder, name), 1) === null) {
+      throw new UserError(`Cannot make a report of ${folder}: it has no ${name}. Name the output folder of a run`, 2);
+    }
+  }
+  const { config } = loadConfig(join(folder, "config.yaml"));
+  const remarks: string[] = [];
+  let data: RunData | null = null;
+  try {
+    data = loadRunInputs(config).data;
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    remarks.push(`Texts of samples, lengths and overlaps are missing: ${error.message}`);
+  }
+  const parameters = countParameters(join(folder, "adapter/adapter_model.safetensors"));
+  if (parameters === null) remarks.push("The run is not complete: it has no adapter yet.");
+  const page = textOf(join(folder, "report.html"), 1 << 16);
+  return gather(folder, { config, data, parameters, notes: page === null ? null : readNotes(page), remarks });
+}
+
+function gather(output: string, about: About): ReportInput {
+  const { config, data } = about;
+  const metrics = lines<MetricsLine>(join(output, "metrics.jsonl"));
+  const known = new Map(data?.train.samples.map((sample) => [sample.id, sample]));
+  const samples = lines<Omit<SampleLine, "prompt" | "response" | "length">>(join(output, "weights.jsonl"));
+  const lost = data === null ? 0 : samples.filter(({ id }) => !known.has(id)).length;
+  const remarks = [...about.remarks];
+  if (lost > 0) remarks.push(`${data!.train.path} is not what it was: ${lost} samples of the run are not in it.`);
   return {
     title: config.output,
-    facts: facts({ prepared, result, device }),
-    metrics: lines<MetricsLine>("metrics.jsonl"),
-    samples: samples.map(({ id, prompt, response, source }, i) => {
-      const { seen, weight, similarity, loss } = weights[i]!;
-      return { id, prompt, response, source, seen, weight, similarity, loss };
+    facts: facts(about, metrics, remarks),
+    metrics,
+    samples: samples.map((line) => {
+      const sample = known.get(line.id);
+      const { id, source, seen, weight, similarity, loss } = line;
+      const length = sample ? labelledTokens(sample) : null;
+      return {
+        id,
+        prompt: sample?.prompt ?? "",
+        response: sample?.response ?? "",
+        source,
+        length,
+        seen,
+        weight,
+        similarity,
+        loss,
+      };
     }),
+    overlaps: data && countOverlaps(data),
+    notes: about.notes,
     batchSize: config.train.batch_size * config.train.accumulate,
     config: writeConfig(config),
   };
 }
 
-function facts({ prepared, result, device }: { prepared: PreparedRun; result: RunResult; device: string }): [string, string][] {
-  const { config, inputs, engine, plan } = prepared;
+/** The objects of a file; line by line, because a long run's metrics would not fit into one string. None where there is no file. */
+function lines<T>(path: string): T[] {
+  return textOf(path, 1) === null ? [] : Array.from(wholeRows(path), (fields) => fields as T);
+}
+
+/** Rows up to the first that is none: a run that goes on, or was killed, may have half a line at the end. */
+function* wholeRows(path: string): Generator<unknown> {
+  try {
+    for (const { fields } of readRows(path)) yield fields;
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+  }
+}
+
+function facts(
+  { config, data, parameters, notes }: About,
+  metrics: readonly MetricsLine[],
+  remarks: readonly string[],
+): [string, string][] {
   const { adapter, optimizer, train, seed } = config;
   const whole = (value: number) => Math.round(value).toLocaleString("en");
-  const dataset = (name: string, data: Dataset | null): [string, string][] =>
-    data ? [[name, `${whole(data.samples.length)} samples of ${data.path}${losses(data)}`]] : [];
-  const evaluation = (name: string, values: Evaluation | undefined): [string, string][] =>
-    values
-      ? [[name, `loss ${values.loss.toFixed(4)}, ${(100 * values.accuracy).toFixed(1)} % of ${values.samples} answers exact`]]
-      : [];
+  const dataset = (name: string, set: Dataset | null | undefined): [string, string][] =>
+    set ? [[name, `${whole(set.samples.length)} samples of ${set.path}${losses(set)}`]] : [];
+  const evaluation = (name: string): [string, string][] => {
+    const line = metrics.findLast(({ kind }) => kind === `${name.toLowerCase()} evaluation`) as Evaluated | undefined;
+    if (line === undefined || line.loss === null) return [];
+    return [[name, `loss ${line.loss.toFixed(4)}, ${(100 * line.accuracy).toFixed(1)} % of ${line.samples} answers exact`]];
+  };
+  const trained = metrics.findLast(({ kind, loss }) => kind === "train" && loss !== null);
+  const last = metrics.findLast(({ kind }) => kind === "train" || kind === "validation");
   return [
-    ...evaluation("Test", result.test),
-    ...evaluation("Validation", result.validation),
-    ["Last training batch", `loss ${result.loss.toFixed(4)}`],
-    ["Steps", `${whole(result.steps)} in ${duration(result.seconds)}, ${whole(result.tokens_per_second)} tokens/s`],
-    ["Peak memory", `${formatBytes(result.peak_memory_bytes)} (planned ${formatBytes(plan.total_bytes)})`],
+    ...remarks.map((remark): [string, string] => ["Note", remark]),
+    ...evaluation("Test"),
+    ...evaluation("Validation"),
+    ...trained ? [["Last training batch", `loss ${trained.loss!.toFixed(4)}`] as [string, string]] : [],
+    ["Steps", last ? `${whole(last.step)} in ${duration(last.seconds ?? 0)}` : "none"],
     ["Method", method(config)],
     ["Model", config.model],
-    ["Adapter", `rank ${adapter.rank}, alpha ${number(adapter.alpha)}, ${whole(engine.parameters)} parameters`],
+    [
+      "Adapter",
+      `rank ${adapter.rank}, alpha ${number(adapter.alpha)}${parameters === null ? "" : `, ${whole(parameters)} parameters`}`,
+    ],
     ["Learning rate", `${number(optimizer.lr)}, ${optimizer.schedule}`],
     ["Batch", `${train.batch_size}${train.accumulate > 1 ? ` × ${train.accumulate}` : ""} samples, seed ${seed}`],
-    ...dataset("Training data", inputs.data.train),
-    ...dataset("Validation data", inputs.data.validation),
-    ...dataset("Test data", inputs.data.test),
-    ["Device", device],
-    ["Finished", `${new Date().toISOString().slice(0, 16).replace("T", " ")} UTC by metalora ${VERSION}`],
+    ...dataset("Training data", data?.train),
+    ...dataset("Validation data", data?.validation),
+    ...dataset("Test data", data?.test),
+    ...notes
+      ? [
+        ["Device", notes.device],
+        ["Finished", `${notes.finished.slice(0, 16).replace("T", " ")} UTC by metalora ${notes.version}`],
+      ] as [string, string][]
+      : [],
   ];
+}
+
+type Evaluated = MetricsLine & { readonly accuracy: number; readonly samples: number };
+
+/** Numbers in an adapter; null where there is none that can be read. */
+function countParameters(path: string): number | null {
+  try {
+    using file = openSafetensors(path);
+    return [...file.tensors.values()].reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+  } catch {
+    return null;
+  }
+}
+
+/** The first bytes of a file as text; null where it cannot be read. */
+function textOf(path: string, bytes: number): string | null {
+  try {
+    using file = Deno.openSync(path, { read: true });
+    const chunk = new Uint8Array(bytes);
+    return new TextDecoder().decode(chunk.subarray(0, file.readSync(chunk) ?? 0));
+  } catch {
+    return null;
+  }
 }
 
 function method({ reweight }: Config): string {
@@ -81,10 +195,4 @@ function losses({ dropped, truncated }: Dataset): string {
     ...dropped.map(({ reason, count }) => `${count} left out: ${reason}`),
   ];
   return parts.length > 0 ? ` (${parts.join("; ")})` : "";
-}
-
-/** "45 s", "12 min", "3.2 h". */
-function duration(seconds: number): string {
-  if (seconds < 120) return `${seconds.toFixed(seconds < 10 ? 1 : 0)} s`;
-  return seconds < 7200 ? `${(seconds / 60).toFixed(0)} min` : `${(seconds / 3600).toFixed(1)} h`;
 }

@@ -89,6 +89,18 @@ export function metricsLine(event: SteppedEvent): Record<string, unknown> {
     seconds: event.seconds,
     memory_bytes: event.memoryBytes,
     ...(weights.length > 0 ? { effective_sample_size: effectiveSampleSize, max_weight: Math.max(...weights), skipped } : {}),
+    ...sourceWeights(samples),
     ...(fault === null ? {} : { skipped, fault, samples: samples.map(({ id }) => id) }),
   };
+}
+
+/** Samples and sum of weights by source, of a weighted batch whose samples have sources. */
+function sourceWeights(samples: readonly BatchSample[]): { source_weights?: Record<string, [samples: number, weight: number]> } {
+  if (samples.every(({ source, weight }) => source === null || weight === null)) return {};
+  const sums = new Map<string, [number, number]>();
+  for (const { source, weight } of samples) {
+    const [count, sum] = sums.get(source ?? "") ?? [0, 0];
+    sums.set(source ?? "", [count + 1, sum + (weight ?? 0)]);
+  }
+  return { source_weights: Object.fromEntries(sums) };
 }

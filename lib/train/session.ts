@@ -284,7 +284,7 @@ class Session {
       ...results,
     };
     this.files.flushLog("metrics.jsonl");
-    this.files.writeText("report.html", renderReport(gatherReport(output, { prepared, result, device })));
+    this.files.writeText("report.html", renderReport(gatherReport(output, { prepared, device })));
     writing(
       output,
       () => writePeftAdapter(join(output, "adapter"), toPeft(finiteAdapters(engine, step), engine.adapters, config)),

@@ -5,7 +5,7 @@
  *
  * Takes the line of configs/crontab with another schedule and other names, puts it into root's table, starts cron and watches:
  * minute 1 publishes, 2 finds nothing to do, 3 has new data and a training that takes more than a minute, 4 finds it still at
- * work (75), which cron mails; then the machine "loses power" (SIGKILL), and minute 5 goes on and publishes.
+ * work (75), which cron mails; then the machine "loses power" (SIGKILL), the configuration is put right, and minute 5 publishes.
  */
 import { assert, assertEquals } from "@std/assert";
 import { dirname, join } from "node:path";
@@ -86,7 +86,7 @@ try {
   space.write("run.yaml", configured.replace("steps: 4", "steps: 1000000").replace("every: 0", "every: 1000"));
   await logs("attempt 2, from release 0001");
   await logs("holds it. Wait for it");
-  // The power goes; the settings are put right, and the next minute goes on or begins anew, as the inputs are.
+  // The power goes. With the settings put right the inputs are others, so the next minute begins anew.
   const pid = /process (\d+) holds it/.exec(space.read("retrain.log"))![1]!;
   Deno.kill(Number(pid), "SIGKILL");
   say(`killed the training of process ${pid}`);
@@ -102,4 +102,4 @@ try {
 }
 const { stdout } = await command(["retrain", "run.yaml", "--threads=1", "--device=cpu"], space.path).output();
 say(`by hand: ${new TextDecoder().decode(stdout).trimEnd()}`);
-say("cron published, had nothing to do, met a run at work, and went on behind a kill");
+say("cron published, had nothing to do, met a run at work, and published behind a kill");

@@ -1,0 +1,69 @@
+import { join } from "node:path";
+import { loadConfig } from "../config/load.ts";
+import { UserError } from "../errors.ts";
+import { gatherFromFolder } from "../report/gather.ts";
+import { renderReport } from "../report/report.ts";
+import { writeAll, writeFileAtomic } from "../tensor/atomic.ts";
+import { type Command, jsonOption, setOption } from "./command.ts";
+import { printJson, printLine, printNote } from "./output.ts";
+
+/** `metalora report`: report.html anew. */
+export const command: Command = {
+  name: "report",
+  summary: "Make the page of a run again from its folder",
+  usage: "FOLDER|CONFIG [--output FILE] [--json]",
+  details: [
+    "Draws report.html from what a run wrote: metrics.jsonl, weights.jsonl, config.yaml. Works while the run goes on, and for one that " +
+    "was stopped. Texts of samples come from the data files, as long as they are where the run read them.",
+    "With a configuration: of its output folder; for one of metalora retrain, of the current release.",
+  ],
+  options: [
+    { name: "output", value: "FILE", description: "Write the page there (default: report.html in the folder)" },
+    setOption,
+    jsonOption,
+  ],
+  positional: [1, 1],
+  files: [["<folder>/report.html", "the page; it needs neither network nor script"]],
+  examples: [
+    ["report runs/math", "The page of a run"],
+    ["report run.yaml --output /tmp/now.html", "How the run of a configuration is doing"],
+  ],
+  run(args) {
+    const [name] = args.positional as [string];
+    const sets = [...args.values("set")];
+    const folder = isFolder(name) ? name : outputOf(loadConfig(name, sets).config.output);
+    if (isFolder(name) && sets.length > 0) {
+      throw new UserError("Cannot make a report: --set goes with a configuration, not with a folder. Leave it out", 2);
+    }
+    const input = gatherFromFolder(folder);
+    const path = args.value("output") ?? join(folder, "report.html");
+    writeFileAtomic(path, (file) => writeAll(file, new TextEncoder().encode(renderReport(input))));
+    const notes = input.facts.flatMap(([key, value]) => key === "Note" ? [value] : []);
+    for (const note of notes) printNote(note);
+    if (args.flag("json")) printJson({ report: path, samples: input.samples.length, lines: input.metrics.length, notes });
+    else printLine(`wrote ${path}`);
+    return 0;
+  },
+};
+
+/** The folder with the run's files: a retraining has them in its current release. */
+function outputOf(output: string): string {
+  const release = join(output, "current");
+  return !isFile(join(output, "metrics.jsonl")) && isFolder(release) ? release : output;
+}
+
+function isFolder(path: string): boolean {
+  try {
+    return Deno.statSync(path).isDirectory;
+  } catch {
+    return false;
+  }
+}
+
+function isFile(path: string): boolean {
+  try {
+    return Deno.statSync(path).isFile;
+  } catch {
+    return false;
+  }
+}
