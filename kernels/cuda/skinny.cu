@@ -304,11 +304,12 @@ Plan plan_of(const Launch& on, int64_t M, int64_t N, int64_t K) {
 
 }  // namespace
 
-// Whether skinny_product takes these arguments: chip, sizes, and the 16-byte grid (8-byte for c) that copies need. Short sums are left to
-// cuBLAS: (4096, 96, 1536) takes it 6.2 microseconds and the kernel here 7.6, while (1600, 96, 4096) takes 9.0 and 8.0.
+// Whether skinny_product takes these arguments: chip, sizes, and the 16-byte grid (8-byte for c) that copies need. Sums that are short, or
+// shorter than M, are left to cuBLAS, which is weak only where few rows make it split K. Microseconds there and here: (1600, 96, 4096) 9.0
+// and 8.0, (1600, 32, 11008) 14.4 and 12.5, (8192, 64, 22016) 99 and 90; but (8192, 96, 4096) 20.2 and 20.9, (4096, 96, 1536) 6.2 and 7.6.
 bool skinny_fits(const Launch& on, int64_t M, int64_t N, int64_t K, const bf16* a, int64_t lda, const bf16* b, int64_t ldb, bool rows_are_k,
                  const bf16* c, int64_t ldc) {
-  if (on.arch != 90 || M < 1 || N < 8 || N > 256 || N % 8 != 0 || K < SHORTEST || K % 8 != 0) return false;
+  if (on.arch != 90 || M < 1 || N < 8 || N > 256 || N % 8 != 0 || K < SHORTEST || K < M || K % 8 != 0) return false;
   if (M > INT32_MAX / 2 || K > INT32_MAX / 2 || ceil_div(M, 64) * MOST_SPLIT > INT32_MAX || !tensor_map_encoder()) return false;
   if (lda < K || ldb < (rows_are_k ? N : K) || ldc < N) return false;
   return aligned16(a, lda) && aligned16(b, ldb) && (uintptr_t)c % 8 == 0 && ldc % 4 == 0;

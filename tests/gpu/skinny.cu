@@ -61,7 +61,7 @@ static void check_shape(const Launch& on, const Shape& s, bool all_plans) {
         c, [&](int64_t i, int64_t j) { return want.at(i, j); },
         [&](int64_t i, int64_t j) { return fabs(want.at(i, j)) * ROUNDING + sizes.at(i, j) / (1 << 20); }, what);
   };
-  expect(skinny_fits(on, s.M, s.N, s.K, a.device, a.ld, b.device, b.ld, s.rows_are_k, c.device, c.ld) == (s.K >= SHORTEST),
+  expect(skinny_fits(on, s.M, s.N, s.K, a.device, a.ld, b.device, b.ld, s.rows_are_k, c.device, c.ld) == (s.K >= SHORTEST && s.K >= s.M),
          name_of(s) + ": the wrong answer to whether it fits");
   check(name_of(s), [&] { return skinny_product(on, s.M, s.N, s.K, a.device, a.ld, b.device, b.ld, s.rows_are_k, c.device, c.ld); });
   if (!all_plans) return;
