@@ -72,11 +72,13 @@ export const command: Command = {
     if (release !== undefined) throw new UserError("Cannot use --release without --rollback", 2);
 
     const listen = args.value("status") ?? config.status.listen;
+    const device = deviceOf(args);
     const events = new RunEvents();
     const progress = new Progress(config.train.log_every);
+    if (device.note) events.subscribe((event) => event.type === "started" && printNote(device.note!));
     events.subscribe(terminal(progress));
     await using status = listen === null ? null : await serve(config, listen, events);
-    const options = { device: deviceOf(args), force: args.flag("force"), texts: listen !== null && config.status.samples };
+    const options = { device, force: args.flag("force"), texts: listen !== null && config.status.samples };
     const retraining = new Retraining(config, { ...options, events, note: printNote });
     using _signals = onSignal(() => {
       progress.end();

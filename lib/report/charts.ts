@@ -80,14 +80,23 @@ export function thin(points: readonly Point[], most = 400): Point[] {
   });
 }
 
-/** Moving average over a window centred on each point, narrower at both ends. */
+/**
+ * Moving average over a window centred on each point. At both ends, where half of the window is missing, the value of the straight
+ * line through what is left: one odd value at the end does not draw a peak, and a straight line stays straight.
+ */
 export function smooth(points: readonly Point[], window: number): Point[] {
   const half = Math.floor(window / 2);
-  const sums = [0];
-  for (const [, y] of points) sums.push(sums.at(-1)! + y);
-  return points.map(([x], i) => {
-    const reach = Math.min(half, i, points.length - 1 - i);
-    return [x, (sums[i + reach + 1]! - sums[i - reach]!) / (2 * reach + 1)];
+  const sums = [0], moments = [0]; // Σ y and Σ i·y of the first points
+  points.forEach(([, y], i) => {
+    sums.push(sums[i]! + y);
+    moments.push(moments[i]! + i * y);
+  });
+  return points.map(([x, y], i) => {
+    const from = Math.max(0, i - half), to = Math.min(points.length, i + half + 1), n = to - from;
+    if (n === 1) return [x, y];
+    const sum = sums[to]! - sums[from]!, middle = (from + to - 1) / 2;
+    const slope = (moments[to]! - moments[from]! - middle * sum) / (n * (n * n - 1) / 12);
+    return [x, sum / n + slope * (i - middle)];
   });
 }
 
@@ -138,10 +147,9 @@ function grid(x: Scale, y: Scale): Html {
 
 function frame({ label, x, y }: Axes, parts: readonly Html[]): Html {
   const xAt = markup`x="${(LEFT + WIDTH - RIGHT) / 2}" y="${HEIGHT - 4}"`;
-  const yAt = markup`transform="translate(13 ${(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)"`;
-  return markup`<div class="chart"><svg viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label="${label}"><title>${label}</title>
-${parts}<text class="name" ${xAt} text-anchor="middle">${x}</text>
-<text class="name" ${yAt} text-anchor="middle">${y}</text></svg></div>`;
+  return markup`<div class="chart"><p class="unit">${y}</p>
+<svg viewBox="0 0 ${WIDTH} ${HEIGHT}" role="img" aria-label="${label}"><title>${label}</title>
+${parts}<text class="name" ${xAt} text-anchor="middle">${x}</text></svg></div>`;
 }
 
 const path = (points: readonly Point[]): string => "M" + points.map(([x, y]) => `${px2(x)} ${px2(y)}`).join("L");

@@ -15,10 +15,11 @@ p { margin: .25rem 0 .75rem; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .75rem 1.25rem; margin: 0; padding: 1rem; background: var(--card); border-radius: .5rem; }
 .facts dt { font-size: .8rem; }
 .facts dd { margin: 0; overflow-wrap: anywhere; font-variant-numeric: tabular-nums; }
-.chart, .wide { overflow-x: auto; }
-.wide table { min-width: 34rem; }
+.chart { margin: .5rem 0 1rem; }
+.unit { margin: 0 0 .15rem; color: var(--soft); font-size: .85rem; }
+.wide { overflow-x: auto; }
 tbody th { width: 14rem; font-weight: normal; font-size: inherit; }
-svg { display: block; width: 100%; min-width: 34rem; height: auto; }
+svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--soft); }
 .grid { stroke: var(--rule); fill: none; }
 .axis { stroke: var(--soft); fill: none; }
@@ -36,12 +37,20 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: left; padding: .3rem .75rem .3rem 0; border-bottom: 1px solid var(--rule); overflow-wrap: anywhere; }
 th { color: var(--soft); font-weight: normal; font-size: .85rem; }
 .n { text-align: right; white-space: nowrap; }
-.share { width: 35%; } .share div { height: .7rem; min-width: 1px; background: var(--a); border-radius: 2px; }
+thead .n { white-space: normal; overflow-wrap: normal; } td:first-child { min-width: 6rem; }
+.share { width: 28%; } .share div { height: .7rem; min-width: 1px; background: var(--a); border-radius: 2px; }
 article { margin: .75rem 0; padding: .75rem 1rem; background: var(--card); border-radius: .5rem; }
 pre { margin: 0; font: .85rem/1.45 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 mark { background: var(--mark); color: inherit; border-radius: 2px; }
 details { margin-top: 2.5rem; }
 summary { cursor: pointer; font-weight: 600; }
 details pre { margin-top: .75rem; padding: 1rem; background: var(--card); border-radius: .5rem; }
+@media (max-width: 40rem) {
+  svg text { font-size: 22px; }
+  .line { stroke-width: 4; } .line.faint { stroke-width: 2; } .dot { r: 8px; }
+  .share { display: none; }
+  th, td { padding-right: .5rem; font-size: .85rem; }
+  tbody th { width: 9rem; }
+}
 @media print { details { display: none; } article, section { break-inside: avoid; } }
 `;

@@ -52,7 +52,7 @@ function sourceSection(samples: readonly Weighed[], batchSize: number): Html {
   const rest = rows.length - shown.length;
   return markup`<section><h2>Sources</h2>
 <p>Share of seen: how much of the training data that passed came from there. Share of weight: how much of the learning did.</p>
-<div class="wide"><table><thead><tr><th>source</th><th class="n">samples</th><th class="n">mean weight / even share</th><th class="n">share of seen</th><th class="n">share of weight</th><th></th></tr></thead><tbody>${
+<div class="wide"><table><thead><tr><th>source</th><th class="n">samples</th><th class="n">mean weight / even share</th><th class="n">share of seen</th><th class="n">share of weight</th><th class="share"></th></tr></thead><tbody>${
     shown.map((row) =>
       markup`<tr><td>${row.name}</td><td class="n">${row.count.toLocaleString("en")}</td><td class="n">${
         row.mean.toFixed(2)
@@ -92,7 +92,7 @@ function lengthSection(samples: readonly Weighed[], batchSize: number): Html {
   const most = Math.max(1e-12, ...rows.map(({ mean }) => mean));
   return markup`<section><h2>Weight and length</h2>
 <p>${verdict}</p>
-<div class="wide"><table><thead><tr><th>tokens of the answer</th><th class="n">samples</th><th class="n">mean weight / even share</th><th></th></tr></thead><tbody>${
+<div class="wide"><table><thead><tr><th>tokens of the answer</th><th class="n">samples</th><th class="n">mean weight / even share</th><th class="share"></th></tr></thead><tbody>${
     rows.map(({ from, to, count, mean }) =>
       markup`<tr><td>${from === to ? number(from) : `${number(from)} to ${number(to)}`}</td><td class="n">${
         count.toLocaleString("en")
