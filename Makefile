@@ -1,5 +1,5 @@
 # Every target works as the first command in a fresh clone: what is missing (Deno, npm packages, the native library) is
-# fetched or built on the way. Needed on the machine: g++, node and npm. Nothing here needs CUDA.
+# fetched or built on the way. Needed on the machine: g++, node and npm. With nvcc 13 there is a CUDA library, too.
 #
 #   make          build everything            make demo    META-LORA beside plain LoRA, in minutes
 #   make test     all tests                   make check   the gate: format, lint, types, docs, tests
@@ -65,10 +65,10 @@ $(PACKAGES): deno.json deno.lock | $(DENO)
 demo: all
 	$(DENO) task --quiet metalora demo $(ARGS)
 
-dist: all
+dist: all $(CUDA_WHERE_NVCC)
 	@$(DENO) run --quiet $(addprefix --allow-,read write env run) bootstrap/dist.ts $(ARGS)
 
-test: all
+test: all $(CUDA_WHERE_NVCC)
 	@$(DENO) run --quiet $(ALLOW) --allow-run tests/run.ts $(ARGS)
 
 check: all

@@ -89,8 +89,22 @@ CUDA_FLAGS := -std=c++17 -O3 -Werror all-warnings \
   -Xcompiler -fPIC,-fvisibility=hidden,-fno-exceptions,-Wall,-Wextra,-Wno-missing-field-initializers,-Werror
 CUDA_LINK := -shared -cudart static -Xcompiler -static-libstdc++,-static-libgcc -Xlinker -z,defs,--as-needed,--version-script=ffi/shim/exports.map
 
-.PHONY: cuda
+.PHONY: cuda gpu-harness
 cuda: $(CUDA_LIB)
+
+# The library wherever it can be built.
+CUDA_WHERE_NVCC := $(if $(shell command -v $(NVCC)),cuda)
+
+# Stand-alone checks and timings of the kernels, for a machine with a GPU: tests/gpu/run.sh.
+gpu-harness: build/gpu-attention build/gpu-kernels build/gpu-skinny
+GPU_REST := $(addprefix build/obj/cuda/,adam.o convert.o cross_entropy.o embedding.o lora.o rmsnorm.o rope.o segment.o swiglu.o vector.o)
+build/gpu-attention: tests/gpu/attention.cu build/obj/cuda/attention.o build/obj/cuda/attention_hopper.o
+build/gpu-kernels: tests/gpu/kernels.cu $(GPU_REST)
+build/gpu-skinny: tests/gpu/skinny.cu build/obj/cuda_shim/cuda_library.o
+build/gpu-attention build/gpu-kernels build/gpu-skinny: $(wildcard tests/gpu/*.cuh tests/gpu/*.h)
+	@echo "nvcc  $@"
+	$(Q)$(NVCC) -std=c++17 -O2 -Ikernels/cuda -Xcompiler -ffp-contract=off,-fopenmp-simd,-mavx2,-mfma,-pthread $(CUDA_CODE) -cudart static \
+	  -o $@ $(filter %.cu %.o,$^) -ldl
 
 $(CUDA_LIB): $(CUDA_OBJECTS) ffi/shim/exports.map
 	@echo "link  $@"
@@ -102,10 +116,16 @@ build/obj/cuda_shim/%.o: ffi/shim/%.cpp kernels/kernels.mk | nvcc
 	@echo "nvcc  $@"
 	$(Q)$(NVCC) $(CUDA_FLAGS) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
 
-build/obj/cuda/%.o: kernels/cuda/%.cu kernels/kernels.mk | nvcc
+build/obj/cuda/%.o: kernels/cuda/%.cu kernels/kernels.mk build/obj/cuda/code | nvcc
 	@mkdir -p $(@D)
 	@echo "nvcc  $@"
 	$(Q)$(NVCC) $(CUDA_FLAGS) $(CUDA_CODE) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+
+# Other chips, other objects: this file changes with CUDA_ARCHS and CUDA_PTX.
+.PHONY: force
+build/obj/cuda/code: force
+	@mkdir -p $(@D)
+	@echo '$(CUDA_CODE)' | cmp -s - $@ || echo '$(CUDA_CODE)' > $@
 
 .PHONY: nvcc
 nvcc:

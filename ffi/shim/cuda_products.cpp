@@ -217,6 +217,12 @@ const Plan* plan_of(ml_ctx& ctx, const Product& p) {
 
 void product(Call& call, ml_ctx& ctx, const Product& p) {
   if (call.failed() || !enter(call, ctx)) return;
+  // A narrow result, as LoRA's are, where our own kernel is the faster one.
+  const cuda::bf16 *a = (const cuda::bf16*)p.a, *b = (const cuda::bf16*)p.b;
+  cuda::bf16* c = (cuda::bf16*)p.c;
+  if (!p.trans_a && p.alpha == 1 && p.beta == 0 && p.c_dtype == ML_BF16 &&
+      cuda::skinny_fits(ctx.on, p.M, p.N, p.K, a, p.lda, b, p.ldb, !p.trans_b, c, p.ldc))
+    return launched(call, ctx, cuda::skinny_product(ctx.on, p.M, p.N, p.K, a, p.lda, b, p.ldb, !p.trans_b, c, p.ldc));
   const bool large = p.beta == 0 && p.M * p.N * p.K >= LEAST_WORK;
   const Plan* plan = large && ctx.cublas->lt.matmul ? plan_of(ctx, p) : nullptr;
   const int status = plan ? run(ctx, p, *plan, plan->algorithm) : run_own(ctx, p);

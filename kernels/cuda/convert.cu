@@ -1,4 +1,4 @@
-// convert.cu: element types, and the adapter's columns in the weights that the GEMMs read.
+// convert.cu: element types.
 #include <cuda_fp16.h>
 
 #include <type_traits>
@@ -70,35 +70,6 @@ cudaError_t convert_2d(const Launch& on, int64_t rows, int64_t cols, const void*
     default:
       return cudaErrorInvalidValue;
   }
-}
-
-// Row i of B [d_out, r] goes to row first + i of W.
-template <int W>
-static __global__ void __launch_bounds__(THREADS) adapter_columns(int64_t d_out, int64_t column, int64_t r, int64_t Q, float scale,
-                                                                  const float* B, bf16* to, int64_t ldw) {
-  const int64_t index = (int64_t)blockIdx.x * THREADS + threadIdx.x, pieces = Q / W;
-  const int64_t i = index / pieces, j = index % pieces * W;
-  if (i >= d_out) return;
-  float x[W] = {};
-  if (j >= column && j < column + r) {
-    load<W>(B + i * r + j - column, x);
-#pragma unroll
-    for (int k = 0; k < W; k++) x[k] *= scale;
-  }
-  store<W>(to + i * ldw + j, x);
-}
-
-cudaError_t lora_columns(const Launch& on, int64_t first, int64_t d_out, int64_t d_in, int64_t column, int64_t r, int64_t Q, float scale,
-                         const float* B, bf16* W, int64_t ldw) {
-  if (d_out == 0 || Q == 0) return cudaSuccess;
-  bf16* to = W + first * ldw + d_in;
-  const bool wide = column % 8 == 0 && r % 8 == 0 && Q % 8 == 0 && aligned16(B) && aligned16(to, ldw);
-  const unsigned grid = (unsigned)ceil_div(d_out * (wide ? Q / 8 : Q), THREADS);
-  if (wide)
-    adapter_columns<8><<<grid, THREADS, 0, on.stream>>>(d_out, column, r, Q, scale, B, to, ldw);
-  else
-    adapter_columns<1><<<grid, THREADS, 0, on.stream>>>(d_out, column, r, Q, scale, B, to, ldw);
-  return cudaGetLastError();
 }
 
 }  // namespace cuda

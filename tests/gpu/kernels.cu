@@ -1,7 +1,6 @@
 // kernels.cu: checks the CUDA kernels other than attention and the products against references in double, then times them.
 //
-//   nvcc -O2 -std=c++17 -Xcompiler -ffp-contract=off -gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a
-//     -o build/gpu-kernels tests/gpu/kernels.cu kernels/cuda/{embedding,rmsnorm,rope,swiglu,cross_entropy,segment,vector,adam,convert}.cu
+//   make gpu-harness
 //   build/gpu-kernels [check | time [part of a name]]
 #include "kernels_check.cuh"
 #include "kernels_reduce_check.cuh"

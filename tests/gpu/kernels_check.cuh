@@ -107,7 +107,7 @@ static void check_rmsnorm(const Launch& on, const Size& size, bool with_delta) {
     expect(memcmp((void*)again.host.data(), (void*)y.host.data(), y.count * 2) == 0, name + " again");
   }
   run_repeatedly(dx, [&] { dx.host = old.host, dx.put(); },
-                 [&] { return ops::rmsnorm_backward(on, T, d, sum.device, weight.device, rstd.device, dy.device, dy.ld, dx.device); },
+                 [&] { return ops::rmsnorm_backward(on, T, d, sum.device, weight.device, rstd.device, dy.device, dy.ld, dx.device, dx.ld); },
                  size.name("rmsnorm_backward"));
   for (int64_t t = 0; t < T; t++) {
     mean[t] = 0;
@@ -156,7 +156,7 @@ static void check_swiglu(const Launch& on, const Size& size) {
   gate_up.random(random, 8), dy.random(random).put();
   assign(gate_up.at(0, 0), -200.0f), assign(gate_up.at(T - 1, f - 1), 200.0f);  // where e^-x is infinite, and 0
   gate_up.put();
-  run_repeatedly(y, [&] { y.poison(), y.put(); }, [&] { return ops::swiglu_forward(on, T, f, gate_up.device, y.device, y.ld); },
+  run_repeatedly(y, [&] { y.poison(), y.put(); }, [&] { return ops::swiglu_forward(on, T, f, gate_up.device, gate_up.ld, y.device, y.ld); },
                  size.name("swiglu_forward"));
   const auto sigmoid = [](double g) { return 1 / (1 + exp(-g)); };
   const auto value = [&](int64_t t, int64_t j) { return gate_up.value(t, j) * sigmoid(gate_up.value(t, j)) * gate_up.value(t, f + j); };
@@ -167,12 +167,12 @@ static void check_swiglu(const Launch& on, const Size& size) {
     return column < f ? o * u * s * (1 + g * (1 - s)) : o * g * s;
   };
   run_repeatedly(grad, [&] { grad.poison(), grad.put(); },
-                 [&] { return ops::swiglu_backward(on, T, f, gate_up.device, dy.device, dy.ld, grad.device); },
+                 [&] { return ops::swiglu_backward(on, T, f, gate_up.device, gate_up.ld, dy.device, dy.ld, grad.device); },
                  size.name("swiglu_backward"));
   expect_close(grad, gradient, [&](int64_t t, int64_t j) { return ROUNDING * fabs(gradient(t, j)) + 1e-5; },
                size.name("swiglu_backward values"));
   run_repeatedly(in_place, [&] { in_place.host = gate_up.host, in_place.put(); },
-                 [&] { return ops::swiglu_backward(on, T, f, in_place.device, dy.device, dy.ld, in_place.device); },
+                 [&] { return ops::swiglu_backward(on, T, f, in_place.device, in_place.ld, dy.device, dy.ld, in_place.device); },
                  size.name("swiglu_backward in place"));
   expect(memcmp((void*)in_place.host.data(), (void*)grad.host.data(), grad.count * 2) == 0,
          size.name("swiglu_backward in place: other bits"));
@@ -261,33 +261,36 @@ static void check_convert(const Launch& on, const Size& size) {
   check_convert_as<__half, bf16>(on, size, ML_F16, ML_BF16);
 }
 
-// Two adapters (r and r2 columns) on d_out rows each of W [2 d_out, d_in + r + r2].
-static void check_lora_columns(const Launch& on, int64_t d_out, int64_t d_in, int64_t r, int64_t r2, int64_t pad) {
+// Two adapters (ranks r and r2) on d_out rows each of W [2 d_out, d_in + r + r2]; A goes below W, with W's own pitch.
+static void check_lora_refresh(const Launch& on, int64_t d_out, int64_t d_in, int64_t r, int64_t r2, int64_t pad) {
   Random random(7);
-  const int64_t Q = r + r2;
-  Matrix<bf16> W(2 * d_out, d_in + Q, d_in + Q + pad);
-  Matrix<float> B(d_out, r), B2(d_out, r2);
-  B.random(random).put(), B2.random(random).put();
-  const Size size = {2 * d_out, d_in, r, r2};
+  const int64_t Q = r + r2, N = 2 * d_out;
+  Matrix<bf16> W(N + Q, d_in + Q, d_in + Q + pad);
+  Matrix<float> theta(1, Q * d_in + d_out * Q);
+  theta.random(random).put();
+  const Size size = {N, d_in, r, r2};
+  const metalora::Group groups[2] = {{(int32_t)d_out, (int32_t)r}, {(int32_t)d_out, (int32_t)r2}};
+  const float scales[2] = {0.5f, 3.0f};
   run_repeatedly(W, [&] { W.poison(), W.put(); },
-                 [&] {
-                   const cudaError_t error = ops::lora_columns(on, 0, d_out, d_in, 0, r, Q, 0.5f, B.device, W.device, W.ld);
-                   return error ? error : ops::lora_columns(on, d_out, d_out, d_in, r, r2, Q, 3.0f, B2.device, W.device, W.ld);
-                 },
-                 size.name("lora_columns"));
+                 [&] { return ops::lora_refresh(on, d_in, 2, groups, scales, theta.device, W.device, W.ld, W.device + N * W.ld, W.ld); },
+                 size.name("lora_refresh"));
   bool same = true;
-  for (int64_t n = 0; n < 2 * d_out; n++)
+  const int64_t B = Q * d_in, B2 = B + d_out * r;
+  for (int64_t n = 0; n < N + Q; n++)
     for (int64_t c = 0; c < d_in + Q; c++) {
       const int64_t j = c - d_in;
       const bool first = n < d_out;
-      if (j < 0)
+      if (n >= N)
+        same = same && (j < 0 ? same_bits(W.at(n, c), __float2bfloat16_rn(theta.at(0, (n - N) * d_in + c))) : isnan(W.value(n, c)));
+      else if (j < 0)
         same = same && isnan(W.value(n, c));  // the frozen weight is left alone
       else if (first ? j < r : j >= r)
-        same = same && same_bits(W.at(n, c), __float2bfloat16_rn(first ? 0.5f * B.at(n, j) : 3.0f * B2.at(n - d_out, j - r)));
+        same = same && same_bits(W.at(n, c), __float2bfloat16_rn(first ? 0.5f * theta.at(0, B + n * r + j)
+                                                                      : 3.0f * theta.at(0, B2 + (n - d_out) * r2 + j - r)));
       else
         same = same && same_bits(W.at(n, c), bf16(0.0f));
     }
-  expect(same, size.name("lora_columns values"));
+  expect(same, size.name("lora_refresh values"));
 }
 
 static void check_rows(const Launch& on) {
@@ -306,7 +309,7 @@ static void check_rows(const Launch& on) {
   for (const auto& h : heads) check_rope(on, 23, h[0], h[1], h[2], h[3]);
   for (int64_t P : {1, 7, 1024, 100000, 99999})
     for (int64_t shift : {0, 1}) check_adam(on, P, shift);
-  check_lora_columns(on, 48, 64, 16, 8, 0);
-  check_lora_columns(on, 48, 64, 32, 32, 3);
-  check_lora_columns(on, 33, 21, 5, 3, 1);
+  check_lora_refresh(on, 48, 64, 16, 8, 0);
+  check_lora_refresh(on, 48, 64, 32, 32, 3);
+  check_lora_refresh(on, 33, 21, 5, 3, 1);
 }

@@ -123,7 +123,7 @@ inline void time_rows(Clock& clock, int64_t T) {
     measure(clock, name, (double)T * width * 8, [&]() -> std::function<cudaError_t()> {
       bf16 *x = take<bf16>(clock, T * width), *dx = take<bf16>(clock, T * width), *dy = take<bf16>(clock, T * (width + pad));
       float *w = take<float>(clock, width), *rstd = take<float>(clock, T);
-      return [=, &on] { return ops::rmsnorm_backward(on, T, width, x, w, rstd, dy, width + pad, dx); };
+      return [=, &on] { return ops::rmsnorm_backward(on, T, width, x, w, rstd, dy, width + pad, dx, width); };
     });
   }
   measure(clock, title("rope 40 heads of 128"), (double)T * H * D * 4, [&]() -> std::function<cudaError_t()> {
@@ -134,11 +134,11 @@ inline void time_rows(Clock& clock, int64_t T) {
   });
   measure(clock, title("swiglu_forward f=11008"), (double)T * f * 6, [&]() -> std::function<cudaError_t()> {
     bf16 *x = take<bf16>(clock, T * 2 * f), *y = take<bf16>(clock, T * (f + 32));
-    return [=, &on] { return ops::swiglu_forward(on, T, f, x, y, f + 32); };
+    return [=, &on] { return ops::swiglu_forward(on, T, f, x, 2 * f, y, f + 32); };
   });
   measure(clock, title("swiglu_backward in place f=11008"), (double)T * f * 10, [&]() -> std::function<cudaError_t()> {
     bf16 *x = take<bf16>(clock, T * 2 * f), *y = take<bf16>(clock, T * (f + 32));
-    return [=, &on] { return ops::swiglu_backward(on, T, f, x, y, f + 32, x); };
+    return [=, &on] { return ops::swiglu_backward(on, T, f, x, 2 * f, y, f + 32, x); };
   });
 }
 
@@ -240,10 +240,14 @@ static void time_kernels(const metalora::cuda::Launch& on, const char* only) {
     bf16* dst = take<bf16>(clock, 4096 * 4192);
     return [=, &on] { return ops::convert_2d(on, 4096, 4096, src, 0, 4096, dst, 1, 4192); };
   });
-  measure(clock, "lora_columns 22016 x 32 of 64", 22016.0 * (32 * 4 + 64 * 2), [&]() -> std::function<cudaError_t()> {
-    float* B = take<float>(clock, 22016 * 32);
-    bf16* W = take<bf16>(clock, 22016 * 4160);
-    return [=, &on] { return ops::lora_columns(on, 0, 22016, 4096, 32, 32, 64, 2.0f, B, W, 4160); };
+  measure(clock, "lora_refresh 4096 to 2 x 11008, rank 32", 22016.0 * (32 * 4 + 64 * 2) + 64 * 4096 * 6.0, [&]() -> std::function<cudaError_t()> {
+    float* theta = take<float>(clock, 64 * 4096 + 22016 * 32);
+    bf16* W = take<bf16>(clock, 22080 * 4160);
+    return [=, &on] {
+      const metalora::Group groups[2] = {{11008, 32}, {11008, 32}};
+      const float scales[2] = {2.0f, 2.0f};
+      return ops::lora_refresh(on, 4096, 2, groups, scales, theta, W, 4160, W + 22016 * 4160, 4160);
+    };
   });
   CUDA_OK(cudaFree(clock.base));
 }
