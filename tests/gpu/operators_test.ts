@@ -1,0 +1,339 @@
+/**
+ * Operators that work row by row, the head, segments and flat vectors on the GPU: beside the CPU library, beside PyTorch's numbers
+ * (tests/fixtures), twice with the same bits. linear_test.ts, attention_test.ts and device_test.ts have the rest of metalora.h.
+ */
+import { assert, assertEquals } from "@std/assert";
+import * as ops from "../../ffi/operators.ts";
+import { adamOnHost } from "../../lib/optim/adam.ts";
+import { fixtureCases, normals } from "../native/harness.ts";
+import { asBf16, compare, gpuTest, standIn, Subject } from "./subject.ts";
+
+/** bf16 results: 2^-9 for the result and as much for intermediate values. */
+const ROUNDED = 1e-2;
+/** Fixtures were computed from numbers of 11 bits, bf16 has 8. */
+const FROM_ROUNDED = 2e-2;
+/** f32 results of f32 numbers. */
+const F32 = 1e-5;
+/** Sums in f32 of products of bf16 numbers; tensor cores cut the bits behind an addition off. */
+const PRODUCTS = 5e-5;
+
+gpuTest("embeddingForward() copies the rows of a table", () => {
+  const random = (T: number, d: number, V: number) => ({
+    name: `[${V},${d}]`,
+    ...{ T, d, V, table: normals(V * d, 1), ids: Int32Array.from({ length: T }, (_, t) => t * 7919 % V), out: undefined },
+  });
+  const fixtures = fixtureCases("embedding").map((each) => ({
+    name: each.name,
+    ...{ T: each.number("T"), d: each.number("d"), V: each.number("V") },
+    ...{ table: each.f32("table"), ids: each.i32("ids"), out: asBf16(each.f32("out")) },
+  }));
+  for (
+    const { name, T, d, V, table, ids, out } of [...fixtures, random(300, 64, 1000), random(9, 2048, 50), random(70, 33, 11)]
+  ) {
+    for (const pad of [0, 3, 8]) {
+      const work = (on: Subject) => {
+        const rows = on.room(T, d, d + pad);
+        ops.embeddingForward(on.dev, T, { table: on.weight(table, V, d), ids: on.ints(ids), out: rows });
+        return { out: on.read(rows) };
+      };
+      compare(`embedding ${name}`, work, { out: 0 }, out ? { fixture: { expected: { out }, tolerance: 0 } } : {});
+    }
+  }
+});
+
+gpuTest("gatherRows() picks rows, scatterRows() puts them back among zeros", () => {
+  for (const [T, d, pads] of [[9, 21, [3, 2, 5]], [300, 64, [8, 0, 16]], [40, 1032, [0, 8, 0]]] as const) {
+    const picked = [7, 0, 8, 3, T - 1].filter((row, i, all) => all.indexOf(row) === i), R = picked.length;
+    const x = normals(T * d, 1), y = normals(R * d, 2);
+    const work = (on: Subject) => {
+      const rows = on.ints(picked), few = on.room(R, d, d + pads[1]), all = on.room(T, d, d + pads[2]);
+      ops.gatherRows(on.dev, R, { x: on.act(x, T, d, d + pads[0]), rows, out: few });
+      ops.scatterRows(on.dev, R, T, { x: on.act(y, R, d, d + pads[1]), rows, out: all });
+      return { few: on.read(few), all: on.read(all) };
+    };
+    compare(`gather and scatter [${T},${d}]`, work, { few: 0, all: 0 });
+  }
+});
+
+// The CPU library reads the rows on the host and refuses them; a GPU cannot, so that rows behind a batch are -1 in a graph.
+gpuTest("gatherRows() gives zeros for a row of -1, scatterRows() leaves it out", () => {
+  if (standIn) return;
+  using on = Subject.underTest();
+  for (const [d, pad] of [[64, 8], [21, 2]] as const) {
+    const x = asBf16(normals(9 * d, 3)),
+      rows = on.ints([4, -1, 0, -1, 8]),
+      few = on.room(5, d, d + pad),
+      all = on.room(9, d, d + pad);
+    ops.gatherRows(on.dev, 5, { x: on.act(x, 9, d, d + pad), rows, out: few });
+    const row = (t: number) => [...x.subarray(t * d, (t + 1) * d)], zeros = new Array<number>(d).fill(0);
+    assertEquals([...on.read(few)], [...row(4), ...zeros, ...row(0), ...zeros, ...row(8)]);
+    ops.scatterRows(on.dev, 5, 9, { x: on.act(x.subarray(0, 5 * d), 5, d, d + pad), rows, out: all });
+    const placed = Array.from({ length: 9 }, (_, t) => t === 4 ? row(0) : t === 0 ? row(2) : t === 8 ? row(4) : zeros);
+    assertEquals([...on.read(all)], placed.flat());
+  }
+  on.requirePaddings();
+});
+
+gpuTest("rmsnormForward() adds the residual and normalises, rmsnormBackward() adds to the gradient", () => {
+  const random = (T: number, d: number, delta: boolean) => ({
+    ...{ name: `[${T},${d}]`, T, d, eps: 1e-5, x: normals(T * d, 1), delta: delta ? normals(T * d, 2) : null },
+    ...{ weight: normals(d, 3), dy: normals(T * d, 4), dx0: normals(T * d, 5), expected: undefined },
+  });
+  const fixtures = fixtureCases("rmsnorm").map((each) => ({
+    ...{ name: each.name, T: each.number("T"), d: each.number("d"), eps: each.number("eps"), x: each.f32("x") },
+    ...{ delta: each.value<boolean>("delta") ? each.f32("delta") : null, weight: each.f32("weight") },
+    ...{ dy: each.f32("dy"), dx0: each.f32("dx0") },
+    expected: { y: each.f32("y"), sum: each.f32("sum"), rstd: each.f32("rstd"), dx: each.f32("dx") },
+  }));
+  // Rows of one, two and four accesses a thread, too long for registers, and off the 16-byte grid.
+  const shapes = [[300, 64], [7, 100], [5, 2048], [5, 5120], [3, 16400], [3, 4097]] as const;
+  for (const problem of [...fixtures, ...shapes.flatMap(([T, d]) => [random(T, d, false), random(T, d, true)])]) {
+    const { name, T, d, eps, expected } = problem;
+    for (const pad of [8, 5]) {
+      const work = (on: Subject) => {
+        const x = on.act(problem.x, T, d),
+          delta = problem.delta && on.act(problem.delta, T, d),
+          weight = on.f32(problem.weight, 1, d);
+        const sum = on.room(T, d), y = on.room(T, d, d + pad), rstd = on.f32(null, 1, T);
+        ops.rmsnormForward(on.dev, T, { x, delta, weight, eps, sum, y, rstd });
+        if (!delta) {
+          const same = on.room(T, d, d + pad);
+          ops.rmsnormForward(on.dev, T, { x, delta, weight, eps, sum: null, y: same, rstd });
+          assertEquals(on.read(same), on.read(y), "without a sum");
+        }
+        on.settle(sum);
+        const dx = on.act(problem.dx0, T, d, d + 2 * pad), dy = on.act(problem.dy, T, d, d + pad);
+        ops.rmsnormBackward(on.dev, T, { x: sum, weight, rstd, dy, dx });
+        return { y: on.read(y), sum: on.read(sum), rstd: on.read(rstd), dx: on.read(dx) };
+      };
+      // The sum is rounded before it is normalised.
+      const tolerances = { y: ROUNDED, sum: ROUNDED, rstd: problem.delta ? 2e-3 : F32, dx: ROUNDED };
+      const fixture = expected && { fixture: { expected, tolerance: FROM_ROUNDED } };
+      compare(`rmsnorm ${name}${problem.delta ? " with a residual" : ""}`, work, tolerances, fixture ?? {});
+    }
+  }
+});
+
+gpuTest("rope() rotates as Hugging Face Llama does, and back", () => {
+  const random = (T: number, heads: number, D: number) => {
+    const angles = normals(50 * D / 2, 1);
+    return {
+      ...{ name: `${heads} heads of ${D}`, T, heads, D, n: 50, cos: angles.map(Math.cos), sin: angles.map(Math.sin) },
+      positions: Int32Array.from({ length: T }, (_, t) => t * 31 % 50),
+      ...{ x: normals(T * heads * D, 2), dy: normals(T * heads * D, 3), expected: undefined },
+    };
+  };
+  const fixtures = fixtureCases("rope").map((each) => ({
+    ...{ name: each.name, T: each.number("T"), heads: each.number("heads"), D: each.number("D"), n: each.number("n") },
+    ...{ cos: each.f32("cos"), sin: each.f32("sin"), positions: each.i32("positions"), x: each.f32("x"), dy: each.f32("dy") },
+    expected: { y: each.f32("y"), dx: each.f32("dx") },
+  }));
+  for (const problem of [...fixtures, random(70, 9, 64), random(33, 5, 128), random(40, 12, 8), random(9, 1, 80)]) {
+    const { name, T, heads, D, n, expected } = problem;
+    for (const pad of [8, 3]) {
+      const work = (on: Subject) => {
+        const [cos, sin, positions] = [on.f32(problem.cos, n, D / 2), on.f32(problem.sin, n, D / 2), on.ints(problem.positions)];
+        const turned = [[problem.x, false], [problem.dy, true]].map(([values, inverse]) => {
+          const x = on.act(values as Float32Array, T, heads * D, heads * D + pad);
+          ops.rope(on.dev, T, { heads, D, x, cos, sin, positions, inverse: inverse as boolean });
+          return on.read(x);
+        });
+        return { y: turned[0]!, dx: turned[1]! };
+      };
+      const fixture = expected && { fixture: { expected, tolerance: FROM_ROUNDED } };
+      compare(`rope ${name}`, work, { y: ROUNDED, dx: ROUNDED }, fixture ?? {});
+    }
+  }
+});
+
+gpuTest("swigluForward() and swigluBackward() gate, in place too", () => {
+  const random = (T: number, f: number) => ({
+    ...{ name: `[${T},${f}]`, T, f, gateUp: normals(T * 2 * f, 1).map((x) => 3 * x), dy: normals(T * f, 2), expected: undefined },
+  });
+  const fixtures = fixtureCases("swiglu").map((each) => ({
+    ...{ name: each.name, T: each.number("T"), f: each.number("f"), gateUp: each.f32("gate_up"), dy: each.f32("dy") },
+    expected: { y: each.f32("y"), dGateUp: each.f32("dgate_up") },
+  }));
+  for (const problem of [...fixtures, random(300, 64), random(5, 172), random(3, 5504), random(7, 33)]) {
+    const { name, T, f, expected } = problem;
+    for (const pad of [0, 8, 3]) {
+      const work = (on: Subject) => {
+        const gateUp = on.act(problem.gateUp, T, 2 * f, 2 * f + 2 * pad), dy = on.act(problem.dy, T, f, f + pad);
+        const y = on.room(T, f, f + pad), dGateUp = on.room(T, 2 * f, 2 * f + 2 * pad);
+        ops.swigluForward(on.dev, T, { f, gateUp, y });
+        ops.swigluBackward(on.dev, T, { f, gateUp, dy, dGateUp });
+        ops.swigluBackward(on.dev, T, { f, gateUp, dy, dGateUp: gateUp });
+        assertEquals(on.read(gateUp), on.read(dGateUp), "in place");
+        return { y: on.read(y), dGateUp: on.read(dGateUp) };
+      };
+      const fixture = expected && { fixture: { expected, tolerance: FROM_ROUNDED } };
+      compare(`swiglu ${name}`, work, { y: ROUNDED, dGateUp: ROUNDED }, fixture ?? {});
+    }
+  }
+});
+
+gpuTest("segmentOuter(), segmentMean() and segmentSum() work segment by segment", () => {
+  const random = (lengths: number[], p: number, q: number, alpha: number, beta: number) => {
+    const cu = lengths.reduce((list, n) => [...list, list.at(-1)! + n], [0]), S = lengths.length, T = cu.at(-1)!;
+    const parts = { a: normals(T * p, 1), b: normals(T * q, 2), out0: normals(S * p * q, 3), values: normals(T, 4) };
+    return { name: `${p} by ${q}`, S, T, p, q, alpha, beta, cu: Int32Array.from(cu), ...parts, expected: undefined };
+  };
+  const fixtures = fixtureCases("segment").map((each) => {
+    const { T, q, b } = { T: each.number("T"), q: each.number("q"), b: each.f32("b") };
+    return {
+      ...{
+        name: each.name,
+        S: each.number("S"),
+        T,
+        p: each.number("p"),
+        q,
+        alpha: each.number("alpha"),
+        beta: each.number("beta"),
+      },
+      ...{ cu: each.i32("cu"), a: each.f32("a"), b, out0: each.f32("out0") },
+      values: Float32Array.from({ length: T }, (_, t) => b[t * q]!),
+      expected: { outer: each.f32("outer"), mean: each.f32("mean"), sums: each.f64("total64") },
+    };
+  });
+  const many = [37, 0, 200, 1, 64, 130, 0];
+  const problems = [
+    ...fixtures,
+    random(many, 8, 64, 1, 0),
+    random(many, 300, 16, 0.5, 1),
+    random(many, 33, 5, -2, 0.25),
+    random([150, 700], 100, 200, 1, 0),
+    random([0, 90], 1032, 32, 2, 0),
+  ];
+  for (const problem of problems) {
+    const { name, S, T, p, q, alpha, beta, expected } = problem;
+    for (const pads of [[8, 16, 12], [3, 1, 5]] as const) {
+      const work = (on: Subject) => {
+        const cu = on.ints(problem.cu), a = on.act(problem.a, T, p, p + pads[0]), b = on.act(problem.b, T, q, q + pads[1]);
+        const stride = p * q + pads[2];
+        const out = on.f32(beta === 0 ? null : problem.out0, S, p * q, stride),
+          mean = on.f32(null, S, q, q + 2),
+          sums = on.doubles(S);
+        ops.segmentOuter(on.dev, S, { cu, p, q, a, b, out, stride, alpha, beta });
+        ops.segmentMean(on.dev, S, { cu, q, a: b, out: mean });
+        ops.segmentSum(on.dev, S, { rowOffsets: cu, values: on.f32(problem.values, 1, T), out: sums });
+        return { outer: on.read(out), mean: on.read(mean), sums: on.readDoubles(sums) };
+      };
+      const fixture = expected && { fixture: { expected, tolerance: FROM_ROUNDED } };
+      compare(`segments ${name}`, work, { outer: PRODUCTS, mean: F32, sums: 1e-12 }, { archs: ["80"], ...fixture });
+    }
+  }
+});
+
+gpuTest("headCrossEntropy() gives losses, argmax and dx for any number of chunks", () => {
+  const random = (R: number, d: number, V: number) => ({
+    ...{ name: `[${V},${d}]`, R, d, V, x: normals(R * d, 1), W: normals(V * d, 2).map((w) => w / Math.sqrt(d)) },
+    labels: Int32Array.from({ length: R }, (_, r) => (r * 104729 + V - 1) % V),
+    ...{ seeds: Float32Array.from({ length: R }, (_, r) => 1 / (1 + r % 3)), expected: undefined },
+  });
+  const fixtures = fixtureCases("head").map((each) => ({
+    ...{ name: each.name, R: each.number("R"), d: each.number("d"), V: each.number("V"), x: each.f32("x"), W: each.f32("W") },
+    ...{ labels: each.i32("labels"), seeds: each.f32("seeds") },
+    expected: { losses: each.f32("losses"), dx: each.f32("dx") },
+  }));
+  for (const problem of [...fixtures, random(23, 64, 5001), random(9, 32, 32000), random(40, 48, 260), random(3, 16, 50257)]) {
+    const { name, R, d, V, expected } = problem;
+    for (const rows of [1, 7, R].filter((rows, i, all) => rows <= R && all.indexOf(rows) === i)) {
+      for (const pad of [2, 8]) {
+        const work = (on: Subject) => {
+          const common = {
+            ...{ x: on.act(problem.x, R, d), W: on.weight(problem.W, V, d, d + pad), labels: on.ints(problem.labels) },
+            ...{ seeds: on.f32(problem.seeds, 1, R), work: on.f32(null, 1, ops.headWorkBytes(on.dev, rows, V) / 4) },
+          };
+          const losses = on.f32(null, 1, R),
+            alone = on.f32(null, 1, R),
+            argmax = on.ints(new Int32Array(R).fill(-1)),
+            dx = on.room(R, d);
+          ops.headCrossEntropy(on.dev, R, { ...common, losses, argmax, dx });
+          ops.headCrossEntropy(on.dev, R, { ...common, losses: alone, argmax: null, dx: null });
+          assertEquals(on.read(alone), on.read(losses), "losses without a backward");
+          return { losses: on.read(losses), argmax: on.readInts(argmax), dx: on.read(dx) };
+        };
+        const fixture = expected && { fixture: { expected, tolerance: FROM_ROUNDED } };
+        const tolerances = { losses: 1e-4, argmax: 0, dx: ROUNDED };
+        compare(`head ${name}, ${rows} rows a chunk`, work, tolerances, { archs: ["80"], ...fixture });
+      }
+    }
+  }
+});
+
+gpuTest("rowDots() and combine() agree with float64", () => {
+  const random = (n: number, P: number, beta: number) => ({
+    ...{ name: `[${n},${P}]`, n, P, beta, a: normals(n * P, 1), b: normals(n * P, 2), weights: normals(n, 3), y0: normals(P, 4) },
+    expected: undefined,
+  });
+  const fixtures = fixtureCases("vector").map((each) => ({
+    ...{
+      name: each.name,
+      n: each.number("n"),
+      P: each.number("P"),
+      beta: each.number("beta"),
+      a: each.f32("a"),
+      b: each.f32("b"),
+    },
+    ...{ weights: each.f32("weights"), y0: each.f32("y0") },
+    expected: {
+      dots: each.f64("dots64"),
+      norms: each.f64("norms64"),
+      shared: each.f64("shared64"),
+      combined: each.f32("combined"),
+    },
+  }));
+  for (const problem of [...fixtures, random(11, 20000, 0.5), random(3, 8193, -1), random(17, 640, 1)]) {
+    const { name, n, P, beta, expected } = problem;
+    for (const pad of [4, 3]) {
+      const work = (on: Subject) => {
+        const a = on.f32(problem.a, n, P, P + pad), b = on.f32(problem.b, n, P, P + 2 * pad), out = on.doubles(n);
+        const weights = on.f32(problem.weights, 1, n), y = on.f32(problem.y0, 1, P), fresh = on.f32(null, 1, P);
+        ops.combine(on.dev, n, { weights, x: a, y, beta });
+        ops.combine(on.dev, n, { weights, x: a, y: fresh, beta: 0 });
+        return {
+          ...{ dots: ops.rowDots(on.dev, n, { a, b, out }), norms: ops.rowDots(on.dev, n, { a, b: a, out }) },
+          shared: ops.rowDots(on.dev, n, { a, b: b.rowRange(0, 1), out }),
+          ...{ combined: on.read(y), fresh: on.read(fresh) },
+        };
+      };
+      const tolerances = { dots: 1e-12, norms: 1e-12, shared: 1e-12, combined: F32, fresh: F32 };
+      compare(`vectors ${name}`, work, tolerances, expected ? { fixture: { expected, tolerance: F32 } } : {});
+    }
+  }
+});
+
+gpuTest("adam() gives the bits of the update in TypeScript and follows torch.optim.AdamW", () => {
+  using on = Subject.underTest();
+  for (const P of [1003, 1024]) {
+    const state = { theta: normals(P, 1), m: new Float32Array(P), v: new Float32Array(P) };
+    const device = { theta: on.f32(state.theta, 1, P), m: on.f32(state.m, 1, P), v: on.f32(state.v, 1, P) };
+    for (let step = 1; step <= 6; step++) {
+      const grad = normals(P, 10 + step).map((g) => g * 10 ** (step - 4)), [beta1, beta2] = [0.9, 0.999];
+      const rates = { lr: 1e-3 / step, beta1, beta2, eps: 1e-8, weightDecay: step % 2 * 0.01, gradScale: 0.37 };
+      const numbers = { ...rates, bias1: 1 - beta1 ** step, bias2: 1 - beta2 ** step };
+      ops.adam(on.dev, { ...device, grad: on.f32(grad, 1, P) }, numbers);
+      adamOnHost(state.theta, grad, state.m, state.v, numbers);
+      for (const name of ["theta", "m", "v"] as const) assertEquals(on.read(device[name]), state[name], `${name}, step ${step}`);
+
+      const out = on.f32(null, 1, P);
+      ops.adamPrecondition(on.dev, { g: on.f32(grad, 1, P), v: device.v, bias2: numbers.bias2, eps: 1e-8, out });
+      const expected = grad.map((g, j) => g / (Math.sqrt(state.v[j]! / numbers.bias2) + 1e-8));
+      assertEquals(on.read(out), expected, `preconditioned, step ${step}`);
+    }
+  }
+  for (const each of fixtureCases("adam")) {
+    const [P, steps, beta1, beta2] = [each.number("P"), each.number("steps"), each.number("b1"), each.number("b2")];
+    const theta = on.f32(each.f32("theta0"), 1, P), m = on.f32(new Float32Array(P), 1, P), v = on.f32(new Float32Array(P), 1, P);
+    const rates = { lr: each.number("lr"), beta1, beta2, eps: each.number("eps"), weightDecay: each.number("weight_decay") };
+    for (let step = 1; step <= steps; step++) {
+      const grad = on.f32(each.f32("grads").subarray((step - 1) * P, step * P), 1, P);
+      const bias = { bias1: 1 - beta1 ** step, bias2: 1 - beta2 ** step };
+      ops.adam(on.dev, { theta, grad, m, v }, { ...rates, ...bias, gradScale: each.number("grad_scale") });
+      const expected = each.f32("thetas").subarray((step - 1) * P, step * P);
+      on.read(theta).forEach((value, j) =>
+        assert(Math.abs(value - expected[j]!) <= 1e-6 * (1 + Math.abs(expected[j]!)), `${each.name} step ${step}, theta[${j}]`)
+      );
+    }
+  }
+});
