@@ -34,7 +34,7 @@ export class Device implements Disposable {
   /**
    * Opens a device.
    * @param backend "cpu" or "cuda"
-   * @param index which GPU; ignored on the CPU
+   * @param index which GPU; on the CPU 0, or the number of an instruction set (metalora.h), which only tests ask for
    * @param threads CPU threads, 0 for all cores that this process may use
    * @throws {NativeError} when the library or the device cannot be opened
    */

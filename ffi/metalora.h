@@ -49,7 +49,9 @@ typedef void* ml_ptr;
 /* ---- context -------------------------------------------------------------------------------------------------- */
 
 uint32_t ml_abi_version(void);
-/* Opens a device; threads <= 0 means all cores this process may use. The context pointer goes to out (8 bytes). */
+/* Opens a device: on CUDA the GPU of that number; on the CPU 0, or the number of an instruction set whose kernels are wanted
+ * instead of the best (1 generic, 2 avx2, 3 avx512, 4 avx512bf16). threads <= 0 means all cores this process may use. The
+ * context pointer goes to out (8 bytes). */
 int32_t ml_create(int32_t device, int32_t threads, void* out);
 void ml_destroy(ml_ctx* ctx);
 /* Copies the last message (UTF-8, NUL-terminated) into host text; ctx NULL gives the last failure of ml_create. Returns its length. */

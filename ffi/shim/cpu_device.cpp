@@ -40,10 +40,20 @@ bool supported(const char*) { return true; }
 bool worthwhile(const char*) { return true; }
 #endif
 
-// The best table this machine can run, or the one METALORA_ISA asks for; NULL with a message when that cannot be.
-const Kernels* choose_kernels() {
-  const char* wanted = getenv("METALORA_ISA");
-  if (wanted && !*wanted) wanted = nullptr;
+// By number, as ml_create takes them; 0 asks for the best.
+const char* const NAMES[] = {nullptr, "generic", "avx2", "avx512", "avx512bf16"};
+constexpr int MOST_NAMES = sizeof NAMES / sizeof *NAMES;
+
+// The best table this machine can run, or the one that `number` or METALORA_ISA asks for; NULL with a message when that
+// cannot be.
+const Kernels* choose_kernels(int number) {
+  if (number < 0 || number >= MOST_NAMES) {
+    snprintf(global_error, sizeof global_error, "Cannot open the CPU: its instruction sets are numbered 0..%d, not %d", MOST_NAMES - 1,
+             number);
+    return nullptr;
+  }
+  const char* asked = getenv("METALORA_ISA");
+  const char* wanted = NAMES[number] ? NAMES[number] : asked && *asked ? asked : nullptr;
   for (const Kernels* table : tables) {
     if (wanted && strcmp(wanted, table->name) != 0) continue;
     if (supported(table->name) && (wanted || worthwhile(table->name))) return table;
@@ -97,7 +107,6 @@ Context* base(ml_ctx* ctx) { return ctx; }
 extern "C" {
 
 int32_t ml_create(int32_t device, int32_t threads, void* out) {
-  (void)device;  // all cores are one device
   constexpr int32_t MOST = 4096;
   if (!out || threads > MOST) {
     if (!out)
@@ -106,7 +115,7 @@ int32_t ml_create(int32_t device, int32_t threads, void* out) {
       snprintf(global_error, sizeof global_error, "Cannot open the CPU with %d threads: at most %d", threads, MOST);
     return 1;
   }
-  const Kernels* kernels = choose_kernels();
+  const Kernels* kernels = choose_kernels(device);
   if (!kernels) return 1;
   void* memory = calloc(1, sizeof(ml_ctx) + 64);
   if (!memory) {
@@ -134,7 +143,7 @@ void ml_destroy(ml_ctx* ctx) {
 int32_t ml_device_units(ml_ctx* ctx) { return ctx ? ctx->pool.threads() : 0; }
 
 int32_t ml_report(void* text, int32_t capacity) {
-  const Kernels* kernels = choose_kernels();
+  const Kernels* kernels = choose_kernels(0);
   char processor[96], report[256];
   processor_name(processor, sizeof processor);
   for (char* c = processor; *c; c++)

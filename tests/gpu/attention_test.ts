@@ -59,12 +59,13 @@ function pass(on: Subject, { lengths, kvLens, H, K, D, scale, ...values }: Probl
 }
 
 /**
- * Probabilities, their gradients and results are rounded to bf16: about 2e-3 in norm. Single elements of dq are worse where
+ * Probabilities, their gradients and results are rounded to bf16: about 2e-3 in norm. Exact arithmetic with probabilities and
+ * results in bf16 puts single elements of `out` up to 1.3e-2 off on these problems. Single elements of dq are worse where
  * dout v^T and delta, which knows `out` in bf16, nearly cancel (tests/gpu/attention.cu).
  */
 const GRADIENT = { element: 1e-1, norm: 1.2e-2 };
 const TOLERANCES: Tolerances<Results> = {
-  out: { element: 1e-2, norm: 6e-3 },
+  out: { element: 2e-2, norm: 6e-3 },
   lse: 2e-5,
   ...{ dq: GRADIENT, dk: GRADIENT, dv: { element: 2e-2, norm: 6e-3 } },
 };

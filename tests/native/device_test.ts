@@ -23,7 +23,8 @@ import {
   zero,
 } from "../../ffi/operators.ts";
 import { assertSameBits, makeGroups, normals, Workbench } from "./harness.ts";
-import { INSTRUCTION_SETS, testEach, toBf16, withInstructionSet } from "./reference.ts";
+import { openCpu, withInstructionSet } from "./instructions.ts";
+import { INSTRUCTION_SETS, testEach, toBf16 } from "./reference.ts";
 
 /** Asserts that a call fails with exactly this message. */
 function assertMessage(body: () => void, message: string): void {
@@ -34,7 +35,7 @@ function assertMessage(body: () => void, message: string): void {
 Deno.test("Device.open() names the processor, the instruction set and the threads", () => {
   for (const isa of INSTRUCTION_SETS) {
     withInstructionSet(isa, () => {
-      using dev = Device.open({ threads: 3 });
+      using dev = openCpu(3);
       assert(dev.name.endsWith(`, ${isa}, 3 threads`), dev.name);
       assertEquals([dev.units, dev.activationDtype], [3, "f32"]);
     });
@@ -43,11 +44,20 @@ Deno.test("Device.open() names the processor, the instruction set and the thread
   assert(dev.units >= 1 && dev.units <= navigator.hardwareConcurrency);
 });
 
-Deno.test("Device.open() says what is wrong with METALORA_ISA and with the number of threads", () => {
-  withInstructionSet("sse9", () => {
-    const error = assertThrows(() => Device.open(), NativeError);
-    assert(error.message.startsWith("Cannot open the CPU: METALORA_ISA is sse9. Set it to one of "), error.message);
-  });
+Deno.test("METALORA_ISA that names no instruction set is refused in one line", () => {
+  const main = new URL("../../main.ts", import.meta.url).pathname;
+  const { code, stdout } = new Deno.Command(Deno.execPath(), {
+    args: ["run", "--quiet", "--no-check", "--allow-ffi", "--allow-read", "--allow-env", "--allow-sys", main, "doctor"],
+    env: { METALORA_ISA: "sse9", NO_COLOR: "1" },
+    stdin: "null",
+  }).outputSync();
+  assertEquals(code, 1);
+  const text = new TextDecoder().decode(stdout);
+  assert(text.includes("Cannot open the CPU: METALORA_ISA is sse9. Set it to one of "), text);
+});
+
+Deno.test("Device.open() says what is wrong with the number of threads and of the instruction set", () => {
+  assertMessage(() => Device.open({ index: 9 }), "Cannot open the CPU: its instruction sets are numbered 0..4, not 9");
   assertMessage(() => Device.open({ threads: 100000 }), "Cannot open the CPU with 100000 threads: at most 4096");
 });
 

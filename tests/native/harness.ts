@@ -3,11 +3,12 @@
  * PyTorch (tests/oracle/operators.py), and a comparison with a stated tolerance.
  */
 import { assert } from "@std/assert";
-import { Device, type Dtype, DTYPE_BYTES, dtypeCode, type Memory, Tensor } from "../../ffi/device.ts";
+import { type Device, type Dtype, DTYPE_BYTES, dtypeCode, type Memory, Tensor } from "../../ffi/device.ts";
 import { Native } from "../../ffi/native.ts";
 import { download, type Groups, upload } from "../../ffi/operators.ts";
 import { toFloat32 } from "../../lib/tensor/dtypes.ts";
 import { openSafetensors } from "../../lib/tensor/safetensors.ts";
+import { openCpu } from "./instructions.ts";
 
 export type Floats = Float32Array<ArrayBuffer>;
 
@@ -20,7 +21,7 @@ export class Workbench implements Disposable {
   readonly #memory: Memory[] = [];
 
   constructor(threads = 2) {
-    this.dev = Device.open({ threads });
+    this.dev = openCpu(threads);
   }
 
   #tensor(rows: number, cols: number, ld: number, dtype: Dtype): Tensor {

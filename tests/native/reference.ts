@@ -3,8 +3,8 @@
  * and the instruction sets of this machine.
  */
 import { assert } from "@std/assert";
-import { Device } from "../../ffi/device.ts";
 import type { Floats } from "./harness.ts";
+import { openCpu, withInstructionSet } from "./instructions.ts";
 
 /** A matrix of doubles with, beside each element, the sum of the magnitudes that went into it. */
 export interface Bounded {
@@ -72,25 +72,13 @@ export const asStored = (values: Floats, dtype: "f32" | "bf16"): Floats => dtype
 export const INSTRUCTION_SETS: readonly string[] = ["generic", "avx2", "avx512", "avx512bf16"].filter((isa) =>
   withInstructionSet(isa, () => {
     try {
-      Device.open({ threads: 1 }).close();
+      openCpu(1).close();
       return true;
     } catch {
       return false;
     }
   })
 );
-
-/** Runs `body` while METALORA_ISA asks for one instruction set. */
-export function withInstructionSet<R>(isa: string, body: () => R): R {
-  const before = Deno.env.get("METALORA_ISA");
-  Deno.env.set("METALORA_ISA", isa);
-  try {
-    return body();
-  } finally {
-    if (before === undefined) Deno.env.delete("METALORA_ISA");
-    else Deno.env.set("METALORA_ISA", before);
-  }
-}
 
 /** Registers a test once for each instruction set of this machine. */
 export function testEach(name: string, body: (isa: string) => void): void {
