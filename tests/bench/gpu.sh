@@ -1,0 +1,37 @@
+#!/bin/sh
+# The measurements of tests/bench/gpu.md on a machine with a GPU, the peers beside them on the same card. Needs the built libraries
+# (make all cuda), Python with torch, transformers and peft for the peers, and ../shared/bench.
+#
+#   sh tests/bench/gpu.sh [FOLDER]     results go to FOLDER (default: build/gpu)
+set -u
+out=${1:-build/gpu}
+mkdir -p "$out"
+: > "$out/metalora.jsonl"
+DENO=${DENO:-deno}
+
+ours() {
+  if "$DENO" run -A main.ts bench --json "$@" > "$out/one.json"; then
+    printf '{"args":"%s","result":%s}\n' "$*" "$(cat "$out/one.json")" >> "$out/metalora.jsonl"
+    tail -1 "$out/metalora.jsonl" | cut -c1-200
+  fi
+}
+
+# train.memory counts the driver's share, too (640 MiB); the peers' numbers leave it out.
+ours --model-shape llama2-7b --batch 4 --length 400 --steps 15 --parts
+ours --model-shape llama2-7b --batch 4 --length 400 --steps 15 --set "train.memory=19100 MiB"
+ours --model-shape llama2-7b --batch 4 --length 400 --steps 43 --method meta-lora
+ours --model-shape llama2-7b --batch 4 --length 2048 --steps 5 --parts --set train.recompute=norms
+ours --model-shape llama2-7b --batch 4 --length 2048 --steps 4 --set "train.memory=18600 MiB"
+ours --model-shape smollm2-135m --batch 8 --length 512 --steps 30 --parts
+ours --model-shape smollm2-135m --batch 8 --length 512 --steps 93 --method meta-lora
+ours --model-shape baichuan2-7b --batch 4 --length 400 --steps 10 --set "train.memory=20100 MiB"
+ours --model-shape baichuan2-7b --batch 4 --length 400 --steps 33 --method meta-lora
+for shape in mistral-7b llama3-8b qwen2-7b; do ours --model-shape $shape --batch 4 --length 400 --steps 8; done
+for shape in qwen2-0.5b smollm2-1.7b; do ours --model-shape $shape --batch 8 --length 512 --steps 10; done
+
+peers=../shared/bench
+if [ -d "$peers" ]; then
+  OUT="$out" python3 "$peers/peer_peft.py" eager checkpointing compile
+  python3 "$peers/peer_metalora.py" baichuan2-7b | tee "$out/peer_metalora.jsonl"
+  OUT="$out" python3 "$peers/gemm_floor.py"
+fi
