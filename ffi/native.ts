@@ -69,7 +69,11 @@ export class Native {
       return native;
     }
     const problem = Deno.build.standalone ? unpackProblem(tried.at(-1)!) : null;
-    throw new LibraryError(`Cannot load the ${backend} library: ${problem ?? `tried ${tried.join(", ")}. Build it: make`}`);
+    throw new LibraryError(
+      `Cannot load the ${backend} library: ${
+        problem ?? `tried ${tried.join(", ")}. Build it: ${backend === "cpu" ? "make" : "make cuda"}`
+      }`,
+    );
   }
 
   /** Closes the library. Only for programs that must leave nothing open (tests); every Device must be closed before. */

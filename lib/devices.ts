@@ -1,4 +1,5 @@
 /** Which device computes: what `--device` says, or the best that there is. */
+import { Device } from "../ffi/device.ts";
 import { NativeError } from "../ffi/native.ts";
 import { type CudaReport, report } from "../ffi/report.ts";
 import { UserError } from "./errors.ts";
@@ -25,6 +26,18 @@ export function chooseDevice(text: string | null, threads = 0): DeviceChoice {
   if (text !== null) return { backend: "cuda", index: Number(match[1] ?? 0), threads, note: null };
   const { index, reason } = firstGpu();
   return index === null ? { ...cpu, note: reason } : { backend: "cuda", index, threads, note: null };
+}
+
+/**
+ * Opens a device.
+ * @throws {UserError} when the library or the device cannot be opened
+ */
+export function openDevice(choice: Parameters<typeof Device.open>[0]): Device {
+  try {
+    return Device.open(choice);
+  } catch (error) {
+    throw error instanceof NativeError ? new UserError(error.message) : error;
+  }
 }
 
 /** The first GPU that can be used, or why there is none. */

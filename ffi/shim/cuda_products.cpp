@@ -3,7 +3,7 @@
 // Its own choice is up to 15 % slower than its best one, in no pattern (H200, tests/bench/gemm_cuda.ts: [8192,4096] by [4096,22016] in
 // 1.93 ms, with 64 columns more in 2.17). So the first product of a size tries what cublasLt proposes beside cuBLAS's own choice.
 // A run must repeat itself bit for bit although times differ: only algorithms that give the bits of cuBLAS's own choice are taken,
-// compared on the data at hand. Then it does not matter which one won.
+// compared on the data at hand, for every number of rows anew. Then it does not matter which one won.
 #include "cuda_products.h"
 
 #include <stdlib.h>
@@ -21,6 +21,8 @@ constexpr int PROPOSALS = 16, REPEATS = 4;
 constexpr float WORTHWHILE = 0.98f;  // of the time of the best so far: noise shall not choose
 // Smaller products are not worth trying: launches take as long as they do.
 constexpr int64_t LEAST_WORK = (int64_t)1 << 29;
+// Narrower results are left to cuBLAS: g_h = s dY B is all zeros while B is, and zeros are the same in every order of sums.
+constexpr int64_t LEAST_WIDTH = 257;
 // Rows of one size class: an algorithm that is best at 1,600 rows is taken for 1,537 .. 2,048.
 constexpr int64_t CLASS_ROWS = 512;
 
@@ -64,10 +66,11 @@ struct List {
   int64_t count = 0, capacity = 0;
   T* add(const T& item) {
     if (count == capacity) {
-      capacity = capacity ? 2 * capacity : 64;
-      T* grown = (T*)realloc((void*)items, (size_t)capacity * sizeof(T));
+      const int64_t wanted = capacity ? 2 * capacity : 64;
+      T* grown = (T*)realloc((void*)items, (size_t)wanted * sizeof(T));
       if (!grown) return nullptr;
       items = grown;
+      capacity = wanted;
     }
     items[count] = item;
     return &items[count++];
@@ -182,6 +185,13 @@ void choose(ml_ctx& ctx, const Product& p, Plan& plan) {
   if (to) cudaEventDestroy(to);
 }
 
+// Whether the plan's algorithm gives the bits of cuBLAS's own choice on the product at hand. c holds the product afterwards.
+bool agrees(ml_ctx& ctx, const Product& p, const Plan& plan) {
+  unsigned long long expected = 0, sum = 0;
+  const bool same = run(ctx, p, plan, plan.algorithm) == 0 && checksum_of(ctx, p, &sum);
+  return run_own(ctx, p) == 0 && checksum_of(ctx, p, &expected) && same && sum == expected;
+}
+
 // The plan of a product, made when its shape is seen first. NULL: cuBLAS's own choice is taken.
 const Plan* plan_of(ml_ctx& ctx, const Product& p) {
   if (!ctx.products) ctx.products = (Products*)calloc(1, sizeof(Products));
@@ -200,9 +210,9 @@ const Plan* plan_of(ml_ctx& ctx, const Product& p) {
     CublasLt::Proposal checked;
     if (choice) {
       plan.algorithm = choice->algorithm;
-      plan.own = choice->own ||
+      plan.own = choice->own || ctx.capturing ||
                  lt.check((CublasLt::Handle)ctx.handle, plan.operation, plan.a, plan.b, plan.c, plan.c, &choice->algorithm, &checked) != 0 ||
-                 checked.workspace > WORKSPACE_BYTES;
+                 checked.workspace > WORKSPACE_BYTES || !agrees(ctx, p, plan);
     } else {
       choose(ctx, p, plan);
       if (!ctx.capturing) known.choices.add({general, plan.algorithm, plan.own});
@@ -223,7 +233,7 @@ void product(Call& call, ml_ctx& ctx, const Product& p) {
   if (!p.trans_a && p.alpha == 1 && p.beta == 0 && p.c_dtype == ML_BF16 &&
       cuda::skinny_fits(ctx.on, p.M, p.N, p.K, a, p.lda, b, p.ldb, !p.trans_b, c, p.ldc))
     return launched(call, ctx, cuda::skinny_product(ctx.on, p.M, p.N, p.K, a, p.lda, b, p.ldb, !p.trans_b, c, p.ldc));
-  const bool large = p.beta == 0 && p.M * p.N * p.K >= LEAST_WORK;
+  const bool large = p.beta == 0 && p.N >= LEAST_WIDTH && p.M * p.N * p.K >= LEAST_WORK;
   const Plan* plan = large && ctx.cublas->lt.matmul ? plan_of(ctx, p) : nullptr;
   const int status = plan ? run(ctx, p, *plan, plan->algorithm) : run_own(ctx, p);
   if (status != 0)

@@ -1,8 +1,6 @@
 /** `--device` and `--threads`, for every command that computes. */
-import { Device } from "../../ffi/device.ts";
-import { LibraryError, NativeError } from "../../ffi/native.ts";
-import { chooseDevice, type DeviceChoice } from "../devices.ts";
-import { UserError } from "../errors.ts";
+import type { Device } from "../../ffi/device.ts";
+import { chooseDevice, type DeviceChoice, openDevice as open } from "../devices.ts";
 import type { Arguments, Option } from "./command.ts";
 import { printNote } from "./output.ts";
 
@@ -31,12 +29,7 @@ export function deviceOf(args: Arguments): DeviceChoice {
  */
 export function openDevice(args: Arguments): Device {
   const choice = deviceOf(args);
-  try {
-    const device = Device.open(choice);
-    if (choice.note) printNote(choice.note);
-    return device;
-  } catch (error) {
-    if (error instanceof LibraryError || !(error instanceof NativeError)) throw error;
-    throw new UserError(error.message);
-  }
+  const device = open(choice);
+  if (choice.note) printNote(choice.note);
+  return device;
 }

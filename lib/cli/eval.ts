@@ -122,12 +122,14 @@ function configuredSamples(config: Config, { tokenizer }: ModelInputs): readonly
 
 /** The adapter that a run of this configuration wrote, if it has. */
 function outputAdapter(output: string): string | null {
-  const dir = `${output}/adapter`;
-  try {
-    Deno.statSync(`${dir}/adapter_config.json`);
-    return dir;
-  } catch {
-    printNote(`${dir} does not exist: measuring the base model`);
-    return null;
+  for (const dir of [`${output}/adapter`, `${output}/current/adapter`]) { // of a run, or what retrain published
+    try {
+      Deno.statSync(`${dir}/adapter_config.json`);
+      return dir;
+    } catch {
+      continue;
+    }
   }
+  printNote(`${output}/adapter does not exist: measuring the base model`);
+  return null;
 }

@@ -164,7 +164,7 @@ async function dryRun(config: Config, options: RunOptions, { json }: { json: boo
   const answer = await planInBackground(config, options);
   if ("kind" in answer) return report(answer, { json, debug: false });
   const { plan, steps, parameters, device, data, room } = answer;
-  if (plan.total_bytes > room) printNote(`this machine has ${formatBytes(room)} left: the run would not start`);
+  if (plan.total_bytes > room) printNote(`${formatBytes(room)} is free or allowed: the run would not start`);
   if (json) printJson(plan);
   else {
     printLine(`${config.model}: ${parameters.toLocaleString("en")} adapter parameters, ${steps} steps on ${device}`);
@@ -172,7 +172,7 @@ async function dryRun(config: Config, options: RunOptions, { json }: { json: boo
     printLine();
     printLine(memoryTable(plan));
   }
-  return 0;
+  return plan.total_bytes > room ? 1 : 0;
 }
 
 /** Shows a run on the terminal. */

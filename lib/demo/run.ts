@@ -4,7 +4,7 @@
  * steps, and every number computed here and now.
  */
 import { fileURLToPath } from "node:url";
-import { Device } from "../../ffi/device.ts";
+import type { Device } from "../../ffi/device.ts";
 import type { Config } from "../config/schema.ts";
 import { loadConfig } from "../config/load.ts";
 import type { Sample } from "../data/encode.ts";
@@ -15,6 +15,7 @@ import { evaluation } from "../train/evaluation.ts";
 import { loadRun, makeTrainer, prepareRun } from "../train/run.ts";
 import { loadToEvaluate } from "../train/loaded.ts";
 import { writeAll, writeFileAtomic } from "../tensor/atomic.ts";
+import { openDevice } from "../devices.ts";
 import { auc } from "./auc.ts";
 import { type DemoKind, type DemoSplits, writeDemoData } from "./generate.ts";
 
@@ -162,7 +163,7 @@ export function runDemo(
 ): DemoSummary {
   const start = performance.now();
   unpackModel(output);
-  using dev = Device.open({ threads });
+  using dev = openDevice({ threads });
   const runs: DemoResult[] = [];
   for (const seed of seeds) {
     const splits = writeDemoData(`${output}/data-${seed}`, seed);

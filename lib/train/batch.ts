@@ -44,7 +44,7 @@ export function labelledTokens({ labels }: Tokens): number {
  */
 export function packBatch(samples: readonly Tokens[], { padding = null }: { padding?: { id: number } | null } = {}): PackedBatch {
   const S = samples.length;
-  const maxLength = Math.max(0, ...samples.map(({ ids }) => ids.length));
+  const maxLength = samples.reduce((most, { ids }) => Math.max(most, ids.length), 0);
   const length = ({ ids }: Tokens) => padding ? maxLength : ids.length;
   const T = samples.reduce((sum, sample) => sum + length(sample), 0);
   const ids = new Int32Array(T).fill(padding?.id ?? 0);

@@ -10,8 +10,8 @@ import { PooledSimilarity } from "../reweight/pooled.ts";
 import { CoreSimilarity, ExactSimilarity, type Similarity } from "../reweight/similarity.ts";
 import type { Limits } from "../model/llama.ts";
 import { Engine } from "./engine.ts";
-import { roomBytes } from "./fit.ts";
-import { memoryPlan } from "./memory.ts";
+import { allowedBytes } from "./fit.ts";
+import { type HostWork, memoryPlan } from "./memory.ts";
 import type { PassOptions } from "./plan.ts";
 
 /** What a training run is made of. */
@@ -46,18 +46,20 @@ export interface TrainingInputs {
 
 /**
  * Lays out a training run without taking memory: `engine.arena` then knows the plan, `engine.allocate()` takes it. With
- * `train.recompute: auto` it recomputes as little as fits into `train.memory`, or on CUDA into what is free.
+ * `train.recompute: auto` it recomputes as little as fits into `train.memory` and into what is free, or as much as it can.
+ * @param work what the run does beside its steps, as far as that takes memory
  * @throws {UserError} when keys of the configuration contradict each other
  */
-export function buildTraining(dev: Device, config: Config, inputs: TrainingInputs): Training {
-  const { recompute, memory } = config.train;
+export function buildTraining(dev: Device, config: Config, inputs: TrainingInputs, work: HostWork): Training {
+  const { recompute } = config.train;
   const { L } = inputs.model;
   if (recompute !== "auto") return layOut(dev, config, inputs, { rung: recompute, layers: L });
-  const limit = memory ?? (dev.backend === "cuda" ? roomBytes(dev) : Infinity);
+  const limit = allowedBytes(dev, config);
   const ladder = [KEEP_ALL, ...RUNGS.slice(1).flatMap((rung) => Array.from({ length: L }, (_, l) => ({ rung, layers: l + 1 })))];
   const at = (i: number) => layOut(dev, config, inputs, ladder[i]!);
-  const fits = (training: Training) => memoryPlan(dev, training, { saves: "nothing" }).total_bytes <= limit;
-  // Memory falls along the ladder: the first entry that fits, or the last one.
+  const fits = (training: Training) => memoryPlan(dev, training, work).total_bytes <= limit;
+  // Memory falls along the ladder (but for the first layer of a rung, whose shared buffers are new): the first entry that fits,
+  // or the last one.
   let low = 0, high = ladder.length - 1;
   while (low < high) {
     const middle = low === 0 ? 0 : Math.floor((low + high) / 2);
@@ -66,7 +68,9 @@ export function buildTraining(dev: Device, config: Config, inputs: TrainingInput
     else if (middle === 0) return training;
     else high = middle;
   }
-  return at(low);
+  let found = at(low);
+  while (low < ladder.length - 1 && !fits(found)) found = at(++low);
+  return found;
 }
 
 function layOut(

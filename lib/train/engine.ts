@@ -135,8 +135,8 @@ export class Engine implements Disposable {
     for (const { first, part } of microBatches(samples, this.options.limits)) {
       const losses = this.#pass(part, { per: "sample", samples: 1 }, null);
       all.sums.set(losses.sums, first);
-      all.tokens.push(...losses.tokens);
-      all.exact.push(...losses.exact);
+      for (const tokens of losses.tokens) all.tokens.push(tokens);
+      for (const exact of losses.exact) all.exact.push(exact);
     }
     return all;
   }
@@ -153,8 +153,8 @@ export class Engine implements Disposable {
       const target = rowsTarget(out, { cu: this.#batch.cuWhole, segments: 1, beta });
       const losses = this.#pass(part, normalisation, { target, key: `sum ${out.byteOffset} ${beta}`, first, observe });
       all.sums.set(losses.sums, first);
-      all.tokens.push(...losses.tokens);
-      all.exact.push(...losses.exact);
+      for (const tokens of losses.tokens) all.tokens.push(tokens);
+      for (const exact of losses.exact) all.exact.push(exact);
     }
     return all;
   }
@@ -259,17 +259,24 @@ export function limitsFor(
   { batchSize, padded }: { batchSize: number; padded: boolean },
 ): Limits {
   const repeats = training.length % batchSize === 0 ? 1 : 1 + Math.ceil(batchSize / training.length);
-  const largest = (values: number[], count: number) =>
-    values.flatMap((value) => new Array<number>(repeats).fill(value)).sort((a, b) => b - a).slice(0, count).reduce(
-      (a, b) => a + b,
-      0,
-    );
+  const largest = (values: number[], count: number) => {
+    let sum = 0, left = count;
+    for (const value of values.sort((a, b) => b - a)) {
+      const times = Math.min(repeats, left);
+      sum += times * value;
+      left -= times;
+    }
+    return sum;
+  };
   const longest = (samples: readonly Tokens[]) => samples.reduce((max, { ids }) => Math.max(max, ids.length), 1);
   const all = Math.max(longest(training), longest(others));
   const tokens = padded ? batchSize * all : largest(training.map(({ ids }) => ids.length), batchSize);
   return {
     tokens: Math.max(tokens, all),
-    rows: Math.max(1, largest(training.map(labelledTokens), batchSize), ...others.map(labelledTokens)),
+    rows: others.reduce(
+      (most, sample) => Math.max(most, labelledTokens(sample)),
+      Math.max(1, largest(training.map(labelledTokens), batchSize)),
+    ),
     segments: batchSize,
     positions: all,
   };

@@ -10,6 +10,11 @@ export function roomBytes(dev?: Device): number {
   return dev.memory().free + CONTEXT_BYTES;
 }
 
+/** Bytes that a run may take: `train.memory`, and no more than the device has. */
+export function allowedBytes(dev: Device, { train }: Config): number {
+  return Math.min(train.memory ?? Infinity, roomBytes(dev));
+}
+
 /**
  * @param what "train", "score", …: what cannot be done.
  * @param bytes What it takes.
@@ -31,7 +36,7 @@ export function requireRoom(
     break;
   }
   throw new UserError(
-    `Cannot ${what}: it takes ${formatBytes(bytes)} of memory, of which this machine has ${formatBytes(room)} left. ${advice}`,
+    `Cannot ${what}: it takes ${formatBytes(bytes)} of memory, and ${formatBytes(room)} is free or allowed. ${advice}`,
   );
 }
 

@@ -1,5 +1,5 @@
 /** The output folder of a run (design §5): one run at a time, files complete or absent. */
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { UserError } from "../errors.ts";
 import { syncFolder, writeAll, writeFileAtomic } from "../tensor/atomic.ts";
 import { FileLock } from "./lock.ts";
@@ -27,6 +27,7 @@ export class RunFolder implements Disposable {
    * @throws {UserError} exit code 75 when another run holds it; 1 when it cannot be written
    */
   static open(path: string): RunFolder {
+    if (resolve(path) === "/") throw new UserError("Cannot use the output /: a run writes a folder of its own. Name one", 2);
     return writing(path, () => {
       const made = missing(path);
       Deno.mkdirSync(path, { recursive: true });

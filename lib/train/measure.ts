@@ -1,7 +1,7 @@
 /** Adapters measured side by side on the data that a configuration holds out. */
-import { Device } from "../../ffi/device.ts";
 import type { Config } from "../config/schema.ts";
 import { UserError } from "../errors.ts";
+import { openDevice } from "../devices.ts";
 import { weightDtype } from "./build.ts";
 import { type Evaluation, evaluation } from "./evaluation.ts";
 import { loadRunInputs } from "./inputs.ts";
@@ -36,7 +36,7 @@ export function measure(
   const { test, validation } = inputs.data;
   const dataset = test ?? validation;
   if (!dataset) throw new UserError("Cannot compare adapters: the configuration has neither test nor validation data", 2);
-  using dev = Device.open(device);
+  using dev = openDevice(device);
   try {
     const evaluations = adapters.map((adapter) => {
       using engine = loadToEvaluate(dev, inputs, dataset.samples, {

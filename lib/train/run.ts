@@ -41,9 +41,12 @@ export function prepareRun(dev: Device, config: Config, inputs: RunInputs): Prep
   const others = [...validation?.samples ?? [], ...test?.samples ?? []];
   const limits = limitsFor(train.samples, others, { batchSize: config.train.batch_size, padded: isPadded(config) });
   const padId = inputs.tokenizer.padId ?? inputs.tokenizer.eosId;
-  const training = buildTraining(dev, config, { model: inputs.model, limits, adapterOf: adapterOf(config.adapter), padId });
-  requireModules(config, training.engine);
   const steps = totalSteps(config, train.samples.length);
+  const { every } = config.checkpoints;
+  const work = { saves: every > 0 && every <= steps ? "checkpoints" : "adapter" } as const;
+  const layout = { model: inputs.model, limits, adapterOf: adapterOf(config.adapter), padId };
+  const training = buildTraining(dev, config, layout, work);
+  requireModules(config, training.engine);
   const { warmup } = config.optimizer;
   if (warmup >= 1 && warmup >= steps) {
     throw new UserError(
@@ -51,9 +54,7 @@ export function prepareRun(dev: Device, config: Config, inputs: RunInputs): Prep
       2,
     );
   }
-  const { every } = config.checkpoints;
-  const saves = every > 0 && every <= steps ? "checkpoints" : "adapter";
-  return { ...training, config, inputs, steps, plan: memoryPlan(dev, training, { saves }) };
+  return { ...training, config, inputs, steps, plan: memoryPlan(dev, training, work) };
 }
 
 /** @throws {UserError} when the similarity would compare no adapter at all */

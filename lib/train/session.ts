@@ -6,13 +6,14 @@
  * last thing to appear: where it stands, the run beside it is complete.
  */
 import { join } from "node:path";
-import { Device } from "../../ffi/device.ts";
+import type { Device } from "../../ffi/device.ts";
 import type { Config } from "../config/schema.ts";
 import { writeConfig } from "../config/write.ts";
 import { writePeftAdapter } from "../export/peft.ts";
 import { gatherReport } from "../report/gather.ts";
 import { renderReport } from "../report/report.ts";
 import { VERSION } from "../version.ts";
+import { openDevice } from "../devices.ts";
 import { toPeft } from "./adapters.ts";
 import {
   CHECKPOINT_FORMAT,
@@ -26,7 +27,7 @@ import {
 } from "./checkpoint.ts";
 import { type Evaluation, evaluation } from "./evaluation.ts";
 import type { Ending, RunListener, RunResult } from "./events.ts";
-import { requireRoom, roomBytes } from "./fit.ts";
+import { allowedBytes, requireRoom } from "./fit.ts";
 import { RunFiles, writing } from "./folder.ts";
 import { type RunIdentity, runIdentity } from "./identity.ts";
 import { loadRunInputs } from "./inputs.ts";
@@ -74,10 +75,10 @@ export function train(
   const from = resume ? resumption({ config, identity }, allowChange, note) : null;
   if (from?.kind === "complete") return { kind: "was complete", output: config.output };
 
-  using dev = Device.open(device);
+  using dev = openDevice(device);
   const prepared = prepareRun(dev, config, inputs);
   using engine = prepared.engine;
-  requireRoom("train", prepared.plan.total_bytes, smallerRuns(dev, prepared), roomBytes(dev));
+  requireRoom("train", prepared.plan.total_bytes, smallerRuns(dev, prepared), allowedBytes(dev, config));
   const room = checkpointBytes(engine.parameters, inputs.data.train.samples.length);
   writing(config.output, () => requireDiskRoom(config.output, room, "train"));
   loadRun(dev, prepared, from?.kind === "checkpoint" ? null : start);

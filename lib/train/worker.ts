@@ -3,11 +3,11 @@
  * status server live in the main thread (`background.ts`). Include this module when compiling: it is named by URL only.
  */
 /// <reference lib="deno.worker" />
-import { Device } from "../../ffi/device.ts";
 import type { Config } from "../config/schema.ts";
 import { UserError } from "../errors.ts";
+import { openDevice } from "../devices.ts";
 import type { DatasetFacts, RunEvent } from "./events.ts";
-import { roomBytes } from "./fit.ts";
+import { allowedBytes } from "./fit.ts";
 import { loadRunInputs } from "./inputs.ts";
 import { StopFlag } from "./interrupt.ts";
 import { measure, type Measured } from "./measure.ts";
@@ -46,7 +46,7 @@ export type Answer =
 
 function planRun(config: Config, { device = {} }: RunOptions): PlannedRun {
   const inputs = loadRunInputs(config);
-  using dev = Device.open(device);
+  using dev = openDevice(device);
   const { engine, steps, plan } = prepareRun(dev, config, inputs);
   const { train, validation, test } = inputs.data;
   return {
@@ -59,7 +59,7 @@ function planRun(config: Config, { device = {} }: RunOptions): PlannedRun {
       test: test && datasetFacts(test),
     },
     plan,
-    room: roomBytes(dev),
+    room: allowedBytes(dev, config),
   };
 }
 

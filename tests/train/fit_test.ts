@@ -19,7 +19,7 @@ Deno.test("requireRoom() lets pass what fits and names the nearest setting for w
   assertThrows(
     () => requireRoom("train", 6 * GIB, alternatives(), 3 * GIB),
     UserError,
-    "Cannot train: it takes 6.00 GiB of memory, of which this machine has 3.00 GiB left. Set b: 2, which takes 2.00 GiB",
+    "Cannot train: it takes 6.00 GiB of memory, and 3.00 GiB is free or allowed. Set b: 2, which takes 2.00 GiB",
   );
   assertEquals(asked, 2);
   assertThrows(() => requireRoom("train", 6 * GIB, alternatives(), GIB / 2), UserError, "Nothing near it fits");
