@@ -168,9 +168,13 @@ export class Retraining {
     const { device = {}, texts = false, events = new RunEvents() } = options;
     using folder = RunFolder.open(this.#candidate.folder);
     folder.requireOwn();
-    let read: string | null = null;
+    let changed: string | null = null; // a file that is not what was hashed
     const ended = events.subscribe((event) => {
-      if (event.type === "started") read = event.data.train.sha256;
+      if (event.type !== "started") return;
+      for (const name of ["train", "validation", "test"] as const) {
+        const facts = event.data[name];
+        if (facts && inputs[name] !== null && inputs[name] !== facts.sha256) changed ??= facts.path;
+      }
     });
     const from = start === null ? {} : { start: join(config.output, "releases", start, "adapter") };
     const resume = { resume: resumed, allowChange: resumed ? ["checkpoints", "train.log_every"] : [] };
@@ -183,9 +187,9 @@ export class Retraining {
     const ending = await run.ending;
     this.#hear = () => "end";
     ended();
-    if (read === null || read === inputs.train) return ending;
+    if (changed === null) return ending;
     this.#candidate.remove(); // of neither the old data nor the new
-    throw new UserError(`Cannot retrain: ${config.data.train.path} changed while the run began. Run it again`);
+    throw new UserError(`Cannot retrain: ${changed} changed while the run began. Run it again`);
   }
 
   /** Measures the candidate beside what is published, and publishes it or does not. */
