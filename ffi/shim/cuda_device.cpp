@@ -253,6 +253,9 @@ int32_t ml_report(void* text, int32_t capacity) {
   cudaGetLastError();
   Found found;
   const Cublas* cublas = load_cublas(&found);
+  for (char* text : {found.path, found.tried})
+    for (char* c = text; *c; c++)
+      if (*c == '"' || *c == '\\' || (unsigned char)*c < ' ') *c = '_';  // a folder's name must not end a string
   int cublas_version[3] = {};
   for (int i = 0; cublas && i < 3; i++) cublas->get_property(i, &cublas_version[i]);
   add("],\"cublas\":{\"found\":%s,\"path\":\"%s\",\"version\":\"%d.%d.%d\",\"tried\":\"%s\"}}", cublas ? "true" : "false", found.path,

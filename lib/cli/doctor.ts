@@ -68,7 +68,7 @@ function describeCpu(cpu: CpuReport | string): Finding {
 
 function describeCuda(cuda: CudaReport | string): Finding[] {
   if (typeof cuda === "string") {
-    return [{ what: "CUDA", state: "missing", text: "this build has no CUDA library. With the source: make cuda" }];
+    return [{ what: "CUDA", state: "missing", text: cuda }];
   }
   const { driver, built_for, problem, gpus, cublas } = cuda;
   const findings: Finding[] = [];

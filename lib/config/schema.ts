@@ -13,11 +13,11 @@ const text = () => z.string().min(1);
 const bytes = () =>
   z.union([
     whole(1),
-    z.string().regex(/^\d+(\.\d+)? ?[KMG]iB$/, "bytes, or a number with KiB, MiB or GiB such as 11.5 GiB").transform((value) => {
+    z.string().regex(/^\d+(\.\d+)? ?[KMG]iB$/).transform((value) => {
       const [, number, unit] = /^([\d.]+) ?([KMG])iB$/.exec(value)!;
       return Math.round(Number(number) * 1024 ** ("KMG".indexOf(unit!) + 1));
     }),
-  ]);
+  ], { error: "bytes, or a number with KiB, MiB or GiB such as 11.5 GiB" });
 
 const fieldsSchema = z.strictObject({
   instruction: text().optional().describe("alpaca: name of the field with the instruction (default: instruction)"),

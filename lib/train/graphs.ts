@@ -9,10 +9,8 @@ const MOST = 64; // shapes; the one replayed longest ago goes first
 
 /** Graphs by shape. On a device without graphs everything simply runs. */
 export class Graphs implements Disposable {
-  readonly #graphs = new Map<string, Graph>();
+  readonly #graphs = new Map<string, Graph>(); // the one replayed last is last
   readonly #seen = new Set<string>();
-  #used = 0;
-  readonly #last = new Map<string, number>();
 
   constructor(readonly dev: Device, readonly enabled: boolean) {}
 
@@ -23,25 +21,23 @@ export class Graphs implements Disposable {
   run(key: string, work: () => void): void {
     if (!this.enabled || this.dev.profiling) return work();
     const known = this.#graphs.get(key);
-    this.#last.set(key, ++this.#used);
-    if (known) return known.launch();
+    if (known) {
+      this.#graphs.delete(key);
+      this.#graphs.set(key, known);
+      return known.launch();
+    }
     if (!this.#seen.has(key)) {
       this.#seen.add(key);
       return work();
     }
-    if (this.#graphs.size >= MOST) this.#drop();
+    if (this.#graphs.size >= MOST) {
+      const [oldest, unused] = this.#graphs.entries().next().value!;
+      unused.close();
+      this.#graphs.delete(oldest);
+    }
     const graph = Graph.record(this.dev, work);
     this.#graphs.set(key, graph);
     graph.launch();
-  }
-
-  #drop(): void {
-    let oldest: string | undefined;
-    for (const key of this.#graphs.keys()) {
-      if (oldest === undefined || this.#last.get(key)! < this.#last.get(oldest)!) oldest = key;
-    }
-    this.#graphs.get(oldest!)!.close();
-    this.#graphs.delete(oldest!);
   }
 
   [Symbol.dispose](): void {

@@ -24,6 +24,17 @@ export function runIdentity(config: Config, { train, validation, test }: RunData
   };
 }
 
+/** The identity as a comment in the configuration that a run writes: a complete run keeps no checkpoint that could tell it. */
+export function madeFrom(identity: RunIdentity): string {
+  return `made from ${JSON.stringify(identity)}`;
+}
+
+/** The identity that {@linkcode madeFrom} wrote; null where there is none. */
+export function readMadeFrom(yaml: string): RunIdentity | null {
+  const match = /^# made from (\{.*\})$/m.exec(yaml);
+  return match ? JSON.parse(match[1]!) : null;
+}
+
 const PIECE = 1 << 16;
 const PIECES = 128; // 8 MiB of a large file: a model of 13 GB takes milliseconds instead of half a minute
 

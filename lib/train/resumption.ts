@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { parseConfig } from "../config/load.ts";
 import type { Config } from "../config/schema.ts";
 import { changesBetween, type Described, requireAllowed, requireKnownKeys } from "./changes.ts";
-import type { RunIdentity } from "./identity.ts";
+import { readMadeFrom, type RunIdentity } from "./identity.ts";
 import { RunFiles } from "./folder.ts";
 import { findCheckpoint, type FoundCheckpoint } from "./restore.ts";
 
@@ -44,7 +44,8 @@ export function resumption(
 function describe(output: string, found: FoundCheckpoint | null): Described | null {
   const path = join(output, "config.yaml");
   try {
-    return { config: parseConfig(Deno.readTextFileSync(path), path).config, identity: found?.state ?? null };
+    const text = Deno.readTextFileSync(path);
+    return { config: parseConfig(text, path).config, identity: found?.state ?? readMadeFrom(text) };
   } catch {
     return null;
   }

@@ -29,7 +29,7 @@ import { type Evaluation, evaluation } from "./evaluation.ts";
 import type { Ending, RunListener, RunResult } from "./events.ts";
 import { allowedBytes, requireRoom } from "./fit.ts";
 import { RunFiles, writing } from "./folder.ts";
-import { type RunIdentity, runIdentity } from "./identity.ts";
+import { madeFrom, type RunIdentity, runIdentity } from "./identity.ts";
 import { loadRunInputs } from "./inputs.ts";
 import { Interrupted, StopFlag } from "./interrupt.ts";
 import { peakMemoryBytes, release } from "./memory.ts";
@@ -122,7 +122,10 @@ class Session {
     files.setAside();
     files.writeText(
       "config.yaml",
-      writeConfig(config, [`metalora ${VERSION}: the configuration of this run with every default`]),
+      writeConfig(config, [
+        `metalora ${VERSION}: the configuration of this run with every default`,
+        madeFrom(this.about.identity),
+      ]),
     );
     if (found) {
       const { step, progress, best } = found.state;

@@ -216,6 +216,16 @@ Deno.test("a changed configuration is refused with every change, and goes on whe
   assert(ending.kind === "complete" && ending.result.steps === 12);
 });
 
+Deno.test("a complete run without checkpoints is not taken for one of other data", () => {
+  using space = noisy();
+  const sets = [...SHORT, "checkpoints.every=0"];
+  run(space, "out", sets);
+  assertEquals(run(space, "out", sets, { resume: true }).ending.kind, "was complete");
+  const path = space.file("train.jsonl");
+  Deno.writeTextFileSync(path, Deno.readTextFileSync(path).split("\n").slice(1).join("\n"));
+  assertThrows(() => run(space, "out", sets, { resume: true }), UserError, "data.train");
+});
+
 Deno.test("a complete run goes on when its length may have changed: N + M steps at a constant rate equal N, then M", () => {
   using space = noisy();
   const constant = [...SHORT, "optimizer.schedule=constant"];
