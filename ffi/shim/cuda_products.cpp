@@ -159,7 +159,8 @@ float shortest(ml_ctx& ctx, cudaEvent_t from, cudaEvent_t to, const Run& run) {
   return best;
 }
 
-// Tries the proposals on the product at hand; the plan gets the fastest of those that give the bits of cuBLAS's own choice.
+// Tries the proposals on the product at hand; the plan gets the fastest of those that give the bits of cuBLAS's own choice. c is
+// left as the last of them made it: the product is still to run.
 void choose(ml_ctx& ctx, const Product& p, Plan& plan) {
   plan.own = true;
   if (ctx.capturing || !ctx.tuning) return;
@@ -179,13 +180,12 @@ void choose(ml_ctx& ctx, const Product& p, Plan& plan) {
       plan.algorithm = proposals[i].algorithm;
       plan.own = false;
     }
-    if (plan.own) run_own(ctx, p);  // c as it must be, whatever was tried last
   }
   if (from) cudaEventDestroy(from);
   if (to) cudaEventDestroy(to);
 }
 
-// Whether the plan's algorithm gives the bits of cuBLAS's own choice on the product at hand. c holds the product afterwards.
+// Whether the plan's algorithm gives the bits of cuBLAS's own choice on the product at hand.
 bool agrees(ml_ctx& ctx, const Product& p, const Plan& plan) {
   unsigned long long expected = 0, sum = 0;
   const bool same = run(ctx, p, plan, plan.algorithm) == 0 && checksum_of(ctx, p, &sum);
@@ -201,8 +201,7 @@ const Plan* plan_of(ml_ctx& ctx, const Product& p) {
   for (int64_t i = 0; i < known.plans.count; i++)
     if (known.plans.items[i].shape == shape) return known.plans.items[i].own ? nullptr : &known.plans.items[i];
   const CublasLt& lt = ctx.cublas->lt;
-  Plan plan = {};
-  plan.own = true;
+  Plan plan;
   if (describe(lt, p, plan)) {
     const Choice* choice = nullptr;
     for (int64_t i = 0; i < known.choices.count && !choice; i++)

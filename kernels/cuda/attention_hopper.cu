@@ -2,22 +2,11 @@
 // attention_hopper_forward.h and attention_hopper_backward.h, launchers here. attention.cu calls them where hopper_attention_fits.
 #include "attention_hopper_backward.h"
 #include "attention_hopper_forward.h"
+#include "tensor_map.h"
 
 namespace metalora {
 namespace cuda {
 namespace {
-
-// The driver's encoder of tensor maps, or NULL where the driver has none (before CUDA 12).
-PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
-  static const PFN_cuTensorMapEncodeTiled_v12000 encoder = [] {
-    void* entry = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    const cudaError_t status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found);
-    if (status != cudaSuccess) cudaGetLastError();  // not an error of the caller's work
-    return status == cudaSuccess && found == cudaDriverEntryPointSuccess ? (PFN_cuTensorMapEncodeTiled_v12000)entry : nullptr;
-  }();
-  return encoder;
-}
 
 // Map of x [T, columns], rows ld apart, in boxes of `rows` x 64.
 cudaError_t describe(CUtensorMap* map, const bf16* x, int64_t T, int64_t columns, int64_t ld, int rows) {

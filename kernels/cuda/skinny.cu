@@ -10,6 +10,7 @@
 
 #include "attention_wgmma.h"
 #include "math.cuh"
+#include "tensor_map.h"
 
 namespace metalora {
 namespace cuda {
@@ -201,18 +202,6 @@ __global__ void __launch_bounds__(Tile<WGS, NT, ROWS_ARE_K>::THREADS, Tile<WGS, 
 }
 
 // ---- launchers -----------------------------------------------------------------------------------------------------------------
-
-// The driver's encoder of tensor maps, or NULL where the driver has none (before CUDA 12).
-PFN_cuTensorMapEncodeTiled_v12000 tensor_map_encoder() {
-  static const PFN_cuTensorMapEncodeTiled_v12000 encoder = [] {
-    void* entry = nullptr;
-    cudaDriverEntryPointQueryResult found;
-    const cudaError_t status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000, cudaEnableDefault, &found);
-    if (status != cudaSuccess) cudaGetLastError();  // not an error of the caller's work
-    return status == cudaSuccess && found == cudaDriverEntryPointSuccess ? (PFN_cuTensorMapEncodeTiled_v12000)entry : nullptr;
-  }();
-  return encoder;
-}
 
 // Map of x [rows, columns], rows ld apart, in boxes of `high` x `wide`, which lie in shared memory in the swizzle of their width.
 cudaError_t describe(CUtensorMap* map, const bf16* x, int64_t rows, int64_t columns, int64_t ld, int high, int wide) {
