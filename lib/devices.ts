@@ -4,7 +4,10 @@ import { NativeError } from "../ffi/native.ts";
 import { type CudaReport, report } from "../ffi/report.ts";
 import { UserError } from "./errors.ts";
 
-/** What `Device.open` takes, and why if that was not asked for. */
+/** What `Device.open` takes. */
+export type DeviceOptions = NonNullable<Parameters<typeof Device.open>[0]>;
+
+/** A device, and why it is that one if nobody asked for it. */
 export interface DeviceChoice {
   readonly backend: "cpu" | "cuda";
   readonly index: number;
@@ -32,9 +35,9 @@ export function chooseDevice(text: string | null, threads = 0): DeviceChoice {
  * Opens a device.
  * @throws {UserError} when the library or the device cannot be opened
  */
-export function openDevice(choice: Parameters<typeof Device.open>[0]): Device {
+export function openDevice(options: DeviceOptions): Device {
   try {
-    return Device.open(choice);
+    return Device.open(options);
   } catch (error) {
     throw error instanceof NativeError ? new UserError(error.message) : error;
   }

@@ -10,11 +10,11 @@ import { join } from "node:path";
 import type { Config } from "../config/schema.ts";
 import { UserError } from "../errors.ts";
 import { sha256OfFile } from "../data/readers.ts";
+import type { DeviceOptions } from "../devices.ts";
 import { BackgroundRun, measureInBackground } from "../train/background.ts";
 import { type Ending, RunEvents } from "../train/events.ts";
 import { RunFolder } from "../train/folder.ts";
 import type { Measured } from "../train/measure.ts";
-import type { DeviceChoice } from "../train/session.ts";
 import { requireDiskRoom } from "../train/space.ts";
 import { VERSION } from "../version.ts";
 import { Candidate, isDecided } from "./attempt.ts";
@@ -30,7 +30,7 @@ export const STOPPED = 143;
 
 /** How a retraining is to be done. */
 export interface RetrainOptions {
-  readonly device?: DeviceChoice;
+  readonly device?: DeviceOptions;
   /** Train even if nothing changed. */
   readonly force?: boolean;
   /** Put the texts of samples into the events of the training. */

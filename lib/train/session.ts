@@ -13,7 +13,7 @@ import { writePeftAdapter } from "../export/peft.ts";
 import { gatherReport } from "../report/gather.ts";
 import { renderReport } from "../report/report.ts";
 import { VERSION } from "../version.ts";
-import { openDevice } from "../devices.ts";
+import { type DeviceOptions, openDevice } from "../devices.ts";
 import { toPeft } from "./adapters.ts";
 import {
   CHECKPOINT_FORMAT,
@@ -41,12 +41,9 @@ import { loadRun, makeTrainer, type PreparedRun, prepareRun, smallerRuns } from 
 import { requireDiskRoom } from "./space.ts";
 import type { Trainer } from "./trainer.ts";
 
-/** What `Device.open` takes. */
-export type DeviceChoice = NonNullable<Parameters<typeof Device.open>[0]>;
-
 /** How a run is to be done. All of it is plain data. */
 export interface RunOptions {
-  readonly device?: DeviceChoice;
+  readonly device?: DeviceOptions;
   /** Continue from the newest checkpoint of the output, where there is one. */
   readonly resume?: boolean;
   /** Keys whose values may have changed since. */
