@@ -6,7 +6,6 @@
  * last thing to appear: where it stands, the run beside it is complete.
  */
 import { join } from "node:path";
-import type { Device } from "../../ffi/device.ts";
 import type { Config } from "../config/schema.ts";
 import { writeConfig } from "../config/write.ts";
 import { writePeftAdapter } from "../export/peft.ts";

@@ -16,7 +16,7 @@ ours() {
   fi
 }
 
-# train.memory counts the driver's share, too (640 MiB); the peers' numbers leave it out.
+# train.memory counts the driver's share, too (660 MiB); the peers' numbers leave it out.
 ours --model-shape llama2-7b --batch 4 --length 400 --steps 15 --parts
 ours --model-shape llama2-7b --batch 4 --length 400 --steps 15 --set "train.memory=19100 MiB"
 ours --model-shape llama2-7b --batch 4 --length 400 --steps 43 --method meta-lora
