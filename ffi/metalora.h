@@ -36,7 +36,7 @@
 extern "C" {
 #endif
 
-#define ML_ABI_VERSION 3
+#define ML_ABI_VERSION 4
 
 typedef struct ml_ctx ml_ctx;
 typedef void* ml_ptr;
@@ -145,10 +145,12 @@ int32_t ml_linear_backward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, cons
                            ml_ptr gxh, int32_t ldg, int32_t dtype);
 /* out_i [p, q] (f32) = beta * out_i + alpha * a_i^T b_i over the rows of segment i; out_i starts out_stride elements
  * after out_{i-1}. Per-sample adapter gradients: grad_A = outer(g_h, x), grad_B = s * outer(dY, h); core: outer(g_h, h).
+ * row_scale f32 [T] and column_scale f32 [q], or NULL: a term of row t counts row_scale[t] times, column j of the product
+ * column_scale[j] times; with 1 / rms and the weights of a norm, b is read where outer(g_h, norm(b)) is meant.
  * cu_seqlens int32 [S + 1]. */
 int32_t ml_segment_outer(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t p, int32_t q, ml_ptr a,
-                         int32_t lda, ml_ptr b, int32_t ldb, int32_t dtype, float alpha, float beta, ml_ptr out,
-                         int32_t out_stride);
+                         int32_t lda, ml_ptr b, int32_t ldb, ml_ptr row_scale, ml_ptr column_scale, int32_t dtype,
+                         float alpha, float beta, ml_ptr out, int32_t out_stride);
 /* out [S, q] (f32), rows ld_out apart = mean of the rows of each segment of a [T, lda], first q columns. */
 int32_t ml_segment_mean(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t q, ml_ptr a, int32_t lda,
                         int32_t dtype, ml_ptr out, int32_t ld_out);
@@ -173,9 +175,21 @@ int32_t ml_attention_backward(ml_ctx* ctx, int32_t T, int32_t S, int32_t max_len
 /* y [T, ldy] = silu(gate) * up; gate_up [T, 2f] with rows ldg apart, gate first. */
 int32_t ml_swiglu_forward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, int32_t ldg, ml_ptr y, int32_t ldy,
                           int32_t dtype);
-/* dgate_up [T, 2f] with rows ldg apart like gate_up's, may be gate_up itself; dy [T, lddy]. */
+/* dgate_up [T, 2f] with rows ldg apart like gate_up's, may be gate_up itself; dy [T, lddy]. y [T, lddy] or NULL: the forward
+ * result once more, may be dy itself. */
 int32_t ml_swiglu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, int32_t ldg, ml_ptr dy, int32_t lddy,
-                           ml_ptr dgate_up, int32_t dtype);
+                           ml_ptr dgate_up, ml_ptr y, int32_t dtype);
+/* ml_swiglu_backward in place on gate_up, and on its way the adapter gradients that are made of what it has in hand, one of
+ * each kind a segment, as ml_segment_outer forms them:
+ *   out_y [r_y, f]               = beta * out_y + outer(gh, y)                     gh [T, r_y], rows ldgh apart
+ *   out_gate [f, r_gate], then
+ *   out_up [f, r_up] behind it   = beta * out + s * outer(dgate or dup, h)         h [T, r_gate + r_up], rows ldh apart
+ * Outputs start out_stride elements after those of the segment before. A rank of 0 leaves its gradient out (pointers may be
+ * NULL). dy [T, lddy] is scratch afterwards. */
+int32_t ml_swiglu_gradients(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, int32_t ldg, ml_ptr dy, int32_t lddy, int32_t S,
+                            ml_ptr cu_seqlens, int32_t r_y, ml_ptr gh, int32_t ldgh, ml_ptr out_y, int32_t r_gate, int32_t r_up,
+                            ml_ptr h, int32_t ldh, float s_gate, float s_up, ml_ptr out_gate, float beta, int32_t out_stride,
+                            int32_t dtype);
 
 /* out [R, d] = x[rows], out rows ldo apart; x [.., ldx]. */
 int32_t ml_gather_rows(ml_ctx* ctx, int32_t R, int32_t d, ml_ptr x, int32_t ldx, ml_ptr rows, ml_ptr out, int32_t ldo,

@@ -174,16 +174,20 @@ export function linearBackward(
     dtypeCode(W.dtype), W.ld, needDx ? 1 : 0, gxh.pointer, gxh.ld, dtypeCode(dy.dtype)));
 }
 
-/** out_i [p,q] = beta · out_i + alpha · a_iᵀ b_i over the rows of segment i; `stride` elements from one out_i to the next. */
+/**
+ * out_i [p,q] = beta · out_i + alpha · a_iᵀ b_i over the rows of segment i; `stride` elements from one out_i to the next. With
+ * `norm`, b is read as its norm: rows times `rstd` [T], columns times `weight` [1,q].
+ */
 export function segmentOuter(
   dev: Device,
   S: number,
-  { cu, p, q, a, b, out, stride = 0, alpha = 1, beta = 0 }: {
+  { cu, p, q, a, b, norm = null, out, stride = 0, alpha = 1, beta = 0 }: {
     cu: Tensor;
     p: number;
     q: number;
     a: Tensor;
     b: Tensor;
+    norm?: Norm | null;
     out: Tensor;
     stride?: number;
     alpha?: number;
@@ -191,8 +195,14 @@ export function segmentOuter(
   },
 ): void {
   // deno-fmt-ignore
-  dev.check(dev.symbols.ml_segment_outer(dev.ctx, S, cu.pointer, p, q, a.pointer, a.ld, b.pointer, b.ld, dtypeCode(a.dtype),
-    alpha, beta, out.pointer, stride));
+  dev.check(dev.symbols.ml_segment_outer(dev.ctx, S, cu.pointer, p, q, a.pointer, a.ld, b.pointer, b.ld, pointer(norm?.rstd ?? null),
+    pointer(norm?.weight ?? null), dtypeCode(a.dtype), alpha, beta, out.pointer, stride));
+}
+
+/** What makes norm(x) = x · rstd · weight of rows x. */
+export interface Norm {
+  readonly rstd: Tensor; // [T]
+  readonly weight: Tensor; // [1,d]
 }
 
 /** out [S,q] = the mean row of each segment. */
@@ -284,15 +294,43 @@ export function swigluForward(dev: Device, T: number, { f, gateUp, y }: { f: num
   dev.check(dev.symbols.ml_swiglu_forward(dev.ctx, T, f, gateUp.pointer, gateUp.ld, y.pointer, y.ld, dtypeCode(y.dtype)));
 }
 
-/** dGateUp [T,2f] from dy [T,f]; may overwrite gateUp. */
+/** dGateUp [T,2f] from dy [T,f]; may overwrite gateUp. `y` [T,f], rows as far apart as dy's and perhaps dy itself: the forward result. */
 export function swigluBackward(
   dev: Device,
   T: number,
-  { f, gateUp, dy, dGateUp }: { f: number; gateUp: Tensor; dy: Tensor; dGateUp: Tensor },
+  { f, gateUp, dy, dGateUp, y = null }: { f: number; gateUp: Tensor; dy: Tensor; dGateUp: Tensor; y?: Tensor | null },
 ): void {
+  if (y && y.ld !== dy.ld) throw new RangeError(`Cannot write y beside dy: its rows are ${y.ld} apart, those of dy ${dy.ld}`);
   // deno-fmt-ignore
-  dev.check(dev.symbols.ml_swiglu_backward(dev.ctx, T, f, gateUp.pointer, gateUp.ld, dy.pointer, dy.ld, dGateUp.pointer,
+  dev.check(dev.symbols.ml_swiglu_backward(dev.ctx, T, f, gateUp.pointer, gateUp.ld, dy.pointer, dy.ld, dGateUp.pointer, pointer(y),
     dtypeCode(gateUp.dtype)));
+}
+
+/**
+ * swigluBackward in place on gateUp [T,2f], dy [T,f] being lost, and the adapter gradients of every segment on its way:
+ * outY [rY,f] = outer(gh, y); outGate [f,rGate] = sGate · outer(dgate, h); outUp [f,rUp] behind it from dup and the columns of h
+ * behind rGate. A rank of 0 leaves its gradient out.
+ */
+export function swigluGradients(
+  dev: Device,
+  T: number,
+  S: number,
+  { cu, f, gateUp, dy, y, gateAndUp, beta, stride }: {
+    cu: Tensor;
+    f: number;
+    gateUp: Tensor;
+    dy: Tensor;
+    y: { rank: number; gh: Tensor; out: Tensor } | null;
+    gateAndUp: { ranks: readonly [number, number]; scales: readonly [number, number]; h: Tensor; out: Tensor } | null;
+    beta: number;
+    stride: number;
+  },
+): void {
+  const [rGate, rUp] = gateAndUp?.ranks ?? [0, 0], [sGate, sUp] = gateAndUp?.scales ?? [0, 0];
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_swiglu_gradients(dev.ctx, T, f, gateUp.pointer, gateUp.ld, dy.pointer, dy.ld, S, cu.pointer, y?.rank ?? 0,
+    pointer(y?.gh ?? null), y?.gh.ld ?? 0, pointer(y?.out ?? null), rGate, rUp, pointer(gateAndUp?.h ?? null), gateAndUp?.h.ld ?? 0,
+    sGate, sUp, pointer(gateAndUp?.out ?? null), beta, stride, dtypeCode(gateUp.dtype)));
 }
 
 /** out [R,d] = x[rows]. */

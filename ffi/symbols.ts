@@ -84,8 +84,9 @@ export const symbols = {
   //   int32_t ldg, int32_t dtype)
   ml_linear_backward: { parameters: ["pointer", "i32", "i32", "i32", "buffer", "pointer", "i32", "pointer", "i32", "pointer", "i32", "i32", "i32", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_segment_outer(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t p, int32_t q, ml_ptr a, int32_t lda,
-  //   ml_ptr b, int32_t ldb, int32_t dtype, float alpha, float beta, ml_ptr out, int32_t out_stride)
-  ml_segment_outer: { parameters: ["pointer", "i32", "pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "i32", "f32", "f32", "pointer", "i32"], result: "i32" },
+  //   ml_ptr b, int32_t ldb, ml_ptr row_scale, ml_ptr column_scale, int32_t dtype, float alpha, float beta, ml_ptr
+  //   out, int32_t out_stride)
+  ml_segment_outer: { parameters: ["pointer", "i32", "pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "pointer", "pointer", "i32", "f32", "f32", "pointer", "i32"], result: "i32" },
   // int32_t ml_segment_mean(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t q, ml_ptr a, int32_t lda, int32_t
   //   dtype, ml_ptr out, int32_t ld_out)
   ml_segment_mean: { parameters: ["pointer", "i32", "pointer", "i32", "pointer", "i32", "i32", "pointer", "i32"], result: "i32" },
@@ -105,8 +106,13 @@ export const symbols = {
   //   int32_t dtype)
   ml_swiglu_forward: { parameters: ["pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_swiglu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, int32_t ldg, ml_ptr dy, int32_t
-  //   lddy, ml_ptr dgate_up, int32_t dtype)
-  ml_swiglu_backward: { parameters: ["pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "pointer", "i32"], result: "i32" },
+  //   lddy, ml_ptr dgate_up, ml_ptr y, int32_t dtype)
+  ml_swiglu_backward: { parameters: ["pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "pointer", "pointer", "i32"], result: "i32" },
+  // int32_t ml_swiglu_gradients(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, int32_t ldg, ml_ptr dy, int32_t
+  //   lddy, int32_t S, ml_ptr cu_seqlens, int32_t r_y, ml_ptr gh, int32_t ldgh, ml_ptr out_y, int32_t r_gate, int32_t
+  //   r_up, ml_ptr h, int32_t ldh, float s_gate, float s_up, ml_ptr out_gate, float beta, int32_t out_stride, int32_t
+  //   dtype)
+  ml_swiglu_gradients: { parameters: ["pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "pointer", "i32", "i32", "pointer", "i32", "f32", "f32", "pointer", "f32", "i32", "i32"], result: "i32" },
   // int32_t ml_gather_rows(ml_ctx* ctx, int32_t R, int32_t d, ml_ptr x, int32_t ldx, ml_ptr rows, ml_ptr out,
   //   int32_t ldo, int32_t dtype)
   ml_gather_rows: { parameters: ["pointer", "i32", "i32", "pointer", "i32", "pointer", "pointer", "i32", "i32"], result: "i32" },
@@ -134,4 +140,4 @@ export const symbols = {
 } as const satisfies Deno.ForeignLibraryInterface;
 
 /** The ABI version this table was written for; compared with `ml_abi_version()` when a library is loaded. */
-export const ABI_VERSION = 3;
+export const ABI_VERSION = 4;

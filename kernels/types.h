@@ -17,4 +17,18 @@ struct Operand {
 
 struct Group { int32_t d_out, r; };
 
+// Factors of an outer product's terms (one a row of the stream) and of its columns, f32; NULL: 1.
+struct OuterScales {
+  const void *rows, *columns;
+};
+
+// The narrow side of an outer product with a wide one that is at hand: rows [T, r], ld apart; out = scale * product. r 0: none.
+struct NarrowSide {
+  int64_t r;
+  const void* rows;
+  int64_t ld;
+  void* out;
+  float scale;
+};
+
 }  // namespace metalora

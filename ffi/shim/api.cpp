@@ -143,8 +143,8 @@ int32_t ml_linear_backward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, cons
 }
 
 int32_t ml_segment_outer(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t p, int32_t q, ml_ptr a,
-                         int32_t lda, ml_ptr b, int32_t ldb, int32_t dtype, float alpha, float beta, ml_ptr out,
-                         int32_t out_stride) {
+                         int32_t lda, ml_ptr b, int32_t ldb, ml_ptr row_scale, ml_ptr column_scale, int32_t dtype,
+                         float alpha, float beta, ml_ptr out, int32_t out_stride) {
   Call call(base(ctx), "form %lld outer products [%lld,%lld]", S, p, q);
   int64_t rows = 0;
   call.positive("S", S);
@@ -154,9 +154,11 @@ int32_t ml_segment_outer(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t p, i
   call.offsets("cu_seqlens", cu_seqlens, S, &rows);
   call.matrix("a", a, rows, p, lda, call.activation_size());
   call.matrix("b", b, rows, q, ldb, call.activation_size());
+  if (row_scale) call.dense("row_scale", row_scale, 1, rows, 4);
+  if (column_scale) call.dense("column_scale", column_scale, 1, q, 4);
   call.matrix("out", out, S, (int64_t)p * q, out_stride, 4);
   if (call.failed()) return call.status();
-  backend::segment_outer(call, *ctx, S, ints(cu_seqlens), p, q, a, lda, b, ldb, alpha, beta, out, out_stride);
+  backend::segment_outer(call, *ctx, S, ints(cu_seqlens), p, q, a, lda, b, ldb, {row_scale, column_scale}, alpha, beta, out, out_stride);
   return call.status();
 }
 
@@ -269,7 +271,7 @@ int32_t ml_swiglu_forward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, int
 }
 
 int32_t ml_swiglu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, int32_t ldg, ml_ptr dy, int32_t lddy,
-                           ml_ptr dgate_up, int32_t dtype) {
+                           ml_ptr dgate_up, ml_ptr y, int32_t dtype) {
   Call call(base(ctx), "differentiate the gating of [%lld,%lld]", T, f);
   call.positive("T", T);
   call.positive("f", f);
@@ -277,8 +279,52 @@ int32_t ml_swiglu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, in
   call.matrix("gate_up", gate_up, T, 2 * (int64_t)f, ldg, call.activation_size());
   call.matrix("dy", dy, T, f, lddy, call.activation_size());
   call.matrix("dgate_up", dgate_up, T, 2 * (int64_t)f, ldg, call.activation_size());
+  if (y) call.matrix("y", y, T, f, lddy, call.activation_size());
   if (call.failed()) return call.status();
-  backend::swiglu_backward(call, *ctx, T, f, gate_up, ldg, dy, lddy, dgate_up);
+  backend::swiglu_backward(call, *ctx, T, f, gate_up, ldg, dy, lddy, dgate_up, y);
+  return call.status();
+}
+
+int32_t ml_swiglu_gradients(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, int32_t ldg, ml_ptr dy, int32_t lddy, int32_t S,
+                            ml_ptr cu_seqlens, int32_t r_y, ml_ptr gh, int32_t ldgh, ml_ptr out_y, int32_t r_gate, int32_t r_up,
+                            ml_ptr h, int32_t ldh, float s_gate, float s_up, ml_ptr out_gate, float beta, int32_t out_stride,
+                            int32_t dtype) {
+  Call call(base(ctx), "differentiate the gating of [%lld,%lld] and %lld times its adapters", T, f, S);
+  const int64_t r_gate_up = (int64_t)r_gate + r_up;
+  int64_t rows = 0;
+  call.positive("T", T);
+  call.positive("f", f);
+  call.positive("S", S);
+  call.at_least("r_y", r_y, 0, "a rank");
+  call.at_least("r_gate", r_gate, 0, "a rank");
+  call.at_least("r_up", r_up, 0, "a rank");
+  call.activation_dtype(dtype);
+  if (call.offsets("cu_seqlens", cu_seqlens, S, &rows) && rows > T)
+    call.fail("cu_seqlens ends at row %lld of %lld", (long long)rows, (long long)T);
+  call.matrix("gate_up", gate_up, T, 2 * (int64_t)f, ldg, call.activation_size());
+  call.matrix("dy", dy, T, f, lddy, call.activation_size());
+  if (r_y > 0) {
+    call.matrix("gh", gh, T, r_y, ldgh, call.activation_size());
+    call.matrix("out_y", out_y, S, (int64_t)r_y * f, out_stride, 4);
+  }
+  if (r_gate_up > 0) {
+    call.matrix("h", h, T, r_gate_up, ldh, call.activation_size());
+    call.matrix("out_gate", out_gate, S, r_gate_up * f, out_stride, 4);
+  }
+  if (call.failed()) return call.status();
+  const int64_t size = call.activation_size();
+  const NarrowSide y = {r_y, gh, ldgh, out_y, 1}, gate = {r_gate, h, ldh, out_gate, s_gate};
+  const NarrowSide up = {r_up, (const char*)h + r_gate * size, ldh, (float*)out_gate + (int64_t)r_gate * f, s_up};
+  if (backend::swiglu_gradients(call, *ctx, T, f, gate_up, ldg, dy, lddy, S, ints(cu_seqlens), y, gate, up, beta, out_stride))
+    return call.status();
+  // No kernel does it at once: y takes dy's place, and every gradient reads its side again.
+  backend::swiglu_backward(call, *ctx, T, f, gate_up, ldg, dy, lddy, gate_up, r_y > 0 ? dy : nullptr);
+  const auto outer = [&](int64_t p, int64_t q, const void* a, int64_t lda, const void* b, int64_t ldb, const NarrowSide& side) {
+    if (side.r > 0) backend::segment_outer(call, *ctx, S, ints(cu_seqlens), p, q, a, lda, b, ldb, {}, side.scale, beta, side.out, out_stride);
+  };
+  outer(r_y, f, gh, ldgh, dy, lddy, y);
+  outer(f, r_gate, gate_up, ldg, h, ldh, gate);
+  outer(f, r_up, (const char*)gate_up + f * size, ldg, up.rows, ldh, up);
   return call.status();
 }
 

@@ -47,7 +47,7 @@ void linear_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G,
 void linear_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, const void* dy, int64_t lddy,
                      const void* A, int64_t lda, const void* W, int32_t wdtype, int64_t ldw, bool need_dx, void* gxh, int64_t ldg);
 void segment_outer(Call& call, ml_ctx& ctx, int64_t S, const int32_t* cu, int64_t p, int64_t q, const void* a, int64_t lda, const void* b,
-                   int64_t ldb, float alpha, float beta, void* out, int64_t out_stride);
+                   int64_t ldb, OuterScales scales, float alpha, float beta, void* out, int64_t out_stride);
 void segment_mean(Call& call, ml_ctx& ctx, int64_t S, const int32_t* cu, int64_t q, const void* a, int64_t lda, void* out, int64_t ld_out);
 void segment_sum(Call& call, ml_ctx& ctx, int64_t S, const int32_t* row_offsets, const void* values, void* out);
 void rope(Call& call, ml_ctx& ctx, int64_t T, int64_t heads, int64_t D, void* x, int64_t ldx, const void* cos, const void* sin,
@@ -60,7 +60,10 @@ void attention_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t S, int64_t m
                         const void* out, int64_t ldo, const void* lse, const void* dout, int64_t lddout, void* dq, void* dk, void* dv,
                         int64_t lddqkv, void* work);
 void swiglu_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, void* y, int64_t ldy);
-void swiglu_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, const void* dy, int64_t lddy, void* dgate_up);
+void swiglu_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, const void* dy, int64_t lddy, void* dgate_up, void* y);
+// All of ml_swiglu_gradients in one kernel; false, and nothing done, where there is none for these shapes.
+bool swiglu_gradients(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* gate_up, int64_t ldg, const void* dy, int64_t lddy, int64_t S,
+                      const int32_t* cu, const NarrowSide& y, const NarrowSide& gate, const NarrowSide& up, float beta, int64_t out_stride);
 // chunk_rows rows at a time; work holds their logits, f32 [chunk_rows, V].
 void head_cross_entropy(Call& call, ml_ctx& ctx, int64_t R, int64_t d, int64_t V, const void* x, const void* W, int32_t wdtype, int64_t ldw,
                         const int32_t* labels, const void* seeds, void* losses, int32_t* argmax, void* dx, void* work, int64_t chunk_rows);

@@ -204,8 +204,8 @@ void linear_backward(Call&, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, con
   ctx.kernels->linear_backward(ctx.pool, T, d_in, G, groups, in(dy), lddy, in(A), lda, W, wdtype, ldw, need_dx, out_(gxh), ldg);
 }
 
-void segment_outer(Call&, ml_ctx& ctx, int64_t S, const int32_t* cu, int64_t p, int64_t q, const void* a, int64_t lda, const void* b, int64_t ldb, float alpha, float beta, void* out, int64_t out_stride) {
-  ctx.kernels->segment_outer(ctx.pool, S, cu, p, q, in(a), lda, in(b), ldb, alpha, beta, out_(out), out_stride);
+void segment_outer(Call&, ml_ctx& ctx, int64_t S, const int32_t* cu, int64_t p, int64_t q, const void* a, int64_t lda, const void* b, int64_t ldb, OuterScales scales, float alpha, float beta, void* out, int64_t out_stride) {
+  ctx.kernels->segment_outer(ctx.pool, S, cu, p, q, in(a), lda, in(b), ldb, in(scales.rows), in(scales.columns), alpha, beta, out_(out), out_stride);
 }
 
 void segment_mean(Call&, ml_ctx& ctx, int64_t S, const int32_t* cu, int64_t q, const void* a, int64_t lda, void* out, int64_t ld_out) {
@@ -246,8 +246,12 @@ void swiglu_forward(Call&, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_u
   ctx.kernels->swiglu_forward(ctx.pool, T, f, in(gate_up), ldg, out_(y), ldy);
 }
 
-void swiglu_backward(Call&, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, const void* dy, int64_t lddy, void* dgate_up) {
-  ctx.kernels->swiglu_backward(ctx.pool, T, f, in(gate_up), ldg, in(dy), lddy, out_(dgate_up));
+void swiglu_backward(Call&, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, const void* dy, int64_t lddy, void* dgate_up, void* y) {
+  ctx.kernels->swiglu_backward(ctx.pool, T, f, in(gate_up), ldg, in(dy), lddy, out_(dgate_up), out_(y));
+}
+
+bool swiglu_gradients(Call&, ml_ctx&, int64_t, int64_t, void*, int64_t, const void*, int64_t, int64_t, const int32_t*, const NarrowSide&, const NarrowSide&, const NarrowSide&, float, int64_t) {
+  return false;
 }
 
 void head_cross_entropy(Call&, ml_ctx& ctx, int64_t R, int64_t d, int64_t V, const void* x, const void* W, int32_t wdtype, int64_t ldw, const int32_t* labels, const void* seeds, void* losses, int32_t* argmax, void* dx, void* work, int64_t chunk_rows) {

@@ -101,9 +101,10 @@ void linear_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G
 }
 
 void segment_outer(Call& call, ml_ctx& ctx, int64_t S, const int32_t* cu, int64_t p, int64_t q, const void* a, int64_t lda, const void* b,
-                   int64_t ldb, float alpha, float beta, void* out, int64_t out_stride) {
+                   int64_t ldb, OuterScales scales, float alpha, float beta, void* out, int64_t out_stride) {
   if (!enter(call, ctx)) return;
-  launched(call, ctx, cuda::segment_outer(ctx.on, S, cu, p, q, in(a), lda, in(b), ldb, alpha, beta, f32_out(out), out_stride));
+  launched(call, ctx, cuda::segment_outer(ctx.on, S, cu, p, q, in(a), lda, in(b), ldb, f32(scales.rows), f32(scales.columns), alpha, beta,
+                                          f32_out(out), out_stride));
 }
 
 void segment_mean(Call& call, ml_ctx& ctx, int64_t S, const int32_t* cu, int64_t q, const void* a, int64_t lda, void* out, int64_t ld_out) {
@@ -141,8 +142,16 @@ void swiglu_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* g
   if (enter(call, ctx)) launched(call, ctx, cuda::swiglu_forward(ctx.on, T, f, in(gate_up), ldg, out_(y), ldy));
 }
 
-void swiglu_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, const void* dy, int64_t lddy, void* dgate_up) {
-  if (enter(call, ctx)) launched(call, ctx, cuda::swiglu_backward(ctx.on, T, f, in(gate_up), ldg, in(dy), lddy, out_(dgate_up)));
+void swiglu_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, const void* dy, int64_t lddy, void* dgate_up, void* y) {
+  if (enter(call, ctx)) launched(call, ctx, cuda::swiglu_backward(ctx.on, T, f, in(gate_up), ldg, in(dy), lddy, out_(dgate_up), out_(y)));
+}
+
+bool swiglu_gradients(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* gate_up, int64_t ldg, const void* dy, int64_t lddy, int64_t S,
+                      const int32_t* cu, const NarrowSide& y, const NarrowSide& gate, const NarrowSide& up, float beta, int64_t out_stride) {
+  if (!cuda::swiglu_gradients_fits(f, in(gate_up), ldg, in(dy), lddy, y, gate, up)) return false;
+  if (enter(call, ctx))
+    launched(call, ctx, cuda::swiglu_gradients(ctx.on, T, f, out_(gate_up), ldg, in(dy), lddy, S, cu, y, gate, up, beta, out_stride));
+  return true;
 }
 
 // Logits of a chunk of rows in f32, loss and gradient in place (dlogits in bf16 over the first half of each row), dx from them.

@@ -43,7 +43,8 @@ struct Kernels {
   void (*lora_refresh)(Pool&, int64_t d_in, int G, const Group* groups, const float* scales, const float* theta, void* W,
                        int wdtype, int64_t ldw);
   void (*segment_outer)(Pool&, int64_t S, const int32_t* cu, int64_t p, int64_t q, const float* a, int64_t lda, const float* b,
-                        int64_t ldb, float alpha, float beta, float* out, int64_t out_stride);
+                        int64_t ldb, const float* row_scale, const float* column_scale, float alpha, float beta, float* out,
+                        int64_t out_stride);
   void (*segment_mean)(Pool&, int64_t S, const int32_t* cu, int64_t q, const float* a, int64_t lda, float* out, int64_t ld_out);
   void (*embedding_forward)(Pool&, int64_t T, int64_t d, const void* table, int wdtype, const int32_t* ids, float* out, int64_t ldo);
   void (*rmsnorm_forward)(Pool&, int64_t T, int64_t d, float eps, const float* x, const float* delta, const float* weight,
@@ -60,7 +61,7 @@ struct Kernels {
                              int64_t ldo, const float* lse, const float* dout, int64_t lddout, float* dq, float* dk, float* dv,
                              int64_t lddqkv, float* work);
   void (*swiglu_forward)(Pool&, int64_t T, int64_t f, const float* gate_up, int64_t ldg, float* y, int64_t ldy);
-  void (*swiglu_backward)(Pool&, int64_t T, int64_t f, const float* gate_up, int64_t ldg, const float* dy, int64_t lddy, float* dgate_up);
+  void (*swiglu_backward)(Pool&, int64_t T, int64_t f, const float* gate_up, int64_t ldg, const float* dy, int64_t lddy, float* dgate_up, float* y);
   void (*head_cross_entropy)(Pool&, int64_t R, int64_t d, int64_t V, const float* x, const void* W, int wdtype, int64_t ldw,
                              const int32_t* labels, const float* seeds, float* losses, int32_t* argmax, float* dx, float* work,
                              int64_t chunk_rows);

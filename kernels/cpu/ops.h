@@ -22,7 +22,8 @@ void lora_refresh(Pool&, int64_t d_in, int G, const Group* groups, const float* 
 
 // segment.cpp
 void segment_outer(Pool&, int64_t S, const int32_t* cu, int64_t p, int64_t q, const float* a, int64_t lda, const float* b,
-                   int64_t ldb, float alpha, float beta, float* out, int64_t out_stride);
+                   int64_t ldb, const float* row_scale, const float* column_scale, float alpha, float beta, float* out,
+                   int64_t out_stride);
 void segment_mean(Pool&, int64_t S, const int32_t* cu, int64_t q, const float* a, int64_t lda, float* out, int64_t ld_out);
 
 // embedding.cpp, rmsnorm.cpp, rope.cpp
@@ -45,7 +46,7 @@ void attention_backward(Pool&, int64_t S, const int32_t* cu, const int32_t* kv_l
 
 // swiglu.cpp
 void swiglu_forward(Pool&, int64_t T, int64_t f, const float* gate_up, int64_t ldg, float* y, int64_t ldy);
-void swiglu_backward(Pool&, int64_t T, int64_t f, const float* gate_up, int64_t ldg, const float* dy, int64_t lddy, float* dgate_up);
+void swiglu_backward(Pool&, int64_t T, int64_t f, const float* gate_up, int64_t ldg, const float* dy, int64_t lddy, float* dgate_up, float* y);
 
 // cross_entropy.cpp
 void head_cross_entropy(Pool&, int64_t R, int64_t d, int64_t V, const float* x, const void* W, int wdtype, int64_t ldw,

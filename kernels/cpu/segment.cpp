@@ -8,14 +8,36 @@ namespace ML_ISA {
 // Pieces of [p, q] worth one task each: multiples of every tile's height and width.
 constexpr int64_t ROWS = 168, COLUMNS = 192;
 
+// Rows first .. of a [.., lda], `count` columns of each, times their factors: dense in `to`.
+static void scale_rows(int64_t rows, int64_t count, const float* a, int64_t lda, const float* factors, float* to) {
+  for (int64_t t = 0; t < rows; t++)
+    for (int64_t i = 0; i < count; i++) to[t * count + i] = factors[t] * a[t * lda + i];
+}
+
 void segment_outer(Pool& pool, int64_t S, const int32_t* cu, int64_t p, int64_t q, const float* a, int64_t lda, const float* b,
-                   int64_t ldb, float alpha, float beta, float* out, int64_t out_stride) {
+                   int64_t ldb, const float* row_scale, const float* column_scale, float alpha, float beta, float* out,
+                   int64_t out_stride) {
   const int64_t down = ceil_div(p, ROWS), across = ceil_div(q, COLUMNS);
   parallel(pool, S * down * across, [&](int64_t task, int thread) {
     const int64_t s = task / (down * across), i = task / across % down * ROWS, j = task % across * COLUMNS;
     const int64_t first = cu[s], rows = cu[s + 1] - first;  // K of this product, may be 0
-    gemm_alone(pool, thread, min64(ROWS, p - i), min64(COLUMNS, q - j), rows, alpha, {a + first * lda + i, lda, 0, true, rows, 0},
-               {b + first * ldb + j, ldb, 0, false, rows, 0}, beta, out + s * out_stride + i * q + j, q);
+    const int64_t height = min64(ROWS, p - i), width = min64(COLUMNS, q - j);
+    float* to = out + s * out_stride + i * q + j;
+    Operand left = {a + first * lda + i, lda, 0, true, rows, 0};
+    if (row_scale) {
+      float* scaled = (float*)pool.scratch(thread, 2, (size_t)(rows * height + 1) * 4);
+      scale_rows(rows, height, a + first * lda + i, lda, row_scale + first, scaled);
+      left = {scaled, height, 0, true, rows, 0};
+    }
+    const Operand right = {b + first * ldb + j, ldb, 0, false, rows, 0};
+    if (!column_scale) return gemm_alone(pool, thread, height, width, rows, alpha, left, right, beta, to, q);
+    float tile[ROWS * COLUMNS];
+    gemm_alone(pool, thread, height, width, rows, alpha, left, right, 0, tile, COLUMNS);
+    for (int64_t y = 0; y < height; y++)
+      for (int64_t x = 0; x < width; x++) {
+        const float product = column_scale[j + x] * tile[y * COLUMNS + x];
+        to[y * q + x] = beta == 0 ? product : beta * to[y * q + x] + product;
+      }
   });
 }
 

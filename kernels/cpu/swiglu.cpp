@@ -30,8 +30,9 @@ void swiglu_forward(Pool& pool, int64_t T, int64_t f, const float* gate_up, int6
   });
 }
 
-// dgate_up [T, 2f], rows ldg apart, may be gate_up itself: each element is read before it is written.
-void swiglu_backward(Pool& pool, int64_t T, int64_t f, const float* gate_up, int64_t ldg, const float* dy, int64_t lddy, float* dgate_up) {
+// dgate_up [T, 2f], rows ldg apart, may be gate_up itself, and y [T, lddy] may be dy: each element is read before it is written.
+void swiglu_backward(Pool& pool, int64_t T, int64_t f, const float* gate_up, int64_t ldg, const float* dy, int64_t lddy, float* dgate_up,
+                     float* y) {
   parallel(pool, ceil_div(T, ROWS), [&](int64_t task, int) {
     for (int64_t t = task * ROWS; t < min64(T, (task + 1) * ROWS); t++) {
       const float* gate = gate_up + t * ldg;
@@ -47,13 +48,10 @@ void swiglu_backward(Pool& pool, int64_t T, int64_t f, const float* gate_up, int
         const vf o = whole ? load(out + j) : load_part(out + j, n);
         const vf s = vsigmoid(g);
         const vf dg = o * u * s * (1.0f + g * (1.0f - s)), du = o * g * s;
-        if (whole) {
-          store(dgate + j, dg);
-          store(dup + j, du);
-        } else {
-          store_part(dgate + j, dg, n);
-          store_part(dup + j, du, n);
-        }
+        const auto put = [&](float* to, vf x) { whole ? store(to, x) : store_part(to, x, n); };
+        put(dgate + j, dg);
+        put(dup + j, du);
+        if (y) put(y + t * lddy + j, g * s * u);
       }
     }
   });

@@ -72,5 +72,32 @@ cudaError_t convert_2d(const Launch& on, int64_t rows, int64_t cols, const void*
   }
 }
 
+// One access a thread: rows may be far shorter than a block.
+template <typename Access>
+static __global__ void __launch_bounds__(THREADS) copy(int64_t count, uint32_t per_row, const char* src, int64_t pitch_src, char* dst,
+                                                       int64_t pitch_dst) {
+  const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+  if (i >= count) return;
+  const int64_t row = i / per_row, at = i % per_row * (int64_t)sizeof(Access);
+  *reinterpret_cast<Access*>(dst + row * pitch_dst + at) = *reinterpret_cast<const Access*>(src + row * pitch_src + at);
+}
+
+cudaError_t copy_2d(const Launch& on, int64_t rows, int64_t bytes, const void* src, int64_t pitch_src, void* dst, int64_t pitch_dst) {
+  const auto launch = [&](auto access) {
+    const int64_t count = rows * (bytes / (int64_t)sizeof access);
+    copy<decltype(access)><<<(unsigned)ceil_div(count, THREADS), THREADS, 0, on.stream>>>(
+        count, (uint32_t)(bytes / (int64_t)sizeof access), (const char*)src, pitch_src, (char*)dst, pitch_dst);
+  };
+  if (rows == 0 || bytes == 0) return cudaSuccess;
+  const uint64_t all = (uint64_t)(uintptr_t)src | (uintptr_t)dst | (uint64_t)bytes | (uint64_t)pitch_src | (uint64_t)pitch_dst;
+  if (all % 16 == 0)
+    launch(uint4{});
+  else if (all % 4 == 0)
+    launch(uint32_t{});
+  else
+    launch(uint16_t{});
+  return cudaGetLastError();
+}
+
 }  // namespace cuda
 }  // namespace metalora

@@ -51,7 +51,7 @@ cudaError_t rope(const Launch& on, int64_t T, int64_t heads, int64_t D, bf16* x,
 // swiglu.cu: gate_up and dgate_up [T, 2f], rows ldg apart.
 cudaError_t swiglu_forward(const Launch& on, int64_t T, int64_t f, const bf16* gate_up, int64_t ldg, bf16* y, int64_t ldy);
 cudaError_t swiglu_backward(const Launch& on, int64_t T, int64_t f, const bf16* gate_up, int64_t ldg, const bf16* dy, int64_t lddy,
-                            bf16* dgate_up);
+                            bf16* dgate_up, bf16* y);
 
 // attention.cu, attention_hopper.cu. Rows of q, k, v are ldqkv apart, of dq, dk, dv lddqkv. T bounds cu_seqlens[S]; rows of
 // out, dq, dk, dv behind cu_seqlens[S] are set to zero (lse there to 0). kv_lens may be NULL.
@@ -68,9 +68,18 @@ cudaError_t attention_backward(const Launch& on, int64_t T, int64_t S, int64_t m
 cudaError_t cross_entropy(const Launch& on, int64_t R, int64_t V, float* logits, const int32_t* labels, const float* seeds, float* losses,
                           int32_t* argmax, bool backward);
 
-// segment.cu. out_i [p, q] = beta out_i + alpha a_i^T b_i over the rows of segment i.
+// swiglu_gradients.cu: swiglu_backward in place and the adapter gradients beside it, where swiglu_gradients_fits; rows of no segment
+// are left alone.
+bool swiglu_gradients_fits(int64_t f, const bf16* gate_up, int64_t ldg, const bf16* dy, int64_t lddy, const NarrowSide& y,
+                           const NarrowSide& gate, const NarrowSide& up);
+cudaError_t swiglu_gradients(const Launch& on, int64_t T, int64_t f, bf16* gate_up, int64_t ldg, const bf16* dy, int64_t lddy, int64_t S,
+                             const int32_t* cu, const NarrowSide& y, const NarrowSide& gate, const NarrowSide& up, float beta,
+                             int64_t out_stride);
+
+// segment.cu. out_i [p, q] = beta out_i + alpha a_i^T b_i over the rows of segment i, rows and columns scaled (either NULL: not).
 cudaError_t segment_outer(const Launch& on, int64_t S, const int32_t* cu, int64_t p, int64_t q, const bf16* a, int64_t lda, const bf16* b,
-                          int64_t ldb, float alpha, float beta, float* out, int64_t out_stride);
+                          int64_t ldb, const float* row_scale, const float* column_scale, float alpha, float beta, float* out,
+                          int64_t out_stride);
 cudaError_t segment_mean(const Launch& on, int64_t S, const int32_t* cu, int64_t q, const bf16* a, int64_t lda, float* out, int64_t ld_out);
 cudaError_t segment_sum(const Launch& on, int64_t S, const int32_t* row_offsets, const float* values, double* out);
 
@@ -94,6 +103,8 @@ cudaError_t adam(const Launch& on, int64_t P, float* theta, const float* g, floa
 // convert.cu: dst [rows, cols] = src, rows ld apart; types are ML_F32, ML_BF16 or (source only) ML_F16.
 cudaError_t convert_2d(const Launch& on, int64_t rows, int64_t cols, const void* src, int32_t src_dtype, int64_t ld_src, void* dst,
                        int32_t dst_dtype, int64_t ld_dst);
+// Also convert.cu: rows of `bytes` bytes, an even number, `pitch` bytes apart; source and destination do not overlap.
+cudaError_t copy_2d(const Launch& on, int64_t rows, int64_t bytes, const void* src, int64_t pitch_src, void* dst, int64_t pitch_dst);
 // checksum.cu: *sum, in device memory, from the bits of x [rows, cols], elements of `size` bytes (2 or 4).
 cudaError_t checksum(const Launch& on, int64_t rows, int64_t cols, const void* x, int64_t ld, int size, unsigned long long* sum);
 

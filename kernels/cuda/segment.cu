@@ -5,16 +5,12 @@
 // columns of the wide one; the rows are what is summed over, and they are shared out three times, always in the same way:
 // over the blocks of a cluster, over the warps of a block, and in order within a warp. Neither side is transposed in memory:
 // ldmatrix turns both as it hands them to the tensor cores. The partial sums meet in shared memory, in a fixed order.
-#include <cooperative_groups.h>
-
-#include "math.cuh"
+#include "outer.cuh"
 
 namespace metalora {
 namespace cuda {
 
-namespace cg = cooperative_groups;
-
-static const int WARPS = 8, THREADS = WARPS * WARP, MOST_SPLIT = 8;
+static const int WARPS = OUTER_WARPS, THREADS = OUTER_THREADS;
 
 // Sizes of a block's tile: NR columns of the narrow side by WT of the wide side.
 template <int NR, int WT>
@@ -42,96 +38,16 @@ struct Outer {
   int64_t ld_narrow, ld_wide, narrow_count, wide_count;
   bool turned;   // out is [wide, narrow]
   bool vectors;  // lines of out may be accessed 16 bytes at a time
+  const float *row_scale, *column_scale;  // of the stream's rows, of the columns of out; or NULL
   float alpha, beta;
   float* out;
   int64_t out_stride;
   int narrow_tiles, wide_tiles, split;  // split: blocks of a cluster
 };
 
-// Copies ROWS rows of COLUMNS columns into shared memory, 16 bytes at a time; zeros take the place of what lies outside `rows`
-// and `columns`.
-template <int COLUMNS, int ROWS, int PITCH, bool ALIGNED>
-static __device__ __forceinline__ void load_tile(char* to, const bf16* from, int64_t ld, int rows, int columns) {
-  const int CHUNKS = COLUMNS / 8;
-#pragma unroll
-  for (int first = 0; first < ROWS * CHUNKS; first += THREADS) {
-    const int chunk = first + threadIdx.x;
-    if (ROWS * CHUNKS % THREADS != 0 && chunk >= ROWS * CHUNKS) break;
-    const int row = chunk / CHUNKS, column = chunk % CHUNKS * 8;
-    const int valid = row < rows ? max(0, min(8, columns - column)) : 0;
-    const bf16* source = from + row * ld + column;
-    char* place = to + row * PITCH + column * 2;
-    if (ALIGNED) {
-      const uint32_t address = (uint32_t)__cvta_generic_to_shared(place);
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(source), "r"(valid * 2) : "memory");
-    } else {
-      uint32_t word[4];
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const uint32_t low = 2 * i < valid ? __bfloat16_as_ushort(source[2 * i]) : 0;
-        const uint32_t high = 2 * i + 1 < valid ? __bfloat16_as_ushort(source[2 * i + 1]) : 0;
-        word[i] = low | high << 16;
-      }
-      *reinterpret_cast<uint4*>(place) = make_uint4(word[0], word[1], word[2], word[3]);
-    }
-  }
-}
-
-// Four transposed 8 by 8 matrices.
-static __device__ __forceinline__ void load_matrices(uint32_t (&x)[4], uint32_t address) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"(address)
-               : "memory");
-}
-
-// c [16, 8] += a [16, 16] b [16, 8]
-static __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-// Writes this block's share of a tile, LINES lines of LENGTH floats: alpha times the blocks' sums, added in the order of their ranks,
-// plus beta out. `columns` and `lines` of the tile exist in out, whose lines are ld apart.
-template <int LINES, int LENGTH, int PITCH>
-static __device__ __forceinline__ void write_tile(const Outer& o, float* sums, int rank, int lines, int columns, float* out, int64_t ld) {
-  const int ACROSS = LENGTH / 4, share = LINES * ACROSS / o.split;
-  for (int e = rank * share + threadIdx.x; e < (rank + 1) * share; e += THREADS) {
-    const int line = e / ACROSS, column = e % ACROSS * 4;
-    if (line >= lines || column >= columns) continue;
-    float* from = sums + line * PITCH + column;
-    float sum[4];
-    load<4>(from, sum);
-#if __CUDA_ARCH__ >= 900
-    if (o.split > 1) {
-      float parts[MOST_SPLIT][4];  // all on their way before the first is added
-#pragma unroll
-      for (int k = 0; k < MOST_SPLIT; k++)
-        if (k < o.split) load<4>(cg::this_cluster().map_shared_rank(from, k), parts[k]);
-#pragma unroll
-      for (int k = 0; k < MOST_SPLIT; k++)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-          if (k < o.split) sum[i] = k == 0 ? parts[0][i] : sum[i] + parts[k][i];
-    }
-#endif
-    float* to = out + line * ld + column;
-    float old[4] = {};  // beta 0: out may hold NaN
-    if (o.vectors) {
-      if (o.beta != 0) load<4>(to, old);
-#pragma unroll
-      for (int i = 0; i < 4; i++) sum[i] = o.alpha * sum[i] + o.beta * old[i];
-      store<4>(to, sum);
-    } else {
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        if (column + i >= columns) continue;
-        if (o.beta != 0) old[i] = to[i];
-        to[i] = o.alpha * sum[i] + o.beta * old[i];
-      }
-    }
-  }
+// Two bf16, each times its factor.
+static __device__ __forceinline__ uint32_t scale2(uint32_t x, float low, float high) {
+  return pack2(__uint_as_float(x << 16) * low, __uint_as_float(x & 0xffff0000u) * high);
 }
 
 template <int NR, int WT, bool ALIGNED>
@@ -169,6 +85,17 @@ static __global__ void __launch_bounds__(THREADS, NR <= 64 ? 2 : 1) outer_kernel
     asm volatile("cp.async.commit_group;" ::: "memory");
   }
   for (int stage = first; stage < last; stage++) {
+    // Factors of the four rows that a lane's pairs of a step belong to; on their way while the stage arrives.
+    float factors[S::STEPS][4];
+    if (o.row_scale) {
+#pragma unroll
+      for (int step = 0; step < S::STEPS; step++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+          const int row = stage * S::ROWS + (step * S::DEEP + deep) * 16 + lane % 4 * 2 + i / 2 * 8 + i % 2;
+          factors[step][i] = row < rows ? o.row_scale[begin + row] : 0.0f;
+        }
+    }
     asm volatile("cp.async.wait_group %0;" ::"n"(S::STAGES - 2) : "memory");
     __syncthreads();  // this stage has arrived, and everybody has left the one that is loaded next
     if (stage + S::STAGES - 1 < last) load_stage(stage + S::STAGES - 1);
@@ -186,6 +113,10 @@ static __global__ void __launch_bounds__(THREADS, NR <= 64 ? 2 : 1) outer_kernel
       for (int i = 0; i < NR / 16; i++) {
         uint32_t a[4];
         load_matrices(a, narrow_row + i * 32);
+        if (o.row_scale) {
+#pragma unroll
+          for (int k = 0; k < 4; k++) a[k] = scale2(a[k], factors[step][k / 2 * 2], factors[step][k / 2 * 2 + 1]);
+        }
 #pragma unroll
         for (int j = 0; j < 4; j++) multiply(c[i][j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
       }
@@ -219,19 +150,15 @@ static __global__ void __launch_bounds__(THREADS, NR <= 64 ? 2 : 1) outer_kernel
     __syncthreads();
   }
 
-#if __CUDA_ARCH__ >= 900
-  if (o.split > 1) cg::this_cluster().sync();
-#endif
+  sums_are_there(o.split);
   float* out = o.out + segment * o.out_stride;
+  TileEnd end = {o.alpha, o.beta, o.column_scale, o.vectors, o.split};
+  if (end.column_scale) end.column_scale += o.turned ? narrow_at : wide_at;
   if (o.turned)
-    write_tile<WT, NR, S::TURNED_PITCH>(o, sums, rank, wide_left, narrow_left, out + wide_at * o.narrow_count + narrow_at, o.narrow_count);
+    write_tile<WT, NR, S::TURNED_PITCH>(end, sums, rank, wide_left, narrow_left, out + wide_at * o.narrow_count + narrow_at, o.narrow_count);
   else
-    write_tile<NR, WT, S::STRAIGHT_PITCH>(o, sums, rank, narrow_left, wide_left, out + narrow_at * o.wide_count + wide_at, o.wide_count);
-#if __CUDA_ARCH__ >= 900
-  // Others read this block's sums. Nothing is published, so nobody waits for the stores to `out` (as cluster.sync() would).
-  if (o.split > 1)
-    asm volatile("barrier.cluster.arrive.relaxed;\n\tbarrier.cluster.wait;" ::: "memory");
-#endif
+    write_tile<NR, WT, S::STRAIGHT_PITCH>(end, sums, rank, narrow_left, wide_left, out + narrow_at * o.wide_count + wide_at, o.wide_count);
+  sums_were_read(o.split);
 }
 
 template <int NR, int WT, bool ALIGNED = true>
@@ -245,19 +172,23 @@ static cudaError_t launch_outer(const Launch& on, int64_t S, Outer o) {
   return launch_clusters(on, outer_kernel<NR, WT, ALIGNED>, tiles * o.split, THREADS, Tile<NR, WT>::SHARED, o.split, o);
 }
 
-// The columns a block takes of the wide side: few where many would leave most of the device idle, and no cluster shares the rows.
+// The columns a block takes of the wide side: few where many would leave most of the device idle. With clusters that is below half a
+// block a multiprocessor: 8,192 rows of [96, 4096] take 73 us in 4 x 32 blocks of 128 columns, 47 us in 2 x 64 of 64; 4 segments of
+// 1,600 rows in all 16 us in 128 blocks of 128, 19 us in 256 of 64 (H100, `gpu-kernels time`).
 template <int NR>
 static cudaError_t choose_width(const Launch& on, int64_t S, const Outer& o) {
   const int64_t tiles = S * ceil_div(o.narrow_count, NR) * ceil_div(o.wide_count, 128);
-  if (o.wide_count <= 64 || (!has_clusters(on) && tiles < on.units)) return launch_outer<NR, 64>(on, S, o);
+  if (o.wide_count <= 64 || tiles < (has_clusters(on) ? on.units / 2 : on.units)) return launch_outer<NR, 64>(on, S, o);
   return launch_outer<NR, 128>(on, S, o);
 }
 
 cudaError_t segment_outer(const Launch& on, int64_t S, const int32_t* cu, int64_t p, int64_t q, const bf16* a, int64_t lda, const bf16* b,
-                          int64_t ldb, float alpha, float beta, float* out, int64_t out_stride) {
+                          int64_t ldb, const float* row_scale, const float* column_scale, float alpha, float beta, float* out,
+                          int64_t out_stride) {
   if (S == 0 || p == 0 || q == 0) return cudaSuccess;
   Outer o = {};
   o.cu = cu;
+  o.row_scale = row_scale, o.column_scale = column_scale;
   o.alpha = alpha, o.beta = beta;
   o.out = out, o.out_stride = out_stride;
   o.turned = p > q;  // the wide side is a

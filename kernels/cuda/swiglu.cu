@@ -1,15 +1,12 @@
 // swiglu.cu: y = silu(gate) * up (Shazeer 2020, arXiv:2002.05202), silu(g) = g sigmoid(g).
 //
 //   dgate = dy up s (1 + g (1 - s))        dup = dy g s        with s = sigmoid(g)
-#include "math.cuh"
+#include "swiglu.cuh"
 
 namespace metalora {
 namespace cuda {
 
 static const int THREADS = 256;
-
-// 1 / (1 + e^-x). e^-x is infinite below x = -88, where the quotient is 0.
-static __device__ __forceinline__ float sigmoid(float x) { return __fdividef(1.0f, 1.0f + __expf(-x)); }
 
 // A block takes one of `pieces` parts of a row.
 template <int W>
@@ -22,14 +19,14 @@ static __global__ void __launch_bounds__(THREADS) forward(int64_t f, int pieces,
   unpack(gate, g);
   unpack(up, u);
 #pragma unroll
-  for (int i = 0; i < W; i++) u[i] *= g[i] * sigmoid(g[i]);
+  for (int i = 0; i < W; i++) u[i] *= silu(g[i]);
   store<W>(y + t * ldy + j, u);
 }
 
-// dgate_up may be gate_up itself: a thread reads its elements before it writes them, and nobody else reads them.
+// dgate_up may be gate_up itself, y may be dy: a thread reads its elements before it writes them, and nobody else reads them.
 template <int W>
 static __global__ void __launch_bounds__(THREADS) backward(int64_t f, int pieces, const bf16* gate_up, int64_t ldg, const bf16* dy, int64_t lddy,
-                                                           bf16* dgate_up) {
+                                                           bf16* dgate_up, bf16* y) {
   const int64_t t = blockIdx.x / pieces, j = ((int64_t)(blockIdx.x % pieces) * blockDim.x + threadIdx.x) * W;
   if (j >= f) return;
   const int64_t at = t * ldg + j;
@@ -40,12 +37,11 @@ static __global__ void __launch_bounds__(THREADS) backward(int64_t f, int pieces
   unpack(out, o);
 #pragma unroll
   for (int i = 0; i < W; i++) {
-    const float s = sigmoid(g[i]);
-    u[i] = o[i] * u[i] * s * (1.0f + g[i] * (1.0f - s));
-    g[i] = o[i] * g[i] * s;
+    swiglu_backward(g[i], u[i], o[i]);
   }
-  store<W>(dgate_up + at, u);
-  store<W>(dgate_up + at + f, g);
+  store<W>(dgate_up + at, g);
+  store<W>(dgate_up + at + f, u);
+  if (y) store<W>(y + t * lddy + j, o);
 }
 
 // Threads of a block and blocks of a row, such that the last block of a row is nearly as full as the others.
@@ -69,15 +65,16 @@ cudaError_t swiglu_forward(const Launch& on, int64_t T, int64_t f, const bf16* g
   return cudaGetLastError();
 }
 
-cudaError_t swiglu_backward(const Launch& on, int64_t T, int64_t f, const bf16* gate_up, int64_t ldg, const bf16* dy, int64_t lddy, bf16* dgate_up) {
+cudaError_t swiglu_backward(const Launch& on, int64_t T, int64_t f, const bf16* gate_up, int64_t ldg, const bf16* dy, int64_t lddy, bf16* dgate_up,
+                            bf16* y) {
   if (T == 0 || f == 0) return cudaSuccess;
-  const bool wide = f % 8 == 0 && aligned16(gate_up, ldg) && aligned16(dgate_up) && aligned16(dy, lddy);
+  const bool wide = f % 8 == 0 && aligned16(gate_up, ldg) && aligned16(dgate_up) && aligned16(dy, lddy) && aligned16(y);
   const Pieces pieces = divide(wide ? f / 8 : f);
   const unsigned grid = (unsigned)(T * pieces.count);
   if (wide)
-    backward<8><<<grid, pieces.threads, 0, on.stream>>>(f, pieces.count, gate_up, ldg, dy, lddy, dgate_up);
+    backward<8><<<grid, pieces.threads, 0, on.stream>>>(f, pieces.count, gate_up, ldg, dy, lddy, dgate_up, y);
   else
-    backward<1><<<grid, pieces.threads, 0, on.stream>>>(f, pieces.count, gate_up, ldg, dy, lddy, dgate_up);
+    backward<1><<<grid, pieces.threads, 0, on.stream>>>(f, pieces.count, gate_up, ldg, dy, lddy, dgate_up, y);
   return cudaGetLastError();
 }
 

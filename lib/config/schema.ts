@@ -88,7 +88,7 @@ const trainSchema = z.strictObject({
   batch_size: whole(1).max(65536).default(4).describe("Samples a micro-batch"),
   accumulate: whole(1).default(1).describe("Micro-batches an optimizer step"),
   precision: z.enum(["auto", "f32", "bf16"]).default("auto").describe("Frozen weights; auto: f32 on the CPU, bf16 on CUDA"),
-  recompute: z.enum(["auto", "none", "norms", "mlp", "block"]).default("auto").describe(
+  recompute: z.enum(["auto", "none", "mlp", "block"]).default("auto").describe(
     "What the backward pass computes again instead of keeping it, to save memory (same result); auto: as little as fits",
   ),
   memory: bytes().nullable().default(null).describe(

@@ -2,10 +2,12 @@
  * What the layers of a model keep from the forward pass for the backward pass, and what they compute again instead: a ladder
  * that trades time for memory (design §4).
  *
- *   none   everything is kept
- *   norms  rmsnorm and silu(gate)·up are computed again from what they were made of (elementwise: about 2 % of a step)
- *   mlp    gate and up are computed again, too: one product
+ *   none   nothing is computed again
+ *   mlp    gate and up are: one product
  *   block  only the residual stream entering the block is kept; the rest is computed again
+ *
+ * Outputs of norms and of silu(gate)·up are kept on no rung: the backward pass needs them for adapter gradients alone, which read
+ * them out of what they were made of (`ml_segment_outer` with a norm's factors, `ml_swiglu_gradients`).
  *
  * Buffers of what is computed again are shared by all layers. Computed again means the same kernels on the same inputs, so that
  * every rung gives the same bits.
@@ -16,7 +18,7 @@ import type { Arena } from "../tensor/arena.ts";
 import { type Linear, paddedWidth, roomBehind } from "./linear.ts";
 
 /** The rungs of the ladder, least recomputation first. */
-export const RUNGS = ["none", "norms", "mlp", "block"] as const;
+export const RUNGS = ["none", "mlp", "block"] as const;
 
 /** How much a layer computes again. */
 export type Rung = typeof RUNGS[number];
@@ -39,18 +41,15 @@ export function rungOf({ rung, layers }: Recompute, l: number): Rung {
 export interface LayerActivations {
   readonly rung: Rung;
   readonly x: Tensor; // [T,d] residual stream entering the block
-  readonly n1: Tensor; // [T,d+r] rmsnorm(x), then h of q/k/v
   readonly rstd1: Tensor; // [T]
   readonly qkv: Tensor; // [T,(H+2K)D] after RoPE
   readonly attention: Tensor; // [T,HD+r] attention output, then h of o
   readonly lse: Tensor; // [T,H]
   readonly mid: Tensor; // [T,d] residual stream between attention and MLP
-  readonly n2: Tensor; // [T,d+r] rmsnorm(mid), then h of gate/up
   readonly rstd2: Tensor; // [T]
   readonly gateUp: Tensor; // [T,2f]
-  readonly act: Tensor; // [T,f+r] silu(gate)·up, then h of down
-  /** h of the linear layers whose input is computed again but whose product is not. */
-  readonly h: { qkv: Tensor | null; gateUp: Tensor | null; down: Tensor | null };
+  /** h [T,r] of the linear layers whose input is not kept; null without an adapter, or without a backward pass. */
+  readonly h: { readonly qkv: Tensor | null; readonly gateUp: Tensor | null; readonly down: Tensor | null };
   /** Where the layer's own buffers lie in the arena: bytes `from` .. `to`. */
   readonly from: number;
   readonly to: number;
@@ -80,42 +79,46 @@ type BufferName = keyof Buffers;
 /** Buffers that a rung shares among layers. */
 const SHARED: Record<Rung, readonly BufferName[]> = {
   none: [],
-  norms: ["n1", "n2", "act"],
-  mlp: ["n1", "n2", "act", "gateUp"],
-  block: ["n1", "n2", "act", "gateUp", "rstd1", "qkv", "attention", "lse", "mid", "rstd2"],
+  mlp: ["gateUp"],
+  block: ["gateUp", "rstd1", "qkv", "attention", "lse", "mid", "rstd2"],
 };
 
-/** Reserves the activations of all layers. */
+/** Linear layers whose h a rung shares among layers. */
+const SHARED_H: Record<Rung, readonly (keyof LayerActivations["h"])[]> = { none: [], mlp: ["gateUp"], block: ["qkv", "gateUp"] };
+
+/** Reserves the activations of all layers; `keepH` with the h that a backward pass needs. */
 export function reserveActivations(
   arena: Arena,
   layers: readonly Linears[],
   { T, d, f, H, K, D, dtype }: ActivationShape,
-  recompute: Recompute,
+  { recompute, keepH }: { recompute: Recompute; keepH: boolean },
 ): LayerActivations[] {
   const buffer = (cols: number) => arena.reserve("activations", T, cols, { dtype });
-  const beside = (layer: Linear) => arena.reserve("activations", T, layer.width, { dtype, ld: paddedWidth(layer.width, dtype) });
   const perRow = (cols = 1) => arena.reserve("activations", T, cols);
   const makers: Record<BufferName, (layer: Linears) => Tensor> = {
     x: () => buffer(d),
-    n1: ({ qkv }) => beside(qkv),
     rstd1: () => perRow(),
     qkv: () => buffer((H + 2 * K) * D),
-    attention: ({ o }) => beside(o),
+    attention: ({ o }) => arena.reserve("activations", T, o.width, { dtype, ld: paddedWidth(o.width, dtype) }),
     lse: () => perRow(H),
     mid: () => buffer(d),
-    n2: ({ gateUp }) => beside(gateUp),
     rstd2: () => perRow(),
     gateUp: ({ gateUp }) => arena.reserve("activations", T, 2 * f, { dtype, ld: roomBehind(2 * f, gateUp.rank, dtype) }),
-    act: ({ down }) => beside(down),
   };
   const names = Object.keys(makers) as BufferName[];
-  // One shared buffer of each kind, wide enough for every layer that needs it.
   const rungs = layers.map((_, l) => rungOf(recompute, l));
-  const width = (linears: Linears) => Math.max(linears.qkv.width, linears.o.width, linears.gateUp.width, linears.down.width);
-  const widest = layers.reduce((most, each) => width(each) > width(most) ? each : most);
+  // One shared buffer of each kind, wide enough for every layer that needs it.
+  const widest = (rank: (linears: Linears) => number) => layers.reduce((most, each) => rank(each) > rank(most) ? each : most);
   const shared: Partial<Record<BufferName, Tensor>> = {};
   for (const name of names) {
-    if (rungs.some((rung) => SHARED[rung].includes(name))) shared[name] = makers[name](widest);
+    if (rungs.some((rung) => SHARED[rung].includes(name))) {
+      shared[name] = makers[name](widest(({ o, gateUp }) => name === "attention" ? o.rank : gateUp.rank));
+    }
+  }
+  const sharedH: Partial<Record<keyof LayerActivations["h"], Tensor>> = {};
+  for (const name of ["qkv", "gateUp"] as const) {
+    const rank = Math.max(...layers.map((linears) => linears[name].rank));
+    if (keepH && rank > 0 && rungs.some((rung) => SHARED_H[rung].includes(name))) sharedH[name] = buffer(rank);
   }
   return layers.map((linears, l) => {
     const rung = rungs[l]!;
@@ -123,22 +126,17 @@ export function reserveActivations(
     const own = Object.fromEntries(
       names.map((name) => [name, SHARED[rung].includes(name) ? shared[name]! : makers[name](linears)]),
     ) as unknown as Buffers;
-    const keep = (linear: Linear, ...rungs: Rung[]) => linear.rank > 0 && rungs.includes(rung) ? buffer(linear.rank) : null;
-    const h = {
-      qkv: keep(linears.qkv, "norms", "mlp"),
-      gateUp: keep(linears.gateUp, "norms"),
-      down: keep(linears.down, "norms", "mlp", "block"),
+    const hOf = (name: keyof LayerActivations["h"]) => {
+      const { rank } = linears[name];
+      if (!keepH || rank === 0) return null;
+      return SHARED_H[rung].includes(name) ? sharedH[name]!.columns(0, rank) : buffer(rank);
     };
+    const h = { qkv: hOf("qkv"), gateUp: hOf("gateUp"), down: hOf("down") };
     return { rung, ...own, h, from, to: arena.bytes };
   });
 }
 
-/** Keeps h, which lies behind the input xh [T,dIn+r] of a layer whose input is shared. */
+/** Keeps h, which lies behind the input xh [T,dIn+r] of a layer whose input is not kept. */
 export function keepH(dev: Device, T: number, linear: Linear, xh: Tensor, h: Tensor | null): void {
   if (h) copy2d(dev, T, linear.rank, xh.columns(linear.dIn, linear.rank), h);
-}
-
-/** Puts h back behind the input. */
-export function putH(dev: Device, T: number, linear: Linear, xh: Tensor, h: Tensor | null): void {
-  if (h) copy2d(dev, T, linear.rank, h, xh.columns(linear.dIn, linear.rank));
 }

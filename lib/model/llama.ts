@@ -13,7 +13,7 @@
 import { type Device, Tensor } from "../../ffi/device.ts";
 import * as op from "../../ffi/operators.ts";
 import type { Arena } from "../tensor/arena.ts";
-import { KEEP_ALL, keepH, type LayerActivations, putH, type Recompute, reserveActivations } from "./activations.ts";
+import { KEEP_ALL, keepH, type LayerActivations, type Recompute, reserveActivations } from "./activations.ts";
 import { type AdapterOf, Linear, paddedWidth, roomBehind } from "./linear.ts";
 import type { LlamaConfig } from "./config.ts";
 
@@ -46,13 +46,36 @@ export interface DeviceBatch {
   readonly seeds: Tensor; // f32 [R] dL/d(loss of the row)
 }
 
-/** Receives, layer by layer and last layer first, what adapter gradients are made of. */
-export interface GradientSink {
-  /** xh [T,dIn+r] = (x, h); dy [T,dOut]; gxh [T,dIn+r] = (dL/dx, dL/dh). */
-  linear(linear: Linear, T: number, tensors: { xh: Tensor; dy: Tensor; gxh: Tensor }): void;
+/** What the gradients of a linear layer's adapters are made of. */
+export interface LinearTensors {
+  /** The layer's input [T,dIn], or with `norm` what its norm makes that input of; null when dL/dA is formed already. */
+  readonly x: { readonly rows: Tensor; readonly norm: op.Norm | null } | null;
+  readonly h: Tensor | null; // [T,r] = x Aᵀ
+  readonly dy: Tensor | null; // [T,dOut] dL/dy; null when dL/dB is formed already
+  readonly gh: Tensor; // [T,r] dL/dh
 }
 
-const HEAD_WORK_BYTES = 48 * 2 ** 20; // logits of one chunk of rows; every chunk packs the head's weights anew
+/** Receives, layer by layer and last layer first, what adapter gradients are made of. */
+export interface GradientSink {
+  linear(linear: Linear, T: number, tensors: LinearTensors): void;
+}
+
+/** A sink that forms the gradients of the adapters. */
+export interface AdapterSink extends GradientSink {
+  /**
+   * The backward pass of y = silu(gate) · up, in place on gateUp [T,2f] from dy [T,f], which may be lost, together with dL/dA of
+   * `down`, whose input is y, and dL/dB of `gateUp`.
+   */
+  swiglu(
+    layer: { readonly gateUp: Linear; readonly down: Linear },
+    T: number,
+    tensors: { f: number; gateUp: Tensor; dy: Tensor; gh: Tensor; h: Tensor | null },
+  ): void;
+}
+
+// Logits of one chunk of rows. On the CPU every chunk packs the head's weights anew. On a GPU a chunk reads them twice: below 256
+// rows that takes longer than the products.
+const HEAD_WORK_BYTES = 48 * 2 ** 20, HEAD_ROWS_CUDA = 512;
 
 /** A Llama model with LoRA adapters, its weights and its activation buffers in one arena. */
 export class Llama {
@@ -73,10 +96,11 @@ export class Llama {
   readonly #delta: Tensor; // [T,d] what a block adds to the residual stream
   readonly #last: Tensor; // [T,d] residual stream after the last block
   readonly #rstd: Tensor; // [T]
-  readonly #normed: Tensor; // [T,d]
+  readonly #normed: Tensor; // [T,d+r] output of a norm, then h
+  readonly #act: Tensor; // [T,f+r] silu(gate)·up, then h of down
   readonly #hidden: Tensor; // [R,d] labelled rows
   readonly #headWork: Tensor;
-  readonly #backward: { dx: Tensor; gxh: Tensor; dqkv: Tensor; work: Tensor; dhidden: Tensor } | null;
+  readonly #backward: { dx: Tensor; gxh: Tensor; delta: Tensor; dqkv: Tensor; work: Tensor; dhidden: Tensor } | null;
 
   /**
    * @param arena where weights and buffers are reserved; it may be allocated later, or never (a dry run)
@@ -140,27 +164,36 @@ export class Llama {
     const buffer = (rows: number, cols: number) => arena.reserve("activations", rows, cols, { dtype });
     const perRow = (cols = 1) => arena.reserve("activations", T, cols);
     const kept = train ? this.layers : this.layers.slice(0, 1);
-    this.#saved = reserveActivations(arena, kept, { T, d, f, H, K, D, dtype }, train ? recompute : KEEP_ALL);
+    const shape = { T, d, f, H, K, D, dtype };
+    this.#saved = reserveActivations(arena, kept, shape, { recompute: train ? recompute : KEEP_ALL, keepH: train });
     this.#last = buffer(T, d);
     this.#rstd = perRow();
     this.#hidden = buffer(R, d);
     this.losses = arena.reserve("activations", 1, R);
     this.argmax = arena.reserve("activations", 1, R, { dtype: "i32" });
 
-    // Scratch. The forward pass is done with `delta` and `normed` when the backward pass needs `dx` and `gxh`.
-    const width = Math.max(...this.layers.flatMap(({ qkv, o, gateUp, down }) => [qkv, o, gateUp, down].map((l) => l.width)));
-    const scratch = (rows: number, cols: number) => arena.reserve("workspace", rows, cols, { dtype });
+    // Scratch. `delta` and `dx`, `act` and `gxh` are the same memory: the forward pass is done with one when the backward pass
+    // needs the other.
+    const widest = (pick: (layer: Layer) => Linear[]) =>
+      Math.max(...this.layers.flatMap((layer) => pick(layer).map((l) => l.width)));
+    const beside = (width: number) => arena.reserve("workspace", T, width, { dtype, ld: paddedWidth(width, dtype) });
     const behind = (cols: number, layers: readonly Linear[]) =>
       arena.reserve("workspace", T, cols, { dtype, ld: roomBehind(cols, Math.max(...layers.map(({ rank }) => rank)), dtype) });
     const dx = behind(d, this.layers.flatMap(({ o, down }) => [o, down]));
     this.#delta = new Tensor(arena, dx.byteOffset, T, d, dtype);
-    this.#normed = scratch(T, d);
-    const chunk = Math.min(R, Math.max(16, Math.floor(HEAD_WORK_BYTES / op.headWorkBytes(dev, 1, V))));
+    this.#normed = beside(widest(({ qkv, gateUp }) => [qkv, gateUp]));
+    const gxh = beside(widest(({ qkv, o, gateUp, down }) => train ? [qkv, o, gateUp, down] : [down]));
+    this.#act = gxh;
+    const most = dev.backend === "cuda"
+      ? HEAD_ROWS_CUDA
+      : Math.max(16, Math.floor(HEAD_WORK_BYTES / op.headWorkBytes(dev, 1, V)));
+    const chunk = Math.ceil(R / Math.ceil(R / most));
     this.#headWork = arena.reserve("workspace", 1, Math.ceil(op.headWorkBytes(dev, chunk, V) / 4));
     this.#backward = train
       ? {
         dx,
-        gxh: scratch(T, paddedWidth(width, dtype)),
+        gxh,
+        delta: new Tensor(arena, gxh.byteOffset, T, d, dtype),
         dqkv: behind((H + 2 * K) * D, this.layers.map(({ qkv }) => qkv)),
         work: arena.reserve("workspace", T, H),
         dhidden: buffer(R, d),
@@ -205,16 +238,15 @@ export class Llama {
       // x += o(attention(rope(q), rope(k), v))
       const before = l === 0 ? a.x : this.#activations(l - 1).mid;
       const add = l === 0 ? { delta: null, sum: null } : { delta: this.#delta, sum: a.x };
-      op.rmsnormForward(dev, T, { x: before, ...add, weight: layer.norm1, eps, y: a.n1, rstd: a.rstd1 });
+      op.rmsnormForward(dev, T, { x: before, ...add, weight: layer.norm1, eps, y: this.#normed, rstd: a.rstd1 });
       this.#attention(batch, layer, a, this.#delta);
-      keepH(dev, T, layer.qkv, a.n1, a.h.qkv);
       // x += down(silu(gate) · up)
-      op.rmsnormForward(dev, T, { x: a.x, delta: this.#delta, sum: a.mid, weight: layer.norm2, eps, y: a.n2, rstd: a.rstd2 });
-      layer.gateUp.forward(dev, T, a.n2, a.gateUp);
-      keepH(dev, T, layer.gateUp, a.n2, a.h.gateUp);
-      op.swigluForward(dev, T, { f, gateUp: a.gateUp, y: a.act });
-      layer.down.forward(dev, T, a.act, this.#delta);
-      keepH(dev, T, layer.down, a.act, a.h.down);
+      const second = { x: a.x, delta: this.#delta, sum: a.mid };
+      op.rmsnormForward(dev, T, { ...second, weight: layer.norm2, eps, y: this.#normed, rstd: a.rstd2 });
+      this.#gateUp(T, layer, a);
+      op.swigluForward(dev, T, { f, gateUp: a.gateUp, y: this.#act });
+      layer.down.forward(dev, T, this.#act, this.#delta);
+      keepH(dev, T, layer.down, this.#act, a.h.down);
     });
     const x = this.#activations(config.L - 1).mid;
     op.rmsnormForward(dev, T, {
@@ -229,12 +261,13 @@ export class Llama {
     op.gatherRows(dev, batch.R, { x: this.#normed, rows: batch.rows, out: this.#hidden });
   }
 
-  /** q, k, v of the normed input in n1, rotated; attention; its output projection [T,d] into `out`. */
+  /** q, k, v of `normed`, rotated; attention; its output projection [T,d] into `out`. */
   #attention(batch: DeviceBatch, layer: Layer, a: LayerActivations, out: Tensor): void {
     const { dev } = this;
     const { T } = batch;
     const { H, K, D } = this.config;
-    layer.qkv.forward(dev, T, a.n1, a.qkv);
+    layer.qkv.forward(dev, T, this.#normed, a.qkv);
+    keepH(dev, T, layer.qkv, this.#normed, a.h.qkv);
     this.#rope(batch, a.qkv, "forward");
     const { q, k, v } = this.#split(a.qkv);
     const scale = 1 / Math.sqrt(D);
@@ -242,20 +275,26 @@ export class Llama {
     layer.o.forward(dev, T, a.attention, out);
   }
 
+  /** gate and up of `normed`. */
+  #gateUp(T: number, layer: Layer, a: LayerActivations): void {
+    layer.gateUp.forward(this.dev, T, this.#normed, a.gateUp);
+    keepH(this.dev, T, layer.gateUp, this.#normed, a.h.gateUp);
+  }
+
   /** Computes again what layer l did not keep, in the buffers that all layers share. */
   #restore(batch: DeviceBatch, layer: Layer, a: LayerActivations): void {
     const { dev } = this;
     const { T } = batch;
-    const { f, eps } = this.config;
-    op.rmsnormForward(dev, T, { x: a.x, delta: null, sum: null, weight: layer.norm1, eps, y: a.n1, rstd: a.rstd1 });
-    if (a.rung === "block") this.#attention(batch, layer, a, this.#normed);
-    else putH(dev, T, layer.qkv, a.n1, a.h.qkv);
-    const second = a.rung === "block" ? { x: a.x, delta: this.#normed, sum: a.mid } : { x: a.mid, delta: null, sum: null };
-    op.rmsnormForward(dev, T, { ...second, weight: layer.norm2, eps, y: a.n2, rstd: a.rstd2 });
-    if (a.rung === "norms") putH(dev, T, layer.gateUp, a.n2, a.h.gateUp);
-    else layer.gateUp.forward(dev, T, a.n2, a.gateUp);
-    op.swigluForward(dev, T, { f, gateUp: a.gateUp, y: a.act });
-    putH(dev, T, layer.down, a.act, a.h.down);
+    const { eps } = this.config;
+    let second: { x: Tensor; delta: Tensor | null; sum: Tensor | null } = { x: a.mid, delta: null, sum: null };
+    if (a.rung === "block") {
+      const { delta } = this.#training;
+      op.rmsnormForward(dev, T, { x: a.x, delta: null, sum: null, weight: layer.norm1, eps, y: this.#normed, rstd: a.rstd1 });
+      this.#attention(batch, layer, a, delta);
+      second = { x: a.x, delta, sum: a.mid };
+    }
+    op.rmsnormForward(dev, T, { ...second, weight: layer.norm2, eps, y: this.#normed, rstd: a.rstd2 });
+    this.#gateUp(T, layer, a);
   }
 
   /** Per-row losses into `losses`, predictions into `argmax`; with `backward`, also the gradient that `backward` starts from. */
@@ -277,13 +316,22 @@ export class Llama {
     return this.#backward;
   }
 
-  /** Walks back through the blocks after `loss(batch, { backward: true })`, handing every linear layer to the sink. */
-  backward(batch: DeviceBatch, sink: GradientSink): void {
+  /**
+   * Walks back through the blocks after `loss(batch, { backward: true })`.
+   * @param adapters is handed every linear layer, to form the gradients
+   * @param observer is handed every linear layer behind it
+   */
+  backward(batch: DeviceBatch, adapters: AdapterSink, observer: GradientSink | null = null): void {
     const { dev, config } = this;
     const { T, R } = batch;
     const { f, H, K, D } = config;
     const scale = 1 / Math.sqrt(D);
     const { dx, gxh, dqkv, work, dhidden } = this.#training; // dx: gradient of the residual stream
+    const hand = (linear: Linear, tensors: Omit<LinearTensors, "gh">) => {
+      const all = { ...tensors, gh: gxh.columns(linear.dIn, linear.rank) };
+      adapters.linear(linear, T, all);
+      observer?.linear(linear, T, all);
+    };
     op.scatterRows(dev, R, T, { x: dhidden, rows: batch.rows, out: this.#normed });
     op.zero(dev, dx, T);
     op.rmsnormBackward(dev, T, { x: this.#last, weight: this.finalNorm, rstd: this.#rstd, dy: this.#normed, dx });
@@ -294,22 +342,25 @@ export class Llama {
       if (a.rung !== "none" && l < config.L - 1) this.#restore(batch, layer, a);
       // x += down(silu(gate) · up)
       layer.down.backward(dev, T, dx, gxh);
-      sink.linear(layer.down, T, { xh: a.act, dy: dx, gxh });
-      op.swigluBackward(dev, T, { f, gateUp: a.gateUp, dy: gxh, dGateUp: a.gateUp });
+      const gh = gxh.columns(layer.down.dIn, layer.down.rank);
+      adapters.swiglu(layer, T, { f, gateUp: a.gateUp, dy: gxh.columns(0, f), gh, h: a.h.gateUp });
+      hand(layer.down, { x: null, h: a.h.down, dy: dx });
       layer.gateUp.backward(dev, T, a.gateUp, gxh);
-      sink.linear(layer.gateUp, T, { xh: a.n2, dy: a.gateUp, gxh });
-      op.rmsnormBackward(dev, T, { x: a.mid, weight: layer.norm2, rstd: a.rstd2, dy: gxh, dx });
+      const norm2 = { rstd: a.rstd2, weight: layer.norm2 };
+      hand(layer.gateUp, { x: { rows: a.mid, norm: norm2 }, h: a.h.gateUp, dy: null });
+      op.rmsnormBackward(dev, T, { x: a.mid, ...norm2, dy: gxh, dx });
       // x += o(attention(rope(q), rope(k), v))
       layer.o.backward(dev, T, dx, gxh);
-      sink.linear(layer.o, T, { xh: a.attention, dy: dx, gxh });
+      hand(layer.o, { x: { rows: a.attention, norm: null }, h: a.attention.columns(layer.o.dIn, layer.o.rank), dy: dx });
       const { q, k, v } = this.#split(a.qkv);
       const { q: dq, k: dk, v: dv } = this.#split(dqkv);
       const gradients = { dout: gxh, dq, dk, dv, work };
       op.attentionBackward(dev, T, batch.segments, { H, K, D, scale, q, k, v, out: a.attention, lse: a.lse, ...gradients });
       this.#rope(batch, dqkv, "backward");
       layer.qkv.backward(dev, T, dqkv, gxh, { needDx: l > 0 });
-      sink.linear(layer.qkv, T, { xh: a.n1, dy: dqkv, gxh });
-      if (l > 0) op.rmsnormBackward(dev, T, { x: a.x, weight: layer.norm1, rstd: a.rstd1, dy: gxh, dx });
+      const norm1 = { rstd: a.rstd1, weight: layer.norm1 };
+      hand(layer.qkv, { x: { rows: a.x, norm: norm1 }, h: a.h.qkv, dy: dqkv });
+      if (l > 0) op.rmsnormBackward(dev, T, { x: a.x, ...norm1, dy: gxh, dx });
     }
   }
 

@@ -139,18 +139,13 @@ export class PooledSimilarity implements Similarity {
   #sink({ cu, samples, first }: Observed): GradientSink {
     const out = this.#means.rowRange(first, samples);
     return {
-      linear: (linear, _T, { xh, gxh }) => {
+      linear: (linear, _T, { h, gh }) => {
         if (linear.rank === 0) return;
         const column = this.#columns.get(linear)!;
-        const mean = (from: Tensor, to: number) =>
-          segmentMean(this.dev, samples, {
-            cu,
-            q: linear.rank,
-            a: from.columns(linear.dIn, linear.rank),
-            out: out.columns(to, linear.rank),
-          });
-        mean(xh, column);
-        mean(gxh, this.#Q + column);
+        const mean = (a: Tensor, to: number) =>
+          segmentMean(this.dev, samples, { cu, q: linear.rank, a, out: out.columns(to, linear.rank) });
+        mean(h!, column);
+        mean(gh, this.#Q + column);
       },
     };
   }

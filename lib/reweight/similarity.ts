@@ -6,12 +6,11 @@
  */
 import type { Device, Tensor } from "../../ffi/device.ts";
 import { adamPrecondition, combine, download, rowDots, segmentOuter, upload } from "../../ffi/operators.ts";
-import type { Llama } from "../model/llama.ts";
-import type { GradientSink } from "../model/llama.ts";
+import type { GradientSink, Llama } from "../model/llama.ts";
 import type { Linear } from "../model/linear.ts";
 import type { Adam } from "../optim/adam.ts";
 import type { Arena } from "../tensor/arena.ts";
-import { adapterColumns, type LinearTensors } from "../train/gradients.ts";
+import { adapterPlaces } from "../train/gradients.ts";
 import type { StagedGradients } from "../train/staging.ts";
 
 /** The segments of the micro-batch that a sink observes. */
@@ -256,11 +255,12 @@ export class CoreSimilarity implements Similarity {
 
   #sink({ out, cu, segments, beta }: { out: Tensor; cu: Tensor; segments: number; beta: 0 | 1 }): GradientSink {
     return {
-      linear: (linear: Linear, _T: number, tensors: LinearTensors) => {
+      linear: (linear, _T, { h, gh }) => {
         let offset = this.#offsets.get(linear)!;
-        for (const { rank, h, gh } of adapterColumns(linear, tensors)) {
+        for (const { rank, column } of adapterPlaces(linear)) {
           const target = { out: out.columns(offset, 1), stride: out.ld, beta };
-          segmentOuter(this.dev, segments, { cu, p: rank, q: rank, a: gh, b: h, ...target });
+          const [a, b] = [gh.columns(column, rank), h!.columns(column, rank)];
+          segmentOuter(this.dev, segments, { cu, p: rank, q: rank, a, b, ...target });
           offset += rank * rank;
         }
       },

@@ -20,7 +20,7 @@ import {
   shapeStep,
   type Tokens,
 } from "./batch.ts";
-import { AdapterGradients, type GradientTarget, rowsTarget, SinkList } from "./gradients.ts";
+import { AdapterGradients, type GradientTarget, rowsTarget } from "./gradients.ts";
 import { Graphs } from "./graphs.ts";
 import { StagedGradients } from "./staging.ts";
 
@@ -186,10 +186,7 @@ export class Engine implements Disposable {
     const work = () => {
       this.model.forward(batch);
       this.model.loss(batch, { backward: backward !== null });
-      if (backward) {
-        const gradients = new AdapterGradients(this.dev, backward.target);
-        this.model.backward(batch, observer ? new SinkList([gradients, observer]) : gradients);
-      }
+      if (backward) this.model.backward(batch, new AdapterGradients(this.dev, backward.target), observer);
     };
     // An observer may keep books of its own, which a replay would not.
     if (observer) work();

@@ -3,43 +3,35 @@
  * the whole stream or one per sample (algorithms §1.1, §5.4).
  */
 import type { Device, Tensor } from "../../ffi/device.ts";
-import { segmentOuter } from "../../ffi/operators.ts";
-import type { GradientSink } from "../model/llama.ts";
+import { segmentOuter, swigluGradients } from "../../ffi/operators.ts";
+import type { AdapterSink, LinearTensors } from "../model/llama.ts";
 import type { Linear } from "../model/linear.ts";
 
-/** The three tensors a sink receives for a linear layer. */
-export interface LinearTensors {
-  xh: Tensor; // [T,dIn+r]
-  dy: Tensor; // [T,dOut]
-  gxh: Tensor; // [T,dIn+r]
+/** One adapted matrix of a merged layer: its first column among the layer's ranks, its first row among the layer's outputs. */
+export interface AdapterPlace {
+  readonly rank: number;
+  readonly scale: number;
+  readonly dOut: number;
+  readonly column: number;
+  readonly row: number;
+  /** First element of B in θ. */
+  readonly bOffset: number;
 }
 
-/** Columns of one adapted matrix inside the tensors of its layer. */
-export interface AdapterColumns {
-  rank: number;
-  scale: number;
-  dOut: number;
-  h: Tensor; // [T,rank]
-  gh: Tensor; // [T,rank]
-  dy: Tensor; // [T,dOut]
-  bOffset: number;
-}
-
-/** Splits the tensors of a merged layer into its adapted matrices. */
-export function adapterColumns(linear: Linear, { xh, dy, gxh }: LinearTensors): AdapterColumns[] {
-  let column = linear.dIn, row = 0, adapter = 0;
-  const parts: AdapterColumns[] = [];
+/** The adapted matrices of a merged layer. */
+export function adapterPlaces(linear: Linear): AdapterPlace[] {
+  let column = 0, row = 0, adapter = 0;
+  const places: AdapterPlace[] = [];
   for (let g = 0; g < linear.groups.count; g++) {
     const dOut = linear.groups.table[2 * g]!, rank = linear.groups.table[2 * g + 1]!;
     if (rank > 0) {
       const { scale, bOffset } = linear.adapters[adapter++]!;
-      const columns = { h: xh.columns(column, rank), gh: gxh.columns(column, rank), dy: dy.columns(row, dOut) };
-      parts.push({ rank, scale, dOut, ...columns, bOffset });
+      places.push({ rank, scale, dOut, column, row, bOffset });
     }
     column += rank;
     row += dOut;
   }
-  return parts;
+  return places;
 }
 
 /** Where adapter gradients go, one row a segment, laid out as θ. */
@@ -59,43 +51,40 @@ export function rowsTarget(out: Tensor, rest: Pick<GradientTarget, "cu" | "segme
 }
 
 /** Writes adapter gradients of every segment to a target. */
-export class AdapterGradients implements GradientSink {
+export class AdapterGradients implements AdapterSink {
   constructor(readonly dev: Device, readonly target: GradientTarget) {}
 
-  linear(linear: Linear, _T: number, tensors: LinearTensors): void {
+  linear(linear: Linear, _T: number, { x, h, dy, gh }: LinearTensors): void {
     if (linear.rank === 0) return;
     const { cu, segments, beta } = this.target;
-    const gh = tensors.gxh.columns(linear.dIn, linear.rank);
-    // All A of the layer lie one behind the other, as their gradients do in gxh: one product for the whole group.
-    segmentOuter(this.dev, segments, {
-      cu,
-      p: linear.rank,
-      q: linear.dIn,
-      a: gh,
-      b: tensors.xh,
-      ...this.target.at(linear.thetaOffset),
-      beta,
-    });
-    for (const { rank, scale, dOut, h, dy, bOffset } of adapterColumns(linear, tensors)) {
-      segmentOuter(this.dev, segments, {
-        cu,
-        p: dOut,
-        q: rank,
-        a: dy,
-        b: h,
-        ...this.target.at(bOffset),
-        alpha: scale,
-        beta,
-      });
+    if (x) {
+      // All A of the layer lie one behind the other, as their gradients do in gh: one product for the whole group.
+      const { rows: b, norm } = x;
+      const to = this.target.at(linear.thetaOffset);
+      segmentOuter(this.dev, segments, { cu, p: linear.rank, q: linear.dIn, a: gh, b, norm, ...to, beta });
+    }
+    if (!dy) return;
+    for (const { rank, scale, dOut, column, row, bOffset } of adapterPlaces(linear)) {
+      const sides = { p: dOut, q: rank, a: dy.columns(row, dOut), b: h!.columns(column, rank) };
+      segmentOuter(this.dev, segments, { cu, ...sides, ...this.target.at(bOffset), alpha: scale, beta });
     }
   }
-}
 
-/** Hands every layer to several sinks. */
-export class SinkList implements GradientSink {
-  constructor(readonly sinks: readonly GradientSink[]) {}
-
-  linear(linear: Linear, T: number, tensors: LinearTensors): void {
-    for (const sink of this.sinks) sink.linear(linear, T, tensors);
+  swiglu(
+    { gateUp, down }: { readonly gateUp: Linear; readonly down: Linear },
+    T: number,
+    tensors: { f: number; gateUp: Tensor; dy: Tensor; gh: Tensor; h: Tensor | null },
+  ): void {
+    const { cu, segments, beta } = this.target;
+    const { f, dy, gh, h } = tensors;
+    // A of down is the first of its layer; B of gate is the first B of theirs, B of up follows.
+    const downA = down.rank > 0 ? this.target.at(down.thetaOffset) : null;
+    const gateB = gateUp.rank > 0 ? this.target.at(gateUp.thetaOffset + gateUp.rank * gateUp.dIn) : null;
+    const { table, scales } = gateUp.groups;
+    const y = downA && { rank: down.rank, gh, out: downA.out };
+    const pairs = { ranks: [table[1]!, table[3]!] as const, scales: [scales[0]!, scales[1]!] as const };
+    const gateAndUp = gateB && { ...pairs, h: h!, out: gateB.out };
+    const stride = (downA ?? gateB)?.stride ?? 0;
+    swigluGradients(this.dev, T, segments, { cu, f, gateUp: tensors.gateUp, dy, y, gateAndUp, beta, stride });
   }
 }

@@ -20,7 +20,7 @@ ours() {
 ours --model-shape llama2-7b --batch 4 --length 400 --steps 15 --parts
 ours --model-shape llama2-7b --batch 4 --length 400 --steps 15 --set "train.memory=19100 MiB"
 ours --model-shape llama2-7b --batch 4 --length 400 --steps 43 --method meta-lora
-ours --model-shape llama2-7b --batch 4 --length 2048 --steps 5 --parts --set train.recompute=norms
+ours --model-shape llama2-7b --batch 4 --length 2048 --steps 5 --parts
 ours --model-shape llama2-7b --batch 4 --length 2048 --steps 4 --set "train.memory=18600 MiB"
 ours --model-shape smollm2-135m --batch 8 --length 512 --steps 30 --parts
 ours --model-shape smollm2-135m --batch 8 --length 512 --steps 93 --method meta-lora

@@ -167,12 +167,12 @@ static void check_swiglu(const Launch& on, const Size& size) {
     return column < f ? o * u * s * (1 + g * (1 - s)) : o * g * s;
   };
   run_repeatedly(grad, [&] { grad.poison(), grad.put(); },
-                 [&] { return ops::swiglu_backward(on, T, f, gate_up.device, gate_up.ld, dy.device, dy.ld, grad.device); },
+                 [&] { return ops::swiglu_backward(on, T, f, gate_up.device, gate_up.ld, dy.device, dy.ld, grad.device, nullptr); },
                  size.name("swiglu_backward"));
   expect_close(grad, gradient, [&](int64_t t, int64_t j) { return ROUNDING * fabs(gradient(t, j)) + 1e-5; },
                size.name("swiglu_backward values"));
   run_repeatedly(in_place, [&] { in_place.host = gate_up.host, in_place.put(); },
-                 [&] { return ops::swiglu_backward(on, T, f, in_place.device, in_place.ld, dy.device, dy.ld, in_place.device); },
+                 [&] { return ops::swiglu_backward(on, T, f, in_place.device, in_place.ld, dy.device, dy.ld, in_place.device, nullptr); },
                  size.name("swiglu_backward in place"));
   expect(memcmp((void*)in_place.host.data(), (void*)grad.host.data(), grad.count * 2) == 0,
          size.name("swiglu_backward in place: other bits"));

@@ -71,7 +71,7 @@ struct Outer {
   int64_t p, q, pad_a, pad_b, shift_a, shift_b;
 };
 
-static void check_segment_outer(const Launch& on, const Outer& o) {
+static void check_segment_outer(const Launch& on, const Outer& o, bool scaled) {
   Random random(9);
   const int64_t S = (int64_t)o.cu.size() - 1, T = o.cu[S] + 3, stride = o.p * o.q + 5;  // three rows belong to no segment
   Matrix<bf16> a(T, o.p, o.p + o.pad_a, o.shift_a), b(T, o.q, o.q + o.pad_b, o.shift_b);
@@ -83,18 +83,23 @@ static void check_segment_outer(const Launch& on, const Outer& o) {
   }
   a.put(), b.put();
   Ints cu(o.cu);
+  Matrix<float> rows(1, T), columns(1, o.q);
+  rows.random(random), columns.random(random);
+  for (int64_t t = o.cu[S]; t < T; t++) assign(rows.at(0, t), NAN);
+  rows.put(), columns.put();
   std::vector<double> product(S * o.p * o.q), size(S * o.p * o.q);
   for (int64_t s = 0; s < S; s++)
     for (int64_t t = o.cu[s]; t < o.cu[s + 1]; t++)
       for (int64_t i = 0; i < o.p; i++) {
-        const double x = a.value(t, i);
+        const double x = a.value(t, i) * (scaled ? rows.value(0, t) : 1);
         for (int64_t j = 0; j < o.q; j++) {
-          const double y = x * b.value(t, j);
+          const double y = x * b.value(t, j) * (scaled ? columns.value(0, j) : 1);
           product[(s * o.p + i) * o.q + j] += y, size[(s * o.p + i) * o.q + j] += fabs(y);
         }
       }
   const std::string name = "segment_outer S = " + std::to_string(S) + " [" + std::to_string(o.p) + ", " + std::to_string(o.q) + "] pad " +
-                           std::to_string(o.pad_a) + " " + std::to_string(o.pad_b) + " arch " + std::to_string(on.arch);
+                           std::to_string(o.pad_a) + " " + std::to_string(o.pad_b) + " arch " + std::to_string(on.arch) +
+                           (scaled ? " scaled" : "");
   for (float beta : {0.0f, 1.0f, -0.5f}) {
     const float alpha = 0.75f;
     run_repeatedly(out,
@@ -106,12 +111,14 @@ static void check_segment_outer(const Launch& on, const Outer& o) {
                      out.put();
                    },
                    [&] {
-                     return ops::segment_outer(on, S, cu, o.p, o.q, a.device, a.ld, b.device, b.ld, alpha, beta, out.device, stride);
+                     return ops::segment_outer(on, S, cu, o.p, o.q, a.device, a.ld, b.device, b.ld, scaled ? rows.device : nullptr,
+                                               scaled ? columns.device : nullptr, alpha, beta, out.device, stride);
                    },
                    name);
     expect_close(out,
                  [&](int64_t s, int64_t e) { return alpha * product[s * o.p * o.q + e] + (beta == 0 ? 0 : beta * old.value(s, e)); },
-                 [&](int64_t s, int64_t e) { return 1e-6 + 2e-6 * size[s * o.p * o.q + e]; }, name + " beta " + std::to_string(beta));
+                 // A narrow side times its rows' factors is rounded to bf16 once more.
+                 [&](int64_t s, int64_t e) { return 1e-6 + (scaled ? 4e-3 : 2e-6) * size[s * o.p * o.q + e]; }, name + " beta " + std::to_string(beta));
   }
 }
 
@@ -200,8 +207,10 @@ static void check_reductions(const Launch& on) {
       {one, 1, 1, 0, 0, 0, 0},        {few, 128, 200, 0, 8, 0, 0},  {few, 200, 192, 8, 0, 0, 0},  {{0, 0}, 16, 64, 0, 0, 0, 0},
       {{0, 2100}, 24, 96, 0, 8, 0, 0}, {many, 48, 1000, 0, 0, 0, 0}};
   for (const Outer& o : outers) {
-    check_segment_outer(on, o);
-    check_segment_outer(older, o);
+    for (bool scaled : {false, true}) {
+      check_segment_outer(on, o, scaled);
+      check_segment_outer(older, o, scaled);
+    }
   }
   for (const Size& size : {Size{0, 64, 0, 0}, Size{0, 520, 8, 8}, Size{0, 33, 2, 1}, Size{0, 1, 0, 0}})
     for (const auto& lengths : {one, few, many}) check_segment_mean(on, lengths, size);

@@ -138,7 +138,7 @@ inline void time_rows(Clock& clock, int64_t T) {
   });
   measure(clock, title("swiglu_backward in place f=11008"), (double)T * f * 10, [&]() -> std::function<cudaError_t()> {
     bf16 *x = take<bf16>(clock, T * 2 * f), *y = take<bf16>(clock, T * (f + 32));
-    return [=, &on] { return ops::swiglu_backward(on, T, f, x, 2 * f, y, f + 32, x); };
+    return [=, &on] { return ops::swiglu_backward(on, T, f, x, 2 * f, y, f + 32, x, nullptr); };
   });
 }
 
@@ -173,7 +173,24 @@ inline void time_outer(Clock& clock, int64_t S, int64_t T, int64_t p, int64_t q,
     bf16 *a = take<bf16>(clock, T * lda), *b = take<bf16>(clock, T * ldb);
     float* out = take<float>(clock, S * stride);
     int32_t* at = take_ints(clock, cu);
-    return [=] { return ops::segment_outer(on, S, at, p, q, a, lda, b, ldb, 1.0f, 0.0f, out, stride); };
+    return [=] { return ops::segment_outer(on, S, at, p, q, a, lda, b, ldb, nullptr, nullptr, 1.0f, 0.0f, out, stride); };
+  });
+}
+
+// Of rank 32, as in a LoRA of that rank on gate, up and down.
+inline void time_swiglu_gradients(Clock& clock, int64_t S, int64_t T, int64_t f) {
+  const Launch& on = clock.on;
+  const int64_t r = 32, ldg = 2 * f + 64, lddy = f + 64;
+  std::vector<int32_t> cu(S + 1);
+  for (int64_t i = 0; i <= S; i++) cu[i] = (int32_t)(T * i / S);
+  char name[100];
+  snprintf(name, sizeof name, "swiglu_gradients S=%ld T=%ld f=%ld", (long)S, (long)T, (long)f);
+  measure(clock, name, (double)T * f * 10 + (double)S * f * r * 12, [&]() -> std::function<cudaError_t()> {
+    bf16 *gate_up = take<bf16>(clock, T * ldg), *dy = take<bf16>(clock, T * lddy), *h = take<bf16>(clock, T * 2 * r);
+    float* out = take<float>(clock, S * 3 * f * r);
+    int32_t* at = take_ints(clock, cu);
+    const metalora::NarrowSide y = {r, dy + f, lddy, out, 1}, gate = {r, h, 2 * r, out + f * r, 1}, up = {r, h + r, 2 * r, out + 2 * f * r, 1};
+    return [=, &on] { return ops::swiglu_gradients(on, T, f, gate_up, ldg, dy, lddy, S, at, y, gate, up, 0.0f, 3 * f * r); };
   });
 }
 
@@ -215,9 +232,13 @@ static void time_kernels(const metalora::cuda::Launch& on, const char* only) {
                                {4, 1600, 11008, 32}, {4, 1600, 22016, 32}, {1, 1600, 4096, 32},  {16, 8192, 4096, 32}, {4, 1600, 8, 4096},
                                {4, 1600, 16, 4096},  {4, 1600, 64, 4096},  {4, 1600, 96, 4096},  {4, 1600, 128, 4096}, {4, 8192, 96, 14336},
                                {4, 1600, 32, 32},    {16, 8192, 32, 32},   {4, 1600, 32, 576},
-                               {1, 8192, 8, 4096},   {8, 8192, 16, 14336}};
+                               {1, 8192, 8, 4096},   {8, 8192, 16, 14336}, {1, 8192, 64, 4096},  {1, 8192, 96, 4096},  {1, 8192, 4096, 32},
+                               {1, 1600, 64, 4096},  {1, 1600, 96, 4096},  {1, 4096, 32, 576},   {1, 4096, 96, 576},   {1, 4096, 576, 32}};
   for (const auto& o : outers) time_outer(clock, o[0], o[1], o[2], o[3], on.arch);
   for (int64_t S : {1, 4}) time_outer(clock, S, 1600, 32, 4096, 80);
+  for (int64_t S : {1, 4})
+    for (int64_t T : {1600, 8192}) time_swiglu_gradients(clock, S, T, 11008);
+  time_swiglu_gradients(clock, 1, 4096, 1536);
   measure(clock, "segment_mean S=4 T=1600 q=4096", 1600.0 * 4096 * 2, [&]() -> std::function<cudaError_t()> {
     bf16* a = take<bf16>(clock, 1600 * 4192);
     float* out = take<float>(clock, 4 * 4096);

@@ -172,6 +172,44 @@ gpuTest("swigluForward() and swigluBackward() gate, in place too", () => {
   }
 });
 
+gpuTest("swigluGradients() gates backwards and forms the adapters' gradients, whichever there are", () => {
+  const problems: { lengths: number[]; f: number; ranks: [number, number, number]; beta: number }[] = [
+    { lengths: [37, 0, 200, 1, 64], f: 64, ranks: [8, 8, 8], beta: 0 },
+    { lengths: [500, 300], f: 264, ranks: [32, 32, 32], beta: 1 },
+    { lengths: [700], f: 1032, ranks: [32, 16, 8], beta: 0 },
+    { lengths: [700], f: 136, ranks: [64, 8, 40], beta: 0 },
+    { lengths: [90, 41], f: 136, ranks: [0, 0, 8], beta: 1 },
+    { lengths: [90, 41], f: 136, ranks: [8, 0, 0], beta: 0 },
+    { lengths: [90, 41], f: 33, ranks: [5, 3, 2], beta: 0 },
+    { lengths: [90, 41], f: 72, ranks: [96, 8, 8], beta: 0 },
+  ];
+  for (const { lengths, f, ranks, beta } of problems) {
+    const offsets = lengths.reduce((list, n) => [...list, list.at(-1)! + n], [0]), S = lengths.length, used = offsets.at(-1)!;
+    const T = used + 5, [rY, rGate, rUp] = ranks, r = rGate + rUp;
+    const values = {
+      ...{ gateUp: normals(T * 2 * f, 1).map((x) => 2 * x), dy: normals(T * f, 2), out: normals(S * (rY + r) * f, 5) },
+      ...{ gh: normals(T * Math.max(1, rY), 3), h: normals(T * Math.max(1, r), 4) },
+    };
+    for (const pad of [8, 3]) {
+      const work = (on: Subject) => {
+        const gateUp = on.act(values.gateUp, T, 2 * f, 2 * f + 2 * pad), dy = on.act(values.dy, T, f, f + pad);
+        const gh = on.act(values.gh, T, Math.max(1, rY), Math.max(1, rY) + pad);
+        const h = on.act(values.h, T, Math.max(1, r), Math.max(1, r) + pad), stride = (rY + r) * f + 4 * pad;
+        const out = on.f32(beta === 0 ? null : values.out, S, (rY + r) * f, stride);
+        ops.swigluGradients(on.dev, T, S, {
+          ...{ cu: on.ints(offsets), f, gateUp, dy, beta, stride },
+          y: rY > 0 ? { rank: rY, gh, out } : null,
+          gateAndUp: r > 0 ? { ranks: [rGate, rUp], scales: [0.5, 2], h, out: out.columns(rY * f, 1) } : null,
+        });
+        return { dGateUp: on.read(gateUp.rowRange(0, used)), out: on.read(out) };
+      };
+      // y, dgate and dup are rounded to bf16 before they are multiplied; the CPU rounds none of them.
+      const tolerances = { dGateUp: ROUNDED, out: { element: 2e-2, norm: 4e-3 } };
+      compare(`f ${f}, ranks ${ranks}, segments of ${lengths}, ${pad} apart`, work, tolerances, { archs: ["80"] });
+    }
+  }
+});
+
 gpuTest("segmentOuter(), segmentMean() and segmentSum() work segment by segment", () => {
   const random = (lengths: number[], p: number, q: number, alpha: number, beta: number) => {
     const cu = lengths.reduce((list, n) => [...list, list.at(-1)! + n], [0]), S = lengths.length, T = cu.at(-1)!;
@@ -214,12 +252,17 @@ gpuTest("segmentOuter(), segmentMean() and segmentSum() work segment by segment"
           mean = on.f32(null, S, q, q + 2),
           sums = on.doubles(S);
         ops.segmentOuter(on.dev, S, { cu, p, q, a, b, out, stride, alpha, beta });
+        const norm = { rstd: on.f32(problem.values, 1, T), weight: on.f32(problem.b.slice(0, q), 1, q) };
+        const normed = on.f32(beta === 0 ? null : problem.out0, S, p * q, stride);
+        ops.segmentOuter(on.dev, S, { cu, p, q, a, b, norm, out: normed, stride, alpha, beta });
         ops.segmentMean(on.dev, S, { cu, q, a: b, out: mean });
         ops.segmentSum(on.dev, S, { rowOffsets: cu, values: on.f32(problem.values, 1, T), out: sums });
-        return { outer: on.read(out), mean: on.read(mean), sums: on.readDoubles(sums) };
+        return { outer: on.read(out), normed: on.read(normed), mean: on.read(mean), sums: on.readDoubles(sums) };
       };
       const fixture = expected && { fixture: { expected, tolerance: FROM_ROUNDED } };
-      compare(`segments ${name}`, work, { outer: PRODUCTS, mean: F32, sums: 1e-12 }, { archs: ["80"], ...fixture });
+      // With factors of its rows the narrow side is rounded to bf16 once more.
+      const tolerances = { outer: PRODUCTS, normed: { element: 2e-2, norm: 4e-3 }, mean: F32, sums: 1e-12 };
+      compare(`segments ${name}`, work, tolerances, { archs: ["80"], ...fixture });
     }
   }
 });

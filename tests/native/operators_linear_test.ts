@@ -1,7 +1,8 @@
 /** Linear layers with adapters, sums over segments, flat vectors and Adam against PyTorch float64. */
 import { assertEquals } from "@std/assert";
+import type { Tensor } from "../../ffi/device.ts";
 import * as ops from "../../ffi/operators.ts";
-import { assertClose, fixtureCases, makeGroups, productTolerance, Workbench } from "./harness.ts";
+import { assertClose, assertSameBits, fixtureCases, makeGroups, normals, productTolerance, Workbench } from "./harness.ts";
 
 const TOLERANCE = 1e-5;
 
@@ -60,6 +61,59 @@ Deno.test("linearForward() and linearBackward() give y, h, dx and g_h of every g
         });
       }
       assertClose(bench.read(dtheta), each.f32("dtheta"), tolerance, `${what} gradient of the adapter`);
+    }
+  }
+});
+
+Deno.test("segmentOuter() of a norm is that of the rows that the norm makes", () => {
+  using bench = new Workbench();
+  const [S, T, p, q] = [3, 23, 5, 200], stride = p * q + 1;
+  const cu = bench.ints([0, 9, 9, 21]), a = bench.put(normals(T * p, 1), T, p, { ld: p + 3 });
+  const x = bench.put(normals(T * q, 2), T, q),
+    weight = bench.put(normals(q, 3), 1, q),
+    rstd = bench.out(1, T),
+    y = bench.out(T, q);
+  ops.rmsnormForward(bench.dev, T, { x, delta: null, sum: null, weight, eps: 1e-5, y, rstd });
+  for (const beta of [0, 1, -0.5]) {
+    const old = normals(S * p * q, 4);
+    const [want, got] = [null, { rstd, weight }].map((norm) => {
+      const out = bench.put(beta === 0 ? old.map(() => NaN) : old, S, p * q, { ld: stride });
+      ops.segmentOuter(bench.dev, S, { cu, p, q, a, b: norm ? x : y, norm, out, stride, alpha: 0.75, beta });
+      return bench.read(out);
+    });
+    assertClose(got!, want!, TOLERANCE, `beta ${beta}`);
+  }
+});
+
+Deno.test("swigluGradients() is swigluBackward() and an outer product for each adapter, whichever there are", () => {
+  const [S, T, f] = [3, 23, 19], offsets = [0, 9, 9, 21], used = 21;
+  for (const [rY, rGate, rUp] of [[4, 3, 5], [4, 0, 0], [0, 3, 5], [0, 0, 2], [2, 2, 0], [0, 0, 0]] as const) {
+    for (const beta of [0, 1]) {
+      using bench = new Workbench();
+      const { dev } = bench, r = rGate + rUp, stride = (rY + r) * f + 3;
+      const cu = bench.ints(offsets), gateUp = bench.put(normals(T * 2 * f, 1), T, 2 * f, { ld: 2 * f + 5 });
+      const dy = bench.put(normals(T * f, 2), T, f, { ld: f + 2 }), y = bench.out(T, f), dGateUp = bench.out(T, 2 * f, 2 * f + 5);
+      const gh = bench.put(normals(T * Math.max(1, rY), 3), T, Math.max(1, rY)),
+        h = bench.put(normals(T * Math.max(1, r), 4), T, Math.max(1, r));
+      const start = normals(S * ((rY + r) * f || 1), 5), values = beta === 0 ? start.map(() => NaN) : start;
+      const [want, got] = [0, 1].map(() => bench.put(values, S, (rY + r) * f || 1, { ld: stride })) as [Tensor, Tensor];
+      ops.swigluForward(dev, T, { f, gateUp, y });
+      ops.swigluBackward(dev, T, { f, gateUp, dy, dGateUp });
+      const outer = (p: number, q: number, a: Tensor, b: Tensor, at: number, alpha: number) =>
+        p * q > 0 && ops.segmentOuter(dev, S, { cu, p, q, a, b, out: want.columns(at, p * q), stride, alpha, beta });
+      outer(rY, f, gh, y, 0, 1);
+      outer(f, rGate, dGateUp.columns(0, f), h.columns(0, rGate), rY * f, 0.5);
+      outer(f, rUp, dGateUp.columns(f, f), h.columns(rGate, rUp), (rY + rGate) * f, 0.25);
+      ops.swigluGradients(dev, T, S, {
+        ...{ cu, f, gateUp, dy, beta, stride },
+        y: rY > 0 ? { rank: rY, gh, out: got.columns(0, 1) } : null,
+        gateAndUp: r > 0 ? { ranks: [rGate, rUp], scales: [0.5, 0.25], h, out: got.columns(rY * f, 1) } : null,
+      });
+      const what = `ranks ${rY}, ${rGate}, ${rUp}, beta ${beta}`;
+      if (rY + r > 0) assertSameBits(bench.read(got), bench.read(want), `${what}: gradients`);
+      const rows = (tensor: Tensor) => bench.read(tensor.rowRange(0, used));
+      assertSameBits(rows(gateUp), rows(dGateUp), `${what}: dGateUp`);
+      bench.paddingUntouched(gateUp);
     }
   }
 });

@@ -1,0 +1,127 @@
+// outer.cuh: what kernels share that form outer products over the rows of a segment: tiles of bf16 rows in shared memory, the matrix
+// instruction on them without transposing anything in memory (ldmatrix turns both sides), and sums that meet in a fixed order.
+#pragma once
+#include <cooperative_groups.h>
+
+#include "math.cuh"
+
+namespace metalora {
+namespace cuda {
+
+constexpr int OUTER_WARPS = 8, OUTER_THREADS = OUTER_WARPS * WARP, MOST_SPLIT = 8;
+
+// Copies ROWS rows of COLUMNS columns into shared memory, 16 bytes at a time; zeros take the place of what lies outside `rows`
+// and `columns`.
+template <int COLUMNS, int ROWS, int PITCH, bool ALIGNED>
+static __device__ __forceinline__ void load_tile(char* to, const bf16* from, int64_t ld, int rows, int columns) {
+  const int CHUNKS = COLUMNS / 8;
+#pragma unroll
+  for (int first = 0; first < ROWS * CHUNKS; first += OUTER_THREADS) {
+    const int chunk = first + threadIdx.x;
+    if (ROWS * CHUNKS % OUTER_THREADS != 0 && chunk >= ROWS * CHUNKS) break;
+    const int row = chunk / CHUNKS, column = chunk % CHUNKS * 8;
+    const int valid = row < rows ? max(0, min(8, columns - column)) : 0;
+    const bf16* source = from + row * ld + column;
+    char* place = to + row * PITCH + column * 2;
+    if (ALIGNED) {
+      const uint32_t address = (uint32_t)__cvta_generic_to_shared(place);
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(source), "r"(valid * 2) : "memory");
+    } else {
+      uint32_t word[4];
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        const uint32_t low = 2 * i < valid ? __bfloat16_as_ushort(source[2 * i]) : 0;
+        const uint32_t high = 2 * i + 1 < valid ? __bfloat16_as_ushort(source[2 * i + 1]) : 0;
+        word[i] = low | high << 16;
+      }
+      *reinterpret_cast<uint4*>(place) = make_uint4(word[0], word[1], word[2], word[3]);
+    }
+  }
+}
+
+// Four transposed 8 by 8 matrices.
+static __device__ __forceinline__ void load_matrices(uint32_t (&x)[4], uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(address)
+               : "memory");
+}
+
+// c [16, 8] += a [16, 16] b [16, 8]
+static __device__ __forceinline__ void multiply(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// What becomes of the sums of a tile: out = alpha * column_scale * sum + beta * out. `vectors`: lines of out may be accessed 16 bytes at
+// a time; `split` blocks of a cluster share the rows.
+struct TileEnd {
+  float alpha, beta;
+  const float* column_scale;  // of the tile's first column, or NULL
+  bool vectors;
+  int split;
+};
+
+// Writes this block's share of a tile, LINES lines of LENGTH floats: the blocks' sums added in the order of their ranks. `columns` and
+// `lines` of the tile exist in out, whose lines are ld apart.
+template <int LINES, int LENGTH, int PITCH>
+static __device__ __forceinline__ void write_tile(const TileEnd& end, float* sums, int rank, int lines, int columns, float* out, int64_t ld) {
+  const int ACROSS = LENGTH / 4, share = LINES * ACROSS / end.split;
+  for (int e = rank * share + threadIdx.x; e < (rank + 1) * share; e += OUTER_THREADS) {
+    const int line = e / ACROSS, column = e % ACROSS * 4;
+    if (line >= lines || column >= columns) continue;
+    float* from = sums + line * PITCH + column;
+    float sum[4];
+    load<4>(from, sum);
+#if __CUDA_ARCH__ >= 900
+    if (end.split > 1) {
+      float parts[MOST_SPLIT][4];  // all on their way before the first is added
+#pragma unroll
+      for (int k = 0; k < MOST_SPLIT; k++)
+        if (k < end.split) load<4>(cooperative_groups::this_cluster().map_shared_rank(from, k), parts[k]);
+#pragma unroll
+      for (int k = 0; k < MOST_SPLIT; k++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+          if (k < end.split) sum[i] = k == 0 ? parts[0][i] : sum[i] + parts[k][i];
+    }
+#endif
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      sum[i] *= end.alpha;
+      if (end.column_scale && column + i < columns) sum[i] *= end.column_scale[column + i];
+    }
+    float* to = out + line * ld + column;
+    float old[4] = {};  // beta 0: out may hold NaN
+    if (end.vectors) {
+      if (end.beta != 0) load<4>(to, old);
+#pragma unroll
+      for (int i = 0; i < 4; i++) sum[i] += end.beta * old[i];
+      store<4>(to, sum);
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        if (column + i >= columns) continue;
+        if (end.beta != 0) old[i] = to[i];
+        to[i] = sum[i] + end.beta * old[i];
+      }
+    }
+  }
+}
+
+// Between the sums of a cluster's blocks and their use, and behind it: others read this block's sums. Nothing is published behind it,
+// so nobody waits for the stores to `out` (as cluster.sync() would).
+static __device__ __forceinline__ void sums_are_there(int split) {
+#if __CUDA_ARCH__ >= 900
+  if (split > 1) cooperative_groups::this_cluster().sync();
+#endif
+}
+static __device__ __forceinline__ void sums_were_read(int split) {
+#if __CUDA_ARCH__ >= 900
+  if (split > 1) asm volatile("barrier.cluster.arrive.relaxed;\n\tbarrier.cluster.wait;" ::: "memory");
+#endif
+}
+
+}  // namespace cuda
+}  // namespace metalora
