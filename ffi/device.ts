@@ -105,10 +105,10 @@ export class Device implements Disposable {
     if (status !== 0) throw new NativeError(this.#native.lastError(this.ctx));
   }
 
-  /** Zero-filled device memory. */
-  alloc(bytes: number): Memory {
+  /** Zero-filled memory: the device's, or with `place: "host"` the host's, which the device reads over its bus. */
+  alloc(bytes: number, { place = "device" }: { place?: Place } = {}): Memory {
     const out = new BigUint64Array(1);
-    this.check(this.symbols.ml_alloc(this.ctx, BigInt(bytes), out));
+    this.check(this.symbols.ml_alloc(this.ctx, BigInt(bytes), place === "host" ? 1 : 0, out));
     return new Memory(this, out[0]!, bytes);
   }
 
@@ -126,6 +126,9 @@ export class Device implements Disposable {
     this.close();
   }
 }
+
+/** Whose memory. */
+export type Place = "device" | "host";
 
 /** A block of device memory. Freed by `close` or `using`; tensors over it are invalid afterwards. */
 export class Memory implements Disposable {

@@ -88,8 +88,9 @@ int32_t ml_graph_free(ml_ctx* ctx, ml_ptr graph);
 
 /* ---- memory --------------------------------------------------------------------------------------------------- */
 
-/* Zero-filled memory, aligned to 256 bytes; the address goes to out (8 bytes). */
-int32_t ml_alloc(ml_ctx* ctx, uint64_t bytes, void* out);
+/* Zero-filled memory, aligned to 256 bytes; the address goes to out (8 bytes). host = 1 takes it from the host's memory, where
+ * operators reach it over the bus: for what is large and little read, such as an embedding. On the CPU both are the same. */
+int32_t ml_alloc(ml_ctx* ctx, uint64_t bytes, int32_t host, void* out);
 int32_t ml_free(ml_ctx* ctx, ml_ptr p);
 /* Bytes held through ml_alloc right now. */
 uint64_t ml_allocated_bytes(ml_ctx* ctx);
@@ -200,7 +201,7 @@ int32_t ml_scatter_rows(ml_ctx* ctx, int32_t R, int32_t T, int32_t d, ml_ptr x, 
 
 /* LM head and cross-entropy in one, over chunks that fit in `work`; whole logits are never stored.
  * x dense [R, d]; W [V, ldw]; labels int32 [R]; seeds f32 [R] = dL/d(loss of the row), 1/n_i of its sample for unit seeds.
- * losses f32 [R] = -log softmax(x W^T)[label]; argmax int32 [R] or NULL; dx dense [R, d] or NULL (no backward).
+ * losses f32 [R] = -log softmax(x W^T)[label]; argmax int32 [R] or NULL; dx dense [R, d], may be x itself, or NULL (no backward).
  * Errors when work cannot hold one chunk; ml_head_work_bytes tells what `rows` rows a chunk need. */
 int32_t ml_head_cross_entropy(ml_ctx* ctx, int32_t R, int32_t d, int32_t V, ml_ptr x, ml_ptr W, int32_t wdtype,
                               int32_t ldw, ml_ptr labels, ml_ptr seeds, ml_ptr losses, ml_ptr argmax, ml_ptr dx,

@@ -37,8 +37,8 @@ export const symbols = {
   ml_graph_launch: { parameters: ["pointer", "pointer"], result: "i32" },
   // int32_t ml_graph_free(ml_ctx* ctx, ml_ptr graph)
   ml_graph_free: { parameters: ["pointer", "pointer"], result: "i32" },
-  // int32_t ml_alloc(ml_ctx* ctx, uint64_t bytes, void* out)
-  ml_alloc: { parameters: ["pointer", "u64", "buffer"], result: "i32" },
+  // int32_t ml_alloc(ml_ctx* ctx, uint64_t bytes, int32_t host, void* out)
+  ml_alloc: { parameters: ["pointer", "u64", "i32", "buffer"], result: "i32" },
   // int32_t ml_free(ml_ctx* ctx, ml_ptr p)
   ml_free: { parameters: ["pointer", "pointer"], result: "i32" },
   // uint64_t ml_allocated_bytes(ml_ctx* ctx)

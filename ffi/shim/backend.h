@@ -17,7 +17,7 @@ namespace backend {
 
 // ---- memory ----
 // NULL with a reason in `call` when there is none left. Zero-filled.
-char* allocate(Call& call, ml_ctx& ctx, uint64_t bytes);
+char* allocate(Call& call, ml_ctx& ctx, uint64_t bytes, bool host);
 void release(ml_ctx& ctx, char* data, uint64_t bytes);
 void upload(Call& call, ml_ctx& ctx, void* dst, const void* src, uint64_t bytes);
 void download(Call& call, ml_ctx& ctx, void* dst, const void* src, uint64_t bytes);

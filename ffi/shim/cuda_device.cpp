@@ -119,7 +119,7 @@ bool open(ml_ctx* ctx, int device) {
 void close(ml_ctx* ctx) {
   forget_products(*ctx);
   if (ctx->handle) ctx->cublas->destroy(ctx->handle);
-  for (int64_t i = 0; i < ctx->count; i++) cudaFree(ctx->allocations[i].data);
+  for (int64_t i = 0; i < ctx->count; i++) free_anywhere(ctx->allocations[i].data);
   free(ctx->allocations);
   for (cudaEvent_t mark : ctx->marks)
     if (mark) cudaEventDestroy(mark);

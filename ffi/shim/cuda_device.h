@@ -39,6 +39,8 @@ constexpr size_t WORKSPACE_BYTES = 32 << 20;  // what NVIDIA recommends for Hopp
 constexpr size_t SCRATCH_BYTES = 8 << 20;
 constexpr size_t STAGING_BYTES = 16 << 20;
 
+// Frees an allocation, on the GPU or in the host.
+void free_anywhere(void* data);
 // Tells a CUDA error to the call: "CUDA says 'out of memory' (2)". True when there is none.
 bool succeeded(Call& call, cudaError_t error);
 // After a launch: the error, if any; with METALORA_SYNCHRONOUS also what the operator itself ran into.

@@ -5,6 +5,15 @@
 #include "cuda_device.h"
 
 namespace metalora {
+
+void free_anywhere(void* data) {
+  cudaPointerAttributes about = {};
+  if (cudaPointerGetAttributes(&about, data) == cudaSuccess && about.type == cudaMemoryTypeHost)
+    cudaFreeHost(data);
+  else
+    cudaFree(data);
+}
+
 namespace backend {
 
 namespace {
@@ -28,9 +37,20 @@ void sent(Call& call, ml_ctx& ctx) {
 
 }  // namespace
 
-char* allocate(Call& call, ml_ctx& ctx, uint64_t bytes) {
+char* allocate(Call& call, ml_ctx& ctx, uint64_t bytes, bool host) {
   if (!not_while_recording(call, ctx)) return nullptr;
   void* data = nullptr;
+  if (host) {
+    const cudaError_t error = cudaMallocHost(&data, bytes);
+    if (error == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      call.fail("the machine has not that much memory left that a GPU can read (pinned memory)");
+      return nullptr;
+    }
+    if (!succeeded(call, error)) return nullptr;
+    memset(data, 0, bytes);
+    return (char*)data;
+  }
   cudaError_t error = cudaMalloc(&data, bytes);
   if (error == cudaErrorMemoryAllocation) {
     cudaGetLastError();
@@ -48,7 +68,7 @@ char* allocate(Call& call, ml_ctx& ctx, uint64_t bytes) {
 void release(ml_ctx& ctx, char* data, uint64_t) {
   cudaSetDevice(ctx.device);
   cudaStreamSynchronize(ctx.stream);
-  cudaFree(data);
+  free_anywhere(data);
 }
 
 void upload(Call& call, ml_ctx& ctx, void* dst, const void* src, uint64_t bytes) {
@@ -58,17 +78,17 @@ void upload(Call& call, ml_ctx& ctx, void* dst, const void* src, uint64_t bytes)
     void* buffer = staging(call, ctx);
     if (!buffer) return;
     memcpy(buffer, (const char*)src + at, part);
-    if (succeeded(call, cudaMemcpyAsync((char*)dst + at, buffer, part, cudaMemcpyHostToDevice, ctx.stream))) sent(call, ctx);
+    if (succeeded(call, cudaMemcpyAsync((char*)dst + at, buffer, part, cudaMemcpyDefault, ctx.stream))) sent(call, ctx);
   }
 }
 
 void download(Call& call, ml_ctx& ctx, void* dst, const void* src, uint64_t bytes) {
   if (!not_while_recording(call, ctx)) return;
-  if (succeeded(call, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, ctx.stream))) synchronize(call, ctx);
+  if (succeeded(call, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, ctx.stream))) synchronize(call, ctx);
 }
 
 void copy(Call& call, ml_ctx& ctx, void* dst, const void* src, uint64_t bytes) {
-  if (enter(call, ctx)) launched(call, ctx, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, ctx.stream));
+  if (enter(call, ctx)) launched(call, ctx, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, ctx.stream));
 }
 
 void zero(Call& call, ml_ctx& ctx, void* dst, uint64_t bytes) {
@@ -90,10 +110,10 @@ void upload_2d(Call& call, ml_ctx& ctx, int64_t rows, int64_t cols, const void* 
     char* target = (char*)dst + row * ld_dst * to;
     if (src_dtype == dst_dtype) {
       succeeded(call, cudaMemcpy2DAsync(target, (size_t)(ld_dst * to), buffer, (size_t)from, (size_t)from, (size_t)count,
-                                        cudaMemcpyHostToDevice, ctx.stream));
+                                        cudaMemcpyDefault, ctx.stream));
       sent(call, ctx);
     } else {
-      succeeded(call, cudaMemcpyAsync(ctx.landing, buffer, (size_t)(count * from), cudaMemcpyHostToDevice, ctx.stream));
+      succeeded(call, cudaMemcpyAsync(ctx.landing, buffer, (size_t)(count * from), cudaMemcpyDefault, ctx.stream));
       sent(call, ctx);
       launched(call, ctx, cuda::convert_2d(ctx.on, count, cols, ctx.landing, src_dtype, cols, target, dst_dtype, ld_dst));
     }
@@ -109,7 +129,7 @@ void copy_2d(Call& call, ml_ctx& ctx, int64_t rows, int64_t cols, int64_t size, 
 // Waits, then asks the fault word whether an input was impossible.
 void synchronize(Call& call, ml_ctx& ctx) {
   if (!not_while_recording(call, ctx)) return;
-  if (!succeeded(call, cudaMemcpyAsync(ctx.fault_host, ctx.fault, 4, cudaMemcpyDeviceToHost, ctx.stream))) return;
+  if (!succeeded(call, cudaMemcpyAsync(ctx.fault_host, ctx.fault, 4, cudaMemcpyDefault, ctx.stream))) return;
   if (!succeeded(call, cudaStreamSynchronize(ctx.stream)) || *ctx.fault_host == 0) return;
   const int32_t id = *ctx.fault_host - 1;
   succeeded(call, cudaMemsetAsync(ctx.fault, 0, 4, ctx.stream));

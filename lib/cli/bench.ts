@@ -125,6 +125,7 @@ export const command: Command = {
       planned_bytes: plan.total_bytes,
       arena_bytes: engine.arena.bytes,
       recompute: engine.options.recompute,
+      embedding: engine.options.embedding,
       ...(times.parts ? { parts: times.parts } : {}),
       device: dev.name,
     };

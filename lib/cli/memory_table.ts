@@ -9,7 +9,7 @@ const MEANING: readonly (readonly [keyof MemoryPlan, string])[] = [
   ["activations", "kept from forward to backward"],
   ["workspace", "scratch, logits of one chunk"],
   ["driver", "CUDA's context, cuBLAS"],
-  ["host", "program, runtime, data set"],
+  ["host", "program, runtime, data set, perhaps the embedding"],
   ["total_bytes", "total"],
 ];
 

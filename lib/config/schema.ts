@@ -91,6 +91,9 @@ const trainSchema = z.strictObject({
   recompute: z.enum(["auto", "none", "mlp", "block"]).default("auto").describe(
     "What the backward pass computes again instead of keeping it, to save memory (same result); auto: as little as fits",
   ),
+  embedding: z.enum(["auto", "device", "host"]).default("auto").describe(
+    "CUDA: whose memory holds the embedding, of which a batch reads a few rows; auto: the host's before anything is computed again",
+  ),
   memory: bytes().nullable().default(null).describe(
     "Memory that the run may take on its device, such as 18 GiB; null: what is free",
   ),

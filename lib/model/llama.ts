@@ -98,20 +98,22 @@ export class Llama {
   readonly #rstd: Tensor; // [T]
   readonly #normed: Tensor; // [T,d+r] output of a norm, then h
   readonly #act: Tensor; // [T,f+r] silu(gate)·up, then h of down
-  readonly #hidden: Tensor; // [R,d] labelled rows
+  readonly #hidden: Tensor; // [R,d] labelled rows, then their gradient
   readonly #headWork: Tensor;
-  readonly #backward: { dx: Tensor; gxh: Tensor; delta: Tensor; dqkv: Tensor; work: Tensor; dhidden: Tensor } | null;
+  readonly #backward: { dx: Tensor; gxh: Tensor; delta: Tensor; dqkv: Tensor; work: Tensor } | null;
 
   /**
    * @param arena where weights and buffers are reserved; it may be allocated later, or never (a dry run)
+   * @param embeddingArena where the embedding is, unless it is the head as well
    * @param purpose "train" keeps every layer's activations, "evaluate" reuses one layer's
    * @param recompute what "train" does not keep but computes again
    */
   constructor(
     readonly dev: Device,
     readonly config: LlamaConfig,
-    { arena, limits, adapterOf, weightDtype, purpose, recompute = KEEP_ALL }: {
+    { arena, embeddingArena = arena, limits, adapterOf, weightDtype, purpose, recompute = KEEP_ALL }: {
       arena: Arena;
+      embeddingArena?: Arena;
       limits: Limits;
       adapterOf: AdapterOf;
       weightDtype: "f32" | "bf16";
@@ -125,7 +127,7 @@ export class Llama {
     const train = purpose === "train";
 
     // Weights. θ holds all attention adapters first, so that each half is one range of it.
-    this.embedding = arena.reserve("weights", V, d, { dtype: weightDtype });
+    this.embedding = (config.tied ? arena : embeddingArena).reserve("weights", V, d, { dtype: weightDtype });
     this.head = config.tied ? this.embedding : arena.reserve("weights", V, d, { dtype: weightDtype });
     this.finalNorm = arena.reserve("weights", 1, d);
     let theta = 0;
@@ -172,8 +174,8 @@ export class Llama {
     this.losses = arena.reserve("activations", 1, R);
     this.argmax = arena.reserve("activations", 1, R, { dtype: "i32" });
 
-    // Scratch. `delta` and `dx`, `act` and `gxh` are the same memory: the forward pass is done with one when the backward pass
-    // needs the other.
+    // Scratch. `delta` and `dx`, `act` and `gxh` are the same memory, and the logits lie over gxh and dqkv: each is done with when the
+    // other is needed. So is the head's input when its gradient is written over it.
     const widest = (pick: (layer: Layer) => Linear[]) =>
       Math.max(...this.layers.flatMap((layer) => pick(layer).map((l) => l.width)));
     const beside = (width: number) => arena.reserve("workspace", T, width, { dtype, ld: paddedWidth(width, dtype) });
@@ -184,21 +186,21 @@ export class Llama {
     this.#normed = beside(widest(({ qkv, gateUp }) => [qkv, gateUp]));
     const gxh = beside(widest(({ qkv, o, gateUp, down }) => train ? [qkv, o, gateUp, down] : [down]));
     this.#act = gxh;
+    const dqkv = train ? behind((H + 2 * K) * D, this.layers.map(({ qkv }) => qkv)) : null;
     const most = dev.backend === "cuda"
       ? HEAD_ROWS_CUDA
       : Math.max(16, Math.floor(HEAD_WORK_BYTES / op.headWorkBytes(dev, 1, V)));
     const chunk = Math.ceil(R / Math.ceil(R / most));
-    this.#headWork = arena.reserve("workspace", 1, Math.ceil(op.headWorkBytes(dev, chunk, V) / 4));
-    this.#backward = train
-      ? {
-        dx,
-        gxh,
-        delta: new Tensor(arena, gxh.byteOffset, T, d, dtype),
-        dqkv: behind((H + 2 * K) * D, this.layers.map(({ qkv }) => qkv)),
-        work: arena.reserve("workspace", T, H),
-        dhidden: buffer(R, d),
-      }
-      : null;
+    const logits = Math.ceil(op.headWorkBytes(dev, chunk, V) / 4), free = Math.floor((arena.bytes - gxh.byteOffset) / 4);
+    if (logits > free) arena.reserve("workspace", 1, logits - free);
+    this.#headWork = arena.overlay(gxh.byteOffset, 1, logits);
+    this.#backward = dqkv && {
+      dx,
+      gxh,
+      delta: new Tensor(arena, gxh.byteOffset, T, d, dtype),
+      dqkv,
+      work: arena.reserve("workspace", T, H),
+    };
     this.cos = arena.reserve("weights", limits.positions, D / 2);
     this.sin = arena.reserve("weights", limits.positions, D / 2);
   }
@@ -297,7 +299,10 @@ export class Llama {
     this.#gateUp(T, layer, a);
   }
 
-  /** Per-row losses into `losses`, predictions into `argmax`; with `backward`, also the gradient that `backward` starts from. */
+  /**
+   * Per-row losses into `losses`, predictions into `argmax`; with `backward`, also the gradient that `backward` starts from, over
+   * what `forward` has left: once a forward pass.
+   */
   loss(batch: DeviceBatch, { backward = false }: { backward?: boolean } = {}): void {
     op.headCrossEntropy(this.dev, batch.R, {
       x: this.#hidden,
@@ -306,7 +311,7 @@ export class Llama {
       seeds: batch.seeds,
       losses: this.losses,
       argmax: this.argmax,
-      dx: backward ? this.#training.dhidden : null,
+      dx: backward ? this.#hidden : null,
       work: this.#headWork,
     });
   }
@@ -326,13 +331,13 @@ export class Llama {
     const { T, R } = batch;
     const { f, H, K, D } = config;
     const scale = 1 / Math.sqrt(D);
-    const { dx, gxh, dqkv, work, dhidden } = this.#training; // dx: gradient of the residual stream
+    const { dx, gxh, dqkv, work } = this.#training; // dx: gradient of the residual stream
     const hand = (linear: Linear, tensors: Omit<LinearTensors, "gh">) => {
       const all = { ...tensors, gh: gxh.columns(linear.dIn, linear.rank) };
       adapters.linear(linear, T, all);
       observer?.linear(linear, T, all);
     };
-    op.scatterRows(dev, R, T, { x: dhidden, rows: batch.rows, out: this.#normed });
+    op.scatterRows(dev, R, T, { x: this.#hidden, rows: batch.rows, out: this.#normed });
     op.zero(dev, dx, T);
     op.rmsnormBackward(dev, T, { x: this.#last, weight: this.finalNorm, rstd: this.#rstd, dy: this.#normed, dx });
     for (let l = config.L - 1; l >= 0; l--) {

@@ -2,18 +2,21 @@
  * Memory is planned, not discovered: everything that a run needs is reserved by name before step 0, then allocated in one
  * block. The same reservations give `--dry-run` its table. (Design §4.)
  */
-import { type Device, type Dtype, DTYPE_BYTES, type Memory, type Storage, Tensor } from "../../ffi/device.ts";
+import { type Device, type Dtype, DTYPE_BYTES, type Memory, type Place, type Storage, Tensor } from "../../ffi/device.ts";
 
 /** What a reservation is for; a plan adds up by these. */
 export type Purpose = "weights" | "adapter" | "optimizer" | "reweighting" | "activations" | "workspace";
 
 const ALIGNMENT = 256;
 
-/** One block of device memory, laid out first and allocated once. */
+/** One block of memory, laid out first and allocated once. */
 export class Arena implements Storage, Disposable {
   #bytes = 0;
   #memory: Memory | undefined;
   readonly #purposes = new Map<Purpose, number>();
+
+  /** @param place whose memory it will be; nothing is taken where nothing is reserved */
+  constructor(readonly place: Place = "device") {}
 
   /** Reserves a [rows, cols] matrix with rows `ld` elements apart. Usable as an operand after `allocate`. */
   reserve(
@@ -63,7 +66,7 @@ export class Arena implements Storage, Disposable {
 
   /** Takes the memory from the device, zero-filled. */
   allocate(device: Device): void {
-    this.#memory = device.alloc(this.#bytes);
+    if (this.#bytes > 0) this.#memory = device.alloc(this.#bytes, { place: this.place });
   }
 
   /** The base address. */

@@ -1,5 +1,5 @@
 /** Builds engine, optimizer and similarity out of a configuration and lays out their memory. */
-import type { Device } from "../../ffi/device.ts";
+import type { Device, Place } from "../../ffi/device.ts";
 import type { Config } from "../config/schema.ts";
 import { UserError } from "../errors.ts";
 import { KEEP_ALL, type Recompute, RUNGS } from "../model/activations.ts";
@@ -46,16 +46,22 @@ export interface TrainingInputs {
 
 /**
  * Lays out a training run without taking memory: `engine.arena` then knows the plan, `engine.allocate()` takes it. With
- * `train.recompute: auto` it recomputes as little as fits into `train.memory` and into what is free, or as much as it can.
+ * `train.recompute: auto` it recomputes as little as fits into `train.memory` and into what is free, or as much as it can. Before it
+ * recomputes anything it leaves the embedding to the host (`train.embedding: auto`): reading a few of its rows over the bus costs less.
  * @param work what the run does beside its steps, as far as that takes memory
  * @throws {UserError} when keys of the configuration contradict each other
  */
 export function buildTraining(dev: Device, config: Config, inputs: TrainingInputs, work: HostWork): Training {
   const { recompute } = config.train;
-  const { L } = inputs.model;
-  if (recompute !== "auto") return layOut(dev, config, inputs, { rung: recompute, layers: L });
+  const { L, tied } = inputs.model;
+  // On the CPU all memory is the host's, and an embedding that is the head as well is read as a whole.
+  const movable = dev.backend === "cuda" && !tied && config.train.embedding !== "device";
+  const given: Layout = { recompute: KEEP_ALL, embedding: movable && config.train.embedding === "host" ? "host" : "device" };
+  if (recompute !== "auto") return layOut(dev, config, inputs, { ...given, recompute: { rung: recompute, layers: L } });
   const limit = allowedBytes(dev, config);
-  const ladder = [KEEP_ALL, ...RUNGS.slice(1).flatMap((rung) => Array.from({ length: L }, (_, l) => ({ rung, layers: l + 1 })))];
+  const least: Layout = { ...given, embedding: movable ? "host" : "device" };
+  const rungs = RUNGS.slice(1).flatMap((rung) => Array.from({ length: L }, (_, l) => ({ rung, layers: l + 1 })));
+  const ladder = [given, least, ...rungs.map((recompute) => ({ ...least, recompute }))];
   const at = (i: number) => layOut(dev, config, inputs, ladder[i]!);
   const fits = (training: Training) => memoryPlan(dev, training, work).total_bytes <= limit;
   // Memory falls along the ladder (but for the first layer of a rung, whose shared buffers are new): the first entry that fits,
@@ -73,11 +79,17 @@ export function buildTraining(dev: Device, config: Config, inputs: TrainingInput
   return found;
 }
 
+/** What trades time for memory. */
+interface Layout {
+  readonly recompute: Recompute;
+  readonly embedding: Place;
+}
+
 function layOut(
   dev: Device,
   config: Config,
   { model, limits, adapterOf, padId }: TrainingInputs,
-  recompute: Recompute,
+  { recompute, embedding }: Layout,
 ): Training {
   const { reweight, optimizer, train } = config;
   const weighted = reweight.method === "meta-lora";
@@ -91,6 +103,7 @@ function layOut(
     // One backward pass a step: its activations are free for the gradients. On the CPU they keep a place of their own.
     stagedLayout: dev.backend === "cuda" && train.accumulate === 1 ? "reuse" : "whole",
     recompute,
+    embedding,
     padding: isPadded(config) ? { id: requirePad(padId) } : null,
   });
   if (engine.parameters === 0) {

@@ -2,7 +2,7 @@
  * A model with its adapters θ [P] and the passes that training is made of: evaluate, sum gradients over a batch, stage one
  * gradient per sample. It knows nothing of methods or schedules; `trainer.ts` does.
  */
-import type { Device, Tensor } from "../../ffi/device.ts";
+import type { Device, Place, Tensor } from "../../ffi/device.ts";
 import { download, segmentSum, upload } from "../../ffi/operators.ts";
 import type { LlamaConfig } from "../model/config.ts";
 import type { AdaptedMatrix, AdapterOf } from "../model/linear.ts";
@@ -49,6 +49,8 @@ export interface EngineOptions {
   readonly stagedLayout?: "whole" | "reuse";
   /** What the backward pass computes again instead of keeping it. */
   readonly recompute?: Recompute;
+  /** Where the embedding is, unless it is the head as well. */
+  readonly embedding?: Place;
   /** Runs samples with right padding of this id; only the reference preset does. */
   readonly padding?: { id: number } | null;
 }
@@ -56,6 +58,8 @@ export interface EngineOptions {
 /** A model, its adapters and its buffers on one device. */
 export class Engine implements Disposable {
   readonly arena = new Arena();
+  /** The embedding, where it does not lie in `arena`. */
+  readonly hostArena = new Arena("host");
   readonly model: Llama;
   /** Adapter parameters θ [1,P]: master copies in f32. */
   readonly theta: Tensor;
@@ -71,11 +75,12 @@ export class Engine implements Disposable {
   beforePass: () => void = () => {};
 
   constructor(readonly dev: Device, config: LlamaConfig, readonly options: EngineOptions) {
-    const { adapterOf, weightDtype, purpose, staged, stagedLayout = "whole", recompute } = options;
+    const { adapterOf, weightDtype, purpose, staged, stagedLayout = "whole", recompute, embedding = "device" } = options;
     const step = shapeStep(dev.backend, options.limits.tokens, config.d);
     const limits = BatchBuffers.padded(options.limits, step);
     this.model = new Llama(dev, config, {
       arena: this.arena,
+      embeddingArena: embedding === "host" ? this.hostArena : this.arena,
       limits,
       adapterOf,
       weightDtype,
@@ -95,6 +100,7 @@ export class Engine implements Disposable {
   /** Takes the memory. Everything else that shares the arena must be laid out before. */
   allocate(): void {
     this.arena.allocate(this.dev);
+    this.hostArena.allocate(this.dev);
     this.model.bind(this.theta);
   }
 
@@ -215,6 +221,7 @@ export class Engine implements Disposable {
   [Symbol.dispose](): void {
     this.#graphs[Symbol.dispose]();
     this.arena[Symbol.dispose]();
+    this.hostArena[Symbol.dispose]();
   }
 }
 

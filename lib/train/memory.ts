@@ -49,7 +49,7 @@ export function memoryPlan(
   // One copy of θ, or one of m and one of v.
   const saved = { nothing: 0, adapter: 4 * P, checkpoints: 8 * P }[saves];
   if (dev.backend === "cuda") {
-    const host = residentBytes() + RUNTIME_GROWTH + moments + saved;
+    const host = residentBytes() + RUNTIME_GROWTH + moments + saved + engine.hostArena.bytes;
     return { ...plan, driver: DRIVER_BYTES, host, total_bytes: engine.arena.bytes + DRIVER_BYTES };
   }
   const growth = RUNTIME_GROWTH + dev.units * THREAD_GROWTH + packedBytes(engine);

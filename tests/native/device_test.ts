@@ -68,7 +68,7 @@ Deno.test("every operator refuses a NULL context instead of crashing", () => {
   assertEquals(lastError(), "Cannot wait for the device: the context is NULL");
   assertEquals(symbols.ml_gemm(null, 0, 0, 2, 3, 4, 1, null, 0, 4, null, 0, 3, 0, null, 0, 3), 1);
   assertEquals(lastError(), "Cannot multiply [2,4] by [4,3]: the context is NULL");
-  assertEquals(symbols.ml_alloc(null, 8n, new BigUint64Array(1)), 1);
+  assertEquals(symbols.ml_alloc(null, 8n, 0, new BigUint64Array(1)), 1);
   assertEquals(symbols.ml_combine(null, 1, 1, null, null, 1, 0, null), 1);
   assertEquals(symbols.ml_rope(null, 1, 1, 2, null, 2, null, null, null, 1, 0, 0), 1);
   assertEquals(symbols.ml_segment_sum(null, 1, null, null, null), 1);
