@@ -235,12 +235,12 @@ __global__ void __launch_bounds__(128) dq_kernel(const Attention a, const Units 
                  units.pairs);
 }
 
-// Block (segment * K + head, tile of 64 keys, part of DO columns of dk and dv). Streams q and dout of all query heads of the group;
-// scores stand transposed, keys along the warp's rows.
-template <int DP, int QUERIES, int DO>
+// Block (segment * K + head, tile of 64 keys). Streams q and dout of all query heads of the group; scores stand transposed, keys along
+// the warp's rows. DK, DV: which of the two it computes; both, unless their sums are more than a thread has registers.
+template <int DP, int QUERIES, bool DK, bool DV>
 __global__ void __launch_bounds__(128) dkv_kernel(const Attention a, const Units units) {
   extern __shared__ __align__(16) bf16 shared[];
-  const int kv = blockIdx.x % a.K, group = a.H / a.K, part = blockIdx.z * DO;
+  const int kv = blockIdx.x % a.K, group = a.H / a.K;
   const Segment segment = segment_of(a, blockIdx.x / a.K);
   const int first = blockIdx.y * ROWS, rows = min(ROWS, segment.length - first);
   if (rows <= 0) return;
@@ -252,13 +252,13 @@ __global__ void __launch_bounds__(128) dkv_kernel(const Attention a, const Units
   bf16* stages = v + ROWS * pitch(DP);  // 2 of [2 QUERIES, DP]
   const int64_t at_kv = t0 * a.ldqkv + (int64_t)kv * a.D;
   load_tile<ROWS, DP>(k, a.k + at_kv, a.ldqkv, keys, a.D, units.in);
-  load_tile<ROWS, DP>(v, a.v + at_kv, a.ldqkv, keys, a.D, units.in);
+  if constexpr (DK) load_tile<ROWS, DP>(v, a.v + at_kv, a.ldqkv, keys, a.D, units.in);
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int row = first + warp * 16 + lane / 4;  // the key; and row + 8
   const float scale = a.scale * LOG2E;
   const int start = first / QUERIES * QUERIES, per_head = (segment.length - start + QUERIES - 1) / QUERIES;
-  float dk[DO / 8][4] = {}, dv[DO / 8][4] = {};
+  float dk[DK ? DP / 8 : 1][4] = {}, dv[DV ? DP / 8 : 1][4] = {};
 
   const auto where = [&](int i) -> Source {
     const int h = kv * group + i / per_head, q0 = start + i % per_head * QUERIES;
@@ -278,7 +278,7 @@ __global__ void __launch_bounds__(128) dkv_kernel(const Attention a, const Units
       delta[c] = a.delta[at];
     }
     product_nt<DP, QUERIES>(s, k + warp * 16 * pitch(DP), q);
-    product_nt<DP, QUERIES>(dp, v + warp * 16 * pitch(DP), g);
+    if constexpr (DK) product_nt<DP, QUERIES>(dp, v + warp * 16 * pitch(DP), g);
 #pragma unroll
     for (int n = 0; n < QUERIES / 8; n++)
 #pragma unroll
@@ -289,14 +289,18 @@ __global__ void __launch_bounds__(128) dkv_kernel(const Attention a, const Units
         dp[n][e] = s[n][e] * (dp[n][e] - delta[c]);
       }
     uint32_t operand[QUERIES / 16][4];
-    to_operand<QUERIES>(operand, s);
-    product_nn<DP, QUERIES, DO>(dv, operand, g + part);
-    to_operand<QUERIES>(operand, dp);
-    product_nn<DP, QUERIES, DO>(dk, operand, q + part);
+    if constexpr (DV) {
+      to_operand<QUERIES>(operand, s);
+      product_nn<DP, QUERIES, DP>(dv, operand, g);
+    }
+    if constexpr (DK) {
+      to_operand<QUERIES>(operand, dp);
+      product_nn<DP, QUERIES, DP>(dk, operand, q);
+    }
   });
-  const int64_t at = (t0 + warp * 16) * a.lddqkv + (int64_t)kv * a.D + part;
-  store_rows<DO>(a.dk + at, a.lddqkv, rows - warp * 16, a.D - part, dk, a.scale, a.scale, units.pairs);
-  store_rows<DO>(a.dv + at, a.lddqkv, rows - warp * 16, a.D - part, dv, 1.0f, 1.0f, units.pairs);
+  const int64_t at = (t0 + warp * 16) * a.lddqkv + (int64_t)kv * a.D;
+  if constexpr (DV) store_rows<DP>(a.dv + at, a.lddqkv, rows - warp * 16, a.D, dv, 1.0f, 1.0f, units.pairs);
+  if constexpr (DK) store_rows<DP>(a.dk + at, a.lddqkv, rows - warp * 16, a.D, dk, a.scale, a.scale, units.pairs);
 }
 
 // ---- launch ----------------------------------------------------------------------------------------------------------
@@ -322,10 +326,17 @@ cudaError_t forward(const Launch& on, const Attention& a, Units units) {
 
 template <int DP>
 cudaError_t backward(const Launch& on, const Attention& a, Units units) {
-  constexpr int DO = DP > 128 ? 128 : DP, streamed = backward_rows(DP), bytes = shared_bytes(DP, 2 * ROWS, streamed);
+  constexpr int streamed = backward_rows(DP), bytes = shared_bytes(DP, 2 * ROWS, streamed);
   const int tiles = (a.max_length + ROWS - 1) / ROWS;
   if (a.S == 0 || tiles == 0) return cudaSuccess;
-  const cudaError_t status = launch(on, dkv_kernel<DP, streamed, DO>, dim3(a.S * a.K, tiles, DP / DO), bytes, a, units);
+  const dim3 grid(a.S * a.K, tiles);
+  cudaError_t status;
+  if constexpr (DP <= 128) {
+    status = launch(on, dkv_kernel<DP, streamed, true, true>, grid, bytes, a, units);
+  } else {
+    status = launch(on, dkv_kernel<DP, streamed, false, true>, grid, bytes, a, units);
+    if (status == cudaSuccess) status = launch(on, dkv_kernel<DP, streamed, true, false>, grid, bytes, a, units);
+  }
   if (status != cudaSuccess) return status;
   return launch(on, dq_kernel<DP, streamed>, dim3(a.S * a.H, tiles), bytes, a, units);
 }
