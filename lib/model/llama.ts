@@ -234,8 +234,10 @@ export class Llama {
     const { dev } = this;
     const { T } = batch;
     const { H, K, D } = this.config;
+    const { cos, sin } = this;
     layer.qkv.forward(dev, T, a.n1, a.qkv);
-    this.#rope(batch, a.qkv, "forward");
+    // The query and key heads lie side by side in [T,(H+2K)D].
+    op.rope(dev, T, { heads: H + K, D, x: a.qkv, cos, sin, positions: batch.positions });
     const { q, k, v } = this.#split(a.qkv);
     const scale = 1 / Math.sqrt(D);
     op.attentionForward(dev, T, batch.segments, { H, K, D, scale, q, k, v, out: a.attention, lse: a.lse });
@@ -282,6 +284,7 @@ export class Llama {
     const { dev, config } = this;
     const { T, R } = batch;
     const { f, H, K, D } = config;
+    const { cos, sin } = this;
     const scale = 1 / Math.sqrt(D);
     const { dx, gxh, dqkv, work, dhidden } = this.#training; // dx: gradient of the residual stream
     op.scatterRows(dev, R, T, { x: dhidden, rows: batch.rows, out: this.#normed });
@@ -304,21 +307,13 @@ export class Llama {
       sink.linear(layer.o, T, { xh: a.attention, dy: dx, gxh });
       const { q, k, v } = this.#split(a.qkv);
       const { q: dq, k: dk, v: dv } = this.#split(dqkv);
-      const gradients = { dout: gxh, dq, dk, dv, work };
+      const rope = { cos, sin, positions: batch.positions };
+      const gradients = { dout: gxh, dq, dk, dv, work, rope };
       op.attentionBackward(dev, T, batch.segments, { H, K, D, scale, q, k, v, out: a.attention, lse: a.lse, ...gradients });
-      this.#rope(batch, dqkv, "backward");
       layer.qkv.backward(dev, T, dqkv, gxh, { needDx: l > 0 });
       sink.linear(layer.qkv, T, { xh: a.n1, dy: dqkv, gxh });
       if (l > 0) op.rmsnormBackward(dev, T, { x: a.x, weight: layer.norm1, rstd: a.rstd1, dy: gxh, dx });
     }
-  }
-
-  /** Rotates the query and key heads, which lie side by side in [T,(H+2K)D]. */
-  #rope(batch: DeviceBatch, qkv: Tensor, direction: "forward" | "backward"): void {
-    const { H, K, D } = this.config;
-    const { cos, sin } = this;
-    const inverse = direction === "backward";
-    op.rope(this.dev, batch.T, { heads: H + K, D, x: qkv, cos, sin, positions: batch.positions, inverse });
   }
 
   #split(qkv: Tensor): { q: Tensor; k: Tensor; v: Tensor } {
