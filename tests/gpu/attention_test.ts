@@ -59,15 +59,18 @@ function pass(on: Subject, { lengths, kvLens, H, K, D, scale, ...values }: Probl
 }
 
 /**
- * Probabilities, their gradients and results are rounded to bf16: about 2e-3 in norm. Exact arithmetic with probabilities and
- * results in bf16 puts single elements of `out` up to 1.3e-2 off on these problems. Single elements of dq are worse where
- * dout v^T and delta, which knows `out` in bf16, nearly cancel (tests/gpu/attention.cu).
+ * Probabilities, their gradients and results are rounded to bf16: about 2e-3 in norm. Exact arithmetic that rounds these and
+ * nothing else puts single elements of `out` up to 1.3e-2 off on these problems; of dv up to 2.03e-2, where 64 rounded
+ * probabilities are multiplied by dout (dv[5883] of 2 heads of 8: 0.002288818359375 for 0.0085348, which is what an H100 gives,
+ * bit by bit); of dq and dk, rotated or not, up to 4.5e-2, where dout v^T and delta, which knows `out` in bf16, nearly cancel
+ * (tests/gpu/attention.cu). On top comes that a chip's exponential tips single roundings over. The bound for roundings that all
+ * have the worst sign, 2^-9 sum p |dout|, would be 3.3e-1 for dv and let real mistakes pass.
  */
 const GRADIENT = { element: 1e-1, norm: 1.2e-2 };
 const TOLERANCES: Tolerances<Results> = {
   out: { element: 2e-2, norm: 6e-3 },
   lse: 2e-5,
-  ...{ dq: GRADIENT, dk: GRADIENT, dv: { element: 2e-2, norm: 6e-3 } },
+  ...{ dq: GRADIENT, dk: GRADIENT, dv: { element: 2.5e-2, norm: 6e-3 } },
 };
 
 /** 8 keeps rows on the 16-byte grid, where Hopper's kernels take heads of 64 and 128; the others read element by element. */
