@@ -167,11 +167,14 @@ int32_t ml_rope(ml_ctx* ctx, int32_t T, int32_t heads, int32_t D, ml_ptr x, int3
 int32_t ml_attention_forward(ml_ctx* ctx, int32_t T, int32_t S, int32_t max_length, ml_ptr cu_seqlens, ml_ptr kv_lens, int32_t H,
                              int32_t K, int32_t D, float scale, ml_ptr q, ml_ptr k, ml_ptr v, int32_t ldqkv,
                              ml_ptr out, int32_t ldo, ml_ptr lse, int32_t dtype);
-/* dq, dk, dv overwrite three parts of one buffer with rows lddqkv apart. work f32 [T, H] is scratch. */
+/* dq, dk, dv overwrite three parts of one buffer with rows lddqkv apart. work f32 [T, H] is scratch. Where q and k came out of
+ * ml_rope, its tables and positions give dq and dk of what went into it: rotated back, as by ml_rope with inverse = 1, but before
+ * they are rounded. cos NULL: dq and dk of q and k themselves. */
 int32_t ml_attention_backward(ml_ctx* ctx, int32_t T, int32_t S, int32_t max_length, ml_ptr cu_seqlens, ml_ptr kv_lens, int32_t H,
                               int32_t K, int32_t D, float scale, ml_ptr q, ml_ptr k, ml_ptr v, int32_t ldqkv,
                               ml_ptr out, int32_t ldo, ml_ptr lse, ml_ptr dout, int32_t lddout, ml_ptr dq, ml_ptr dk,
-                              ml_ptr dv, int32_t lddqkv, ml_ptr work, int32_t dtype);
+                              ml_ptr dv, int32_t lddqkv, ml_ptr work, ml_ptr cos, ml_ptr sin, ml_ptr positions,
+                              int32_t n_positions, int32_t dtype);
 
 /* y [T, ldy] = silu(gate) * up; gate_up [T, 2f] with rows ldg apart, gate first. */
 int32_t ml_swiglu_forward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, int32_t ldg, ml_ptr y, int32_t ldy,

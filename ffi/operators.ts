@@ -261,12 +261,19 @@ export function attentionForward(
     dtypeCode(q.dtype)));
 }
 
-/** dq, dk, dv from dout; probabilities are recomputed from lse. */
+/** How q and k were rotated by `rope`: its tables, and a position a row. */
+export interface Rotation {
+  readonly cos: Tensor;
+  readonly sin: Tensor;
+  readonly positions: Tensor;
+}
+
+/** dq, dk, dv from dout; probabilities are recomputed from lse. With `rope`, dq and dk are those of q and k before they were rotated. */
 export function attentionBackward(
   dev: Device,
   T: number,
   segments: Segments,
-  { H, K, D, scale, q, k, v, out, lse, dout, dq, dk, dv, work }: {
+  { H, K, D, scale, q, k, v, out, lse, dout, dq, dk, dv, work, rope = null }: {
     H: number;
     K: number;
     D: number;
@@ -281,12 +288,14 @@ export function attentionBackward(
     dk: Tensor;
     dv: Tensor;
     work: Tensor;
+    rope?: Rotation | null;
   },
 ): void {
   // deno-fmt-ignore
   dev.check(dev.symbols.ml_attention_backward(dev.ctx, T, segments.count, segments.maxLength, segments.cu.pointer,
     pointer(segments.kvLens), H, K, D, scale, q.pointer, k.pointer, v.pointer, q.ld, out.pointer, out.ld, lse.pointer,
-    dout.pointer, dout.ld, dq.pointer, dk.pointer, dv.pointer, dq.ld, work.pointer, dtypeCode(q.dtype)));
+    dout.pointer, dout.ld, dq.pointer, dk.pointer, dv.pointer, dq.ld, work.pointer, pointer(rope?.cos ?? null),
+    pointer(rope?.sin ?? null), pointer(rope?.positions ?? null), rope?.cos.rows ?? 0, dtypeCode(q.dtype)));
 }
 
 /** y [T,f] = silu(gate) · up. */

@@ -100,8 +100,8 @@ export const symbols = {
   // int32_t ml_attention_backward(ml_ctx* ctx, int32_t T, int32_t S, int32_t max_length, ml_ptr cu_seqlens, ml_ptr
   //   kv_lens, int32_t H, int32_t K, int32_t D, float scale, ml_ptr q, ml_ptr k, ml_ptr v, int32_t ldqkv, ml_ptr out,
   //   int32_t ldo, ml_ptr lse, ml_ptr dout, int32_t lddout, ml_ptr dq, ml_ptr dk, ml_ptr dv, int32_t lddqkv, ml_ptr
-  //   work, int32_t dtype)
-  ml_attention_backward: { parameters: ["pointer", "i32", "i32", "i32", "pointer", "pointer", "i32", "i32", "i32", "f32", "pointer", "pointer", "pointer", "i32", "pointer", "i32", "pointer", "pointer", "i32", "pointer", "pointer", "pointer", "i32", "pointer", "i32"], result: "i32" },
+  //   work, ml_ptr cos, ml_ptr sin, ml_ptr positions, int32_t n_positions, int32_t dtype)
+  ml_attention_backward: { parameters: ["pointer", "i32", "i32", "i32", "pointer", "pointer", "i32", "i32", "i32", "f32", "pointer", "pointer", "pointer", "i32", "pointer", "i32", "pointer", "pointer", "i32", "pointer", "pointer", "pointer", "i32", "pointer", "pointer", "pointer", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_swiglu_forward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, int32_t ldg, ml_ptr y, int32_t ldy,
   //   int32_t dtype)
   ml_swiglu_forward: { parameters: ["pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "i32"], result: "i32" },

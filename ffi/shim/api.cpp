@@ -177,19 +177,24 @@ int32_t ml_segment_mean(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t q, ml
   return call.status();
 }
 
+// What rotates heads of D: a row of angles for each position.
+static void check_angles(Call& call, int64_t T, int64_t D, ml_ptr cos, ml_ptr sin, ml_ptr positions, int64_t n_positions) {
+  if (D % 2 != 0) call.fail("D is odd, must be even");
+  call.positive("n_positions", n_positions);
+  call.dense("cos", cos, n_positions, D / 2, 4);
+  call.dense("sin", sin, n_positions, D / 2, 4);
+  call.indices("positions", positions, T, 0, n_positions);
+}
+
 int32_t ml_rope(ml_ctx* ctx, int32_t T, int32_t heads, int32_t D, ml_ptr x, int32_t ldx, ml_ptr cos, ml_ptr sin,
                 ml_ptr positions, int32_t n_positions, int32_t inverse, int32_t dtype) {
   Call call(base(ctx), "rotate %lld rows of %lld heads of %lld", T, heads, D);
   call.positive("T", T);
   call.positive("heads", heads);
   call.positive("D", D);
-  if (D % 2 != 0) call.fail("D is odd, must be even");
-  call.positive("n_positions", n_positions);
   call.activation_dtype(dtype);
   call.matrix("x", x, T, (int64_t)heads * D, ldx, call.activation_size());
-  call.dense("cos", cos, n_positions, D / 2, 4);
-  call.dense("sin", sin, n_positions, D / 2, 4);
-  call.indices("positions", positions, T, 0, n_positions);
+  check_angles(call, T, D, cos, sin, positions, n_positions);
   if (call.failed()) return call.status();
   backend::rope(call, *ctx, T, heads, D, x, ldx, cos, sin, ints(positions), inverse != 0);
   return call.status();
@@ -243,7 +248,8 @@ int32_t ml_attention_forward(ml_ctx* ctx, int32_t T, int32_t S, int32_t max_leng
 int32_t ml_attention_backward(ml_ctx* ctx, int32_t T, int32_t S, int32_t max_length, ml_ptr cu_seqlens, ml_ptr kv_lens, int32_t H,
                               int32_t K, int32_t D, float scale, ml_ptr q, ml_ptr k, ml_ptr v, int32_t ldqkv,
                               ml_ptr out, int32_t ldo, ml_ptr lse, ml_ptr dout, int32_t lddout, ml_ptr dq, ml_ptr dk,
-                              ml_ptr dv, int32_t lddqkv, ml_ptr work, int32_t dtype) {
+                              ml_ptr dv, int32_t lddqkv, ml_ptr work, ml_ptr cos, ml_ptr sin, ml_ptr positions,
+                              int32_t n_positions, int32_t dtype) {
   Call call(base(ctx), "differentiate attention within %lld segments (%lld query heads, %lld key heads of %lld)", S, H, K, D);
   check_attention(call, T, S, max_length, cu_seqlens, kv_lens, H, K, D, q, k, v, ldqkv, out, ldo, lse, dtype);
   call.matrix("dout", dout, T, (int64_t)H * D, lddout, call.activation_size());
@@ -251,9 +257,10 @@ int32_t ml_attention_backward(ml_ctx* ctx, int32_t T, int32_t S, int32_t max_len
   call.matrix("dk", dk, T, (int64_t)K * D, lddqkv, call.activation_size());
   call.matrix("dv", dv, T, (int64_t)K * D, lddqkv, call.activation_size());
   call.dense("work", work, T, H, 4);
+  if (cos) check_angles(call, T, D, cos, sin, positions, n_positions);
   if (call.failed()) return call.status();
   backend::attention_backward(call, *ctx, T, S, max_length, ints(cu_seqlens), ints(kv_lens), H, K, D, scale, q, k, v, ldqkv, out,
-                              ldo, lse, dout, lddout, dq, dk, dv, lddqkv, work);
+                              ldo, lse, dout, lddout, dq, dk, dv, lddqkv, work, cos, sin, ints(positions));
   return call.status();
 }
 

@@ -58,7 +58,7 @@ void attention_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t S, int64_t ma
 void attention_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t S, int64_t max_length, const int32_t* cu, const int32_t* kv_lens,
                         int64_t H, int64_t K, int64_t D, float scale, const void* q, const void* k, const void* v, int64_t ldqkv,
                         const void* out, int64_t ldo, const void* lse, const void* dout, int64_t lddout, void* dq, void* dk, void* dv,
-                        int64_t lddqkv, void* work);
+                        int64_t lddqkv, void* work, const void* cos, const void* sin, const int32_t* positions);
 void swiglu_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, void* y, int64_t ldy);
 void swiglu_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, const void* dy, int64_t lddy, void* dgate_up, void* y);
 // All of ml_swiglu_gradients in one kernel; false, and nothing done, where there is none for these shapes.

@@ -235,8 +235,8 @@ void attention_forward(Call&, ml_ctx& ctx, int64_t T, int64_t S, int64_t, const 
   clear_rows(cu[S], T, H, out_(lse), H);
 }
 
-void attention_backward(Call&, ml_ctx& ctx, int64_t T, int64_t S, int64_t, const int32_t* cu, const int32_t* kv_lens, int64_t H, int64_t K, int64_t D, float scale, const void* q, const void* k, const void* v, int64_t ldqkv, const void* out, int64_t ldo, const void* lse, const void* dout, int64_t lddout, void* dq, void* dk, void* dv, int64_t lddqkv, void* work) {
-  ctx.kernels->attention_backward(ctx.pool, S, cu, kv_lens, H, K, D, scale, in(q), in(k), in(v), ldqkv, in(out), ldo, in(lse), in(dout), lddout, out_(dq), out_(dk), out_(dv), lddqkv, out_(work));
+void attention_backward(Call&, ml_ctx& ctx, int64_t T, int64_t S, int64_t, const int32_t* cu, const int32_t* kv_lens, int64_t H, int64_t K, int64_t D, float scale, const void* q, const void* k, const void* v, int64_t ldqkv, const void* out, int64_t ldo, const void* lse, const void* dout, int64_t lddout, void* dq, void* dk, void* dv, int64_t lddqkv, void* work, const void* cos, const void* sin, const int32_t* positions) {
+  ctx.kernels->attention_backward(ctx.pool, S, cu, kv_lens, H, K, D, scale, in(q), in(k), in(v), ldqkv, in(out), ldo, in(lse), in(dout), lddout, out_(dq), out_(dk), out_(dv), lddqkv, out_(work), in(cos), in(sin), positions);
   clear_rows(cu[S], T, H * D, out_(dq), lddqkv);
   clear_rows(cu[S], T, K * D, out_(dk), lddqkv);
   clear_rows(cu[S], T, K * D, out_(dv), lddqkv);

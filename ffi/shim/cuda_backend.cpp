@@ -131,11 +131,11 @@ void attention_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t S, int64_t ma
 void attention_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t S, int64_t max_length, const int32_t* cu, const int32_t* kv_lens,
                         int64_t H, int64_t K, int64_t D, float scale, const void* q, const void* k, const void* v, int64_t ldqkv,
                         const void* out, int64_t ldo, const void* lse, const void* dout, int64_t lddout, void* dq, void* dk, void* dv,
-                        int64_t lddqkv, void* work) {
+                        int64_t lddqkv, void* work, const void* cos, const void* sin, const int32_t* positions) {
   if (!enter(call, ctx)) return;
   launched(call, ctx,
            cuda::attention_backward(ctx.on, T, S, max_length, cu, kv_lens, H, K, D, scale, in(q), in(k), in(v), ldqkv, in(out), ldo, f32(lse),
-                                    in(dout), lddout, out_(dq), out_(dk), out_(dv), lddqkv, f32_out(work)));
+                                    in(dout), lddout, out_(dq), out_(dk), out_(dv), lddqkv, f32_out(work), f32(cos), f32(sin), positions));
 }
 
 void swiglu_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, void* y, int64_t ldy) {

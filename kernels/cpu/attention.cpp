@@ -209,11 +209,11 @@ static void zero_rows(int64_t rows, int64_t cols, float* x, int64_t ldx) {
   for (int64_t i = 0; i < rows; i++) memset(x + i * ldx, 0, (size_t)cols * 4);
 }
 
-// work [T, H] receives delta. dq, dk, dv are overwritten.
+// work [T, H] receives delta. dq, dk, dv are overwritten; cos NULL: dq and dk are not rotated back.
 void attention_backward(Pool& pool, int64_t S, const int32_t* cu, const int32_t* kv_lens, int64_t H, int64_t K, int64_t D,
                         float scale, const float* q, const float* k, const float* v, int64_t ldqkv, const float* out,
                         int64_t ldo, const float* lse, const float* dout, int64_t lddout, float* dq, float* dk, float* dv,
-                        int64_t lddqkv, float* work) {
+                        int64_t lddqkv, float* work, const float* cos, const float* sin, const int32_t* positions) {
   const Segments segments = {S, cu, kv_lens};
   const Backward back = {H, K, D, scale, q, k, v, ldqkv, lse, dout, lddout, dq, dk, dv, lddqkv, work};
 
@@ -256,25 +256,31 @@ void attention_backward(Pool& pool, int64_t S, const int32_t* cu, const int32_t*
         for (int64_t k0 = 0; k0 < min64(first + strip.count, seg_keys); k0 += KEYS) back.tile(strip, kv, k0, heads, true, true);
       }
     });
-    return;
-  }
-  parallel(pool, segments.parts(ROWS) * K, [&](int64_t task, int thread) {
-    const Part strip = segments.part(task / K, ROWS);
-    float* heads = back.scratch(pool, thread);
-    back.load_strip(strip, task % K, heads);
-    for (int64_t k0 = 0; k0 < min64(strip.first + strip.count, strip.keys); k0 += KEYS)
-      back.tile(strip, task % K, k0, heads, true, false);
-  });
-  parallel(pool, segments.parts(TILES * KEYS) * K, [&](int64_t task, int thread) {
-    const Part tiles = segments.part(task / K, TILES * KEYS);
-    float* heads = back.scratch(pool, thread);
-    for (int64_t first = tiles.first / ROWS * ROWS; first < tiles.length; first += ROWS) {
-      const Part strip = {tiles.start, tiles.length, tiles.keys, first, min64(ROWS, tiles.length - first)};
+  } else {
+    parallel(pool, segments.parts(ROWS) * K, [&](int64_t task, int thread) {
+      const Part strip = segments.part(task / K, ROWS);
+      float* heads = back.scratch(pool, thread);
       back.load_strip(strip, task % K, heads);
-      const int64_t end = min64(tiles.first + tiles.count, min64(first + strip.count, tiles.keys));
-      for (int64_t k0 = tiles.first; k0 < end; k0 += KEYS) back.tile(strip, task % K, k0, heads, false, true);
-    }
-  });
+      for (int64_t k0 = 0; k0 < min64(strip.first + strip.count, strip.keys); k0 += KEYS)
+        back.tile(strip, task % K, k0, heads, true, false);
+    });
+    parallel(pool, segments.parts(TILES * KEYS) * K, [&](int64_t task, int thread) {
+      const Part tiles = segments.part(task / K, TILES * KEYS);
+      float* heads = back.scratch(pool, thread);
+      for (int64_t first = tiles.first / ROWS * ROWS; first < tiles.length; first += ROWS) {
+        const Part strip = {tiles.start, tiles.length, tiles.keys, first, min64(ROWS, tiles.length - first)};
+        back.load_strip(strip, task % K, heads);
+        const int64_t end = min64(tiles.first + tiles.count, min64(first + strip.count, tiles.keys));
+        for (int64_t k0 = tiles.first; k0 < end; k0 += KEYS) back.tile(strip, task % K, k0, heads, false, true);
+      }
+    });
+  }
+
+  if (cos) {
+    const int64_t t = cu[0], rows = cu[S] - t;
+    rope(pool, rows, H, D, dq + t * lddqkv, lddqkv, cos, sin, positions + t, true);
+    rope(pool, rows, K, D, dk + t * lddqkv, lddqkv, cos, sin, positions + t, true);
+  }
 }
 
 }  // namespace ML_ISA

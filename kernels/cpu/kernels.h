@@ -59,7 +59,7 @@ struct Kernels {
   void (*attention_backward)(Pool&, int64_t S, const int32_t* cu, const int32_t* kv_lens, int64_t H, int64_t K, int64_t D,
                              float scale, const float* q, const float* k, const float* v, int64_t ldqkv, const float* out,
                              int64_t ldo, const float* lse, const float* dout, int64_t lddout, float* dq, float* dk, float* dv,
-                             int64_t lddqkv, float* work);
+                             int64_t lddqkv, float* work, const float* cos, const float* sin, const int32_t* positions);
   void (*swiglu_forward)(Pool&, int64_t T, int64_t f, const float* gate_up, int64_t ldg, float* y, int64_t ldy);
   void (*swiglu_backward)(Pool&, int64_t T, int64_t f, const float* gate_up, int64_t ldg, const float* dy, int64_t lddy, float* dgate_up, float* y);
   void (*head_cross_entropy)(Pool&, int64_t R, int64_t d, int64_t V, const float* x, const void* W, int wdtype, int64_t ldw,

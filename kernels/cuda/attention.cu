@@ -6,6 +6,9 @@
 //   delta_i = dout_i . out_i                         ds_ij = p_ij (dout_i . v_j - delta_i)
 //   dq_i = scale sum_j ds_ij k_j        dk_j = scale sum_i ds_ij q_i        dv_j = sum_i p_ij dout_i
 //
+// q and k may be rotated by their positions (rope.cu). Then dq and dk are rotated back before they are rounded and written, which spares
+// the model a pass over both.
+//
 // A block of 4 warps owns 64 rows (16 a warp) of the result and streams the other side through two stages of shared memory. dq and
 // (dk, dv) are two kernels that compute s and dout v^T each on their own: 7 products instead of 5, but every element of the result
 // is summed by one thread in one order, with no atomics.
@@ -20,8 +23,9 @@ constexpr int ROWS = 64;  // of the result, a block
 
 // Elements that alignment allows to move at once.
 struct Units {
-  int in;      // 8, 2 or 1: q, k, v, dout
-  bool pairs;  // of out, dq, dk, dv
+  int in;       // 8, 2 or 1: q, k, v, dout
+  bool pairs;   // of out, dq, dk, dv
+  bool angles;  // two neighbouring pairs of a rotation, of cos and sin as of dq and dk
 };
 
 // Streams tiles of ROWS_IN rows of two matrices through two stages: tile i of `first` and `second` begins at row starts(i).row, and
@@ -179,9 +183,25 @@ __global__ void __launch_bounds__(256) delta_kernel(const Attention a, const int
   if (lane == 0) a.delta[t * a.H + h] = sum;
 }
 
-// Block (segment * H + head, tile of 64 rows, longest first).
+// dst [16 rows of this warp, D], of dq or dk, = scale * sum, rotated back where that is wanted. dst is row t of the stream. All threads
+// of the block; `kept` is its two tiles [ROWS, pitch(DP)], that nobody needs any more: f32 has room there for one.
+template <int DP>
+__device__ __forceinline__ void store_gradient(const Attention& a, const Units& units, bf16* dst, int64_t t, int real,
+                                               const float (&sum)[DP / 8][4], bf16* kept) {
+  if (!a.cos) return store_rows<DP>(dst, a.lddqkv, real, a.D, sum, a.scale, a.scale, units.pairs);
+  copy_wait<0>();  // without a single tile to stream, the copies of the kept ones are still under way
+  __syncthreads();
+  float* room = (float*)kept + threadIdx.x / 32 * 16 * pitch(DP);
+  if (units.angles)
+    store_rotated_back<DP, 2>(dst, a.lddqkv, real, a.D, sum, a.scale, room, a.cos, a.sin, a.positions + t);
+  else
+    store_rotated_back<DP, 1>(dst, a.lddqkv, real, a.D, sum, a.scale, room, a.cos, a.sin, a.positions + t);
+}
+
+// Block (segment * H + head, tile of 64 rows, longest first). The launch bounds here and below ask for no more blocks a multiprocessor than
+// registers allow without spilling on any chip; 0 leaves them to the compiler.
 template <int DP, int KEYS>
-__global__ void __launch_bounds__(128) dq_kernel(const Attention a, const Units units) {
+__global__ void __launch_bounds__(128, DP <= 64 ? 4 : DP <= 128 ? 3 : 2) dq_kernel(const Attention a, const Units units) {
   extern __shared__ __align__(16) bf16 shared[];
   const int h = blockIdx.x % a.H, kv = h / (a.H / a.K);
   const Segment segment = segment_of(a, blockIdx.x / a.H);
@@ -231,16 +251,16 @@ __global__ void __launch_bounds__(128) dq_kernel(const Attention a, const Units 
     to_operand<KEYS>(ds, s);
     product_nn<DP, KEYS, DP>(sum, ds, k);
   });
-  store_rows<DP>(a.dq + (t0 + warp * 16) * a.lddqkv + (int64_t)h * a.D, a.lddqkv, rows - warp * 16, a.D, sum, a.scale, a.scale,
-                 units.pairs);
+  const int64_t t = t0 + warp * 16;
+  store_gradient<DP>(a, units, a.dq + t * a.lddqkv + (int64_t)h * a.D, t, rows - warp * 16, sum, shared);
 }
 
-// Block (segment * K + head, tile of 64 keys, part of DO columns of dk and dv). Streams q and dout of all query heads of the group;
-// scores stand transposed, keys along the warp's rows.
-template <int DP, int QUERIES, int DO>
-__global__ void __launch_bounds__(128) dkv_kernel(const Attention a, const Units units) {
+// Block (segment * K + head, tile of 64 keys). Streams q and dout of all query heads of the group; scores stand transposed, keys along
+// the warp's rows. DK, DV: which of the two it computes; both, unless their sums are more than a thread has registers.
+template <int DP, int QUERIES, bool DK, bool DV>
+__global__ void __launch_bounds__(128, DP <= 16 ? 4 : DP <= 32 ? 3 : 0) dkv_kernel(const Attention a, const Units units) {
   extern __shared__ __align__(16) bf16 shared[];
-  const int kv = blockIdx.x % a.K, group = a.H / a.K, part = blockIdx.z * DO;
+  const int kv = blockIdx.x % a.K, group = a.H / a.K;
   const Segment segment = segment_of(a, blockIdx.x / a.K);
   const int first = blockIdx.y * ROWS, rows = min(ROWS, segment.length - first);
   if (rows <= 0) return;
@@ -252,13 +272,13 @@ __global__ void __launch_bounds__(128) dkv_kernel(const Attention a, const Units
   bf16* stages = v + ROWS * pitch(DP);  // 2 of [2 QUERIES, DP]
   const int64_t at_kv = t0 * a.ldqkv + (int64_t)kv * a.D;
   load_tile<ROWS, DP>(k, a.k + at_kv, a.ldqkv, keys, a.D, units.in);
-  load_tile<ROWS, DP>(v, a.v + at_kv, a.ldqkv, keys, a.D, units.in);
+  if constexpr (DK) load_tile<ROWS, DP>(v, a.v + at_kv, a.ldqkv, keys, a.D, units.in);
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int row = first + warp * 16 + lane / 4;  // the key; and row + 8
   const float scale = a.scale * LOG2E;
   const int start = first / QUERIES * QUERIES, per_head = (segment.length - start + QUERIES - 1) / QUERIES;
-  float dk[DO / 8][4] = {}, dv[DO / 8][4] = {};
+  float dk[DK ? DP / 8 : 1][4] = {}, dv[DV ? DP / 8 : 1][4] = {};
 
   const auto where = [&](int i) -> Source {
     const int h = kv * group + i / per_head, q0 = start + i % per_head * QUERIES;
@@ -278,7 +298,7 @@ __global__ void __launch_bounds__(128) dkv_kernel(const Attention a, const Units
       delta[c] = a.delta[at];
     }
     product_nt<DP, QUERIES>(s, k + warp * 16 * pitch(DP), q);
-    product_nt<DP, QUERIES>(dp, v + warp * 16 * pitch(DP), g);
+    if constexpr (DK) product_nt<DP, QUERIES>(dp, v + warp * 16 * pitch(DP), g);
 #pragma unroll
     for (int n = 0; n < QUERIES / 8; n++)
 #pragma unroll
@@ -289,14 +309,18 @@ __global__ void __launch_bounds__(128) dkv_kernel(const Attention a, const Units
         dp[n][e] = s[n][e] * (dp[n][e] - delta[c]);
       }
     uint32_t operand[QUERIES / 16][4];
-    to_operand<QUERIES>(operand, s);
-    product_nn<DP, QUERIES, DO>(dv, operand, g + part);
-    to_operand<QUERIES>(operand, dp);
-    product_nn<DP, QUERIES, DO>(dk, operand, q + part);
+    if constexpr (DV) {
+      to_operand<QUERIES>(operand, s);
+      product_nn<DP, QUERIES, DP>(dv, operand, g);
+    }
+    if constexpr (DK) {
+      to_operand<QUERIES>(operand, dp);
+      product_nn<DP, QUERIES, DP>(dk, operand, q);
+    }
   });
-  const int64_t at = (t0 + warp * 16) * a.lddqkv + (int64_t)kv * a.D + part;
-  store_rows<DO>(a.dk + at, a.lddqkv, rows - warp * 16, a.D - part, dk, a.scale, a.scale, units.pairs);
-  store_rows<DO>(a.dv + at, a.lddqkv, rows - warp * 16, a.D - part, dv, 1.0f, 1.0f, units.pairs);
+  const int64_t t = t0 + warp * 16, at = t * a.lddqkv + (int64_t)kv * a.D;
+  if constexpr (DV) store_rows<DP>(a.dv + at, a.lddqkv, rows - warp * 16, a.D, dv, 1.0f, 1.0f, units.pairs);
+  if constexpr (DK) store_gradient<DP>(a, units, a.dk + at, t, rows - warp * 16, dk, shared);
 }
 
 // ---- launch ----------------------------------------------------------------------------------------------------------
@@ -322,10 +346,17 @@ cudaError_t forward(const Launch& on, const Attention& a, Units units) {
 
 template <int DP>
 cudaError_t backward(const Launch& on, const Attention& a, Units units) {
-  constexpr int DO = DP > 128 ? 128 : DP, streamed = backward_rows(DP), bytes = shared_bytes(DP, 2 * ROWS, streamed);
+  constexpr int streamed = backward_rows(DP), bytes = shared_bytes(DP, 2 * ROWS, streamed);
   const int tiles = (a.max_length + ROWS - 1) / ROWS;
   if (a.S == 0 || tiles == 0) return cudaSuccess;
-  const cudaError_t status = launch(on, dkv_kernel<DP, streamed, DO>, dim3(a.S * a.K, tiles, DP / DO), bytes, a, units);
+  const dim3 grid(a.S * a.K, tiles);
+  cudaError_t status;
+  if constexpr (DP <= 128) {
+    status = launch(on, dkv_kernel<DP, streamed, true, true>, grid, bytes, a, units);
+  } else {
+    status = launch(on, dkv_kernel<DP, streamed, false, true>, grid, bytes, a, units);
+    if (status == cudaSuccess) status = launch(on, dkv_kernel<DP, streamed, true, false>, grid, bytes, a, units);
+  }
   if (status != cudaSuccess) return status;
   return launch(on, dq_kernel<DP, streamed>, dim3(a.S * a.H, tiles), bytes, a, units);
 }
@@ -352,7 +383,8 @@ Units units_of(const Attention& a) {
   const auto fits = [&](int elements) {
     return a.D % elements == 0 && aligned(elements, a.ldqkv, a.lddout, a.q, a.k, a.v, a.dout);
   };
-  return {fits(8) ? 8 : fits(2) ? 2 : 1, a.dout ? aligned(2, a.lddqkv, 0, a.dq, a.dk, a.dv) : aligned(2, a.ldo, 0, a.out)};
+  const bool pairs = a.dout ? aligned(2, a.lddqkv, 0, a.dq, a.dk, a.dv) : aligned(2, a.ldo, 0, a.out);
+  return {fits(8) ? 8 : fits(2) ? 2 : 1, pairs, pairs && a.D % 4 == 0 && aligned(4, 0, 0, a.cos, a.sin)};
 }
 
 // Shapes that no kernel here takes.
@@ -377,7 +409,7 @@ cudaError_t attention_forward(const Launch& on, int64_t T, int64_t S, int64_t ma
 cudaError_t attention_backward(const Launch& on, int64_t T, int64_t S, int64_t max_length, const int32_t* cu, const int32_t* kv_lens,
                                int64_t H, int64_t K, int64_t D, float scale, const bf16* q, const bf16* k, const bf16* v, int64_t ldqkv,
                                const bf16* out, int64_t ldo, const float* lse, const bf16* dout, int64_t lddout, bf16* dq, bf16* dk,
-                               bf16* dv, int64_t lddqkv, float* work) {
+                               bf16* dv, int64_t lddqkv, float* work, const float* cos, const float* sin, const int32_t* positions) {
   Attention a = {T, (int)S, (int)max_length, cu, kv_lens, (int)H, (int)K, (int)D, scale, q, k, v, ldqkv, (bf16*)out, ldo, (float*)lse};
   a.dout = dout;
   a.lddout = lddout;
@@ -386,6 +418,9 @@ cudaError_t attention_backward(const Launch& on, int64_t T, int64_t S, int64_t m
   a.dv = dv;
   a.lddqkv = lddqkv;
   a.delta = work;
+  a.cos = cos;
+  a.sin = sin;
+  a.positions = positions;
   if (refused(a)) return cudaErrorInvalidValue;
   if (T <= 0) return cudaSuccess;
   const bool wide = a.D % 8 == 0 && aligned(8, ldo, lddout, out, dout);

@@ -24,6 +24,9 @@ struct Attention {
   bf16 *dq, *dk, *dv;
   int64_t lddqkv;
   float* delta;  // [T, H] = sum_d dout * out, the backward's scratch
+  // By the angles of a row's position dq and dk are rotated back (rope.cu, the inverse) before they are rounded; cos NULL: they are not.
+  const float *cos, *sin;    // [positions, D/2]
+  const int32_t* positions;  // [T]
 };
 
 // attention_hopper.cu: the same on sm_90a, for D = 64 and 128. The backward expects delta and zeros behind cu[S] to be there.

@@ -96,6 +96,7 @@ bool hopper_attention_fits(const Launch& on, const Attention& a) {
   if ((int64_t)a.S * a.H * tiles_of(a, 64) > INT32_MAX) return false;
   if (!sixteen(a.q, a.ldqkv) || !sixteen(a.k, a.ldqkv) || !sixteen(a.v, a.ldqkv)) return false;
   if (!a.dout) return sixteen(a.out, a.ldo);
+  if ((uintptr_t)a.cos % 8 || (uintptr_t)a.sin % 8) return false;  // rotate_back reads two at once
   return sixteen(a.dout, a.lddout) && sixteen(a.dq, a.lddqkv) && sixteen(a.dk, a.lddqkv) && sixteen(a.dv, a.lddqkv);
 }
 

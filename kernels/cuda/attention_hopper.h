@@ -65,6 +65,27 @@ __device__ __forceinline__ void mask_scores(float (&s)[KEYS / 2], int row, int k
   }
 }
 
+// Accumulators [64, D] of a warpgroup, of dq or dk, rotated back by the angles of the positions of this thread's first row and of the row
+// 8 below (Attention). A pair, columns j and j + D/2, stands in one thread.
+template <int D>
+__device__ __forceinline__ void rotate_back(float (&d)[D / 2], const Attention& a, const int (&position)[2]) {
+#pragma unroll
+  for (int r = 0; r < 2; r++) {
+    const int64_t at = (int64_t)position[r] * (D / 2) + threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < D / 16; j++) {
+      const float2 cos = *(const float2*)(a.cos + at + j * 8), sin = *(const float2*)(a.sin + at + j * 8);
+#pragma unroll
+      for (int e = 0; e < 2; e++) {
+        const int low = 4 * j + 2 * r + e, high = low + D / 4;
+        const float c = e ? cos.y : cos.x, s = e ? sin.y : sin.x, x = d[low], y = d[high];
+        d[low] = x * c + y * s;
+        d[high] = y * c - x * s;
+      }
+    }
+  }
+}
+
 // dst [row < real, 64 of this warpgroup] = factor[row] * d, columns 0 .. D-1, through the warpgroup's 64 rows of a tile that nobody
 // reads any more. `first` is the warpgroup's first row in the tile.
 template <int D, int WGS>

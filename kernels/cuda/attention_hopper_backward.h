@@ -202,10 +202,17 @@ __global__ void __launch_bounds__(128 + BACKWARD_WGS * 128, 1)
       if (row + r * 8 >= segment.keys)  // padding: its rows of K and V may hold anything
 #pragma unroll
         for (int j = 0; j < D / 8; j++) dk[4 * j + 2 * r] = dk[4 * j + 2 * r + 1] = dv[4 * j + 2 * r] = dv[4 * j + 2 * r + 1] = 0.0f;
+    int position[2] = {};
+    if (a.cos) {
+#pragma unroll
+      for (int r = 0; r < 2; r++)
+        if (row + r * 8 < segment.length) position[r] = a.positions[segment.start + row + r * 8];
+    }
     named_sync(8 + consumer, 128);  // all warps of this warpgroup have read K and V
     const int64_t at = (segment.start + top) * a.lddqkv + (int64_t)block.head * D;
-    store_tile<D, BACKWARD_WGS>(shared.k, consumer * 64, dk, a.scale, a.scale, a.dk + at, a.lddqkv, segment.length - top);
     store_tile<D, BACKWARD_WGS>(shared.v, consumer * 64, dv, 1.0f, 1.0f, a.dv + at, a.lddqkv, segment.length - top);
+    if (a.cos) rotate_back<D>(dk, a, position);
+    store_tile<D, BACKWARD_WGS>(shared.k, consumer * 64, dk, a.scale, a.scale, a.dk + at, a.lddqkv, segment.length - top);
   }
 #else
   __trap();  // built without sm_90a
@@ -279,12 +286,14 @@ __global__ void __launch_bounds__(128 + BACKWARD_WGS * 128, 1)
     const float scale = a.scale * LOG2E;
     const uint64_t q = describe_rows(shared.q + consumer * 64 * 128), g = describe_rows(shared.g + consumer * 64 * 128);
     float lse[2], delta[2];
+    int position[2];
 #pragma unroll
     for (int r = 0; r < 2; r++) {
       const bool real = row + r * 8 < segment.length;
-      const int64_t at = (segment.start + row + r * 8) * a.H + block.head;
+      const int64_t t = segment.start + row + r * 8, at = t * a.H + block.head;
       lse[r] = real ? a.lse[at] * LOG2E : 0.0f;
       delta[r] = real ? a.delta[at] : 0.0f;
+      position[r] = real && a.cos ? a.positions[t] : 0;
     }
     float dq[D / 2] = {};
     barrier_wait(&shared.queries, 0);
@@ -346,6 +355,7 @@ __global__ void __launch_bounds__(128 + BACKWARD_WGS * 128, 1)
         for (int e = 0; e < KEYS / 2; e++) p[e] = s[e];
       }
     }
+    if (a.cos) rotate_back<D>(dq, a, position);
     named_sync(8 + consumer, 128);  // all warps of this warpgroup have read Q
     store_tile<D, BACKWARD_WGS>(shared.q, consumer * 64, dq, a.scale, a.scale,
                   a.dq + (segment.start + top) * a.lddqkv + (int64_t)block.head * D, a.lddqkv, segment.length - top);

@@ -151,5 +151,41 @@ __device__ __forceinline__ void store_rows(bf16* dst, int64_t ld, int real, int 
   }
 }
 
+// dst as above, of D columns, with the columns rotated back by the angles of each row's position (Attention). The two columns of a pair
+// stand in one thread for some D only, so they meet in room [16 rows of this warp, pitch(DP)], which nobody else reads or writes. W
+// pairs at once: 1, or 2 where D/2 is even, dst is aligned to 4 bytes and cos and sin to 8.
+template <int DP, int W>
+__device__ __forceinline__ void store_rotated_back(bf16* dst, int64_t ld, int real, int D, const float (&c)[DP / 8][4], float factor,
+                                                   float* room, const float* cos, const float* sin, const int32_t* positions) {
+  int lane;  // read anew: what the compiler would derive from threadIdx before the products costs registers during them
+  asm volatile("mov.u32 %0, %%laneid;" : "=r"(lane));
+#pragma unroll
+  for (int n = 0; n < DP / 8; n++)
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+      *(float2*)(room + (lane / 4 + r * 8) * pitch(DP) + n * 8 + lane % 4 * 2) = make_float2(c[n][2 * r] * factor, c[n][2 * r + 1] * factor);
+  __syncwarp();
+  const int half = D / 2, rows = min(real, 16), mine = lane < rows ? positions[lane] : 0;
+  constexpr int UNITS = DP / 2 / W;  // of W pairs, in a row
+#pragma unroll 4
+  for (int i = lane; i < 16 * UNITS; i += 32) {
+    const int row = i / UNITS, j = i % UNITS * W, position = __shfl_sync(~0u, mine, row);
+    if (row >= rows || j >= half) continue;
+    const int64_t angle = (int64_t)position * half + j;
+    const float* low = room + row * pitch(DP) + j;
+    bf16* at = dst + row * ld + j;
+    if constexpr (W == 2) {
+      const float2 u = __ldg((const float2*)(cos + angle)), w = __ldg((const float2*)(sin + angle));
+      const float2 x = *(const float2*)low, y = *(const float2*)(low + half);
+      *(uint32_t*)at = pack(x.x * u.x + y.x * w.x, x.y * u.y + y.y * w.y);
+      *(uint32_t*)(at + half) = pack(y.x * u.x - x.x * w.x, y.y * u.y - x.y * w.y);
+    } else {
+      const float u = __ldg(cos + angle), w = __ldg(sin + angle), x = low[0], y = low[half];
+      at[0] = __float2bfloat16(x * u + y * w);
+      at[half] = __float2bfloat16(y * u - x * w);
+    }
+  }
+}
+
 }  // namespace cuda
 }  // namespace metalora

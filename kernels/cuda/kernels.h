@@ -54,14 +54,14 @@ cudaError_t swiglu_backward(const Launch& on, int64_t T, int64_t f, const bf16* 
                             bf16* dgate_up, bf16* y);
 
 // attention.cu, attention_hopper.cu. Rows of q, k, v are ldqkv apart, of dq, dk, dv lddqkv. T bounds cu_seqlens[S]; rows of
-// out, dq, dk, dv behind cu_seqlens[S] are set to zero (lse there to 0). kv_lens may be NULL.
+// out, dq, dk, dv behind cu_seqlens[S] are set to zero (lse there to 0). kv_lens may be NULL; cos NULL: dq and dk are not rotated back.
 cudaError_t attention_forward(const Launch& on, int64_t T, int64_t S, int64_t max_length, const int32_t* cu, const int32_t* kv_lens,
                               int64_t H, int64_t K, int64_t D, float scale, const bf16* q, const bf16* k, const bf16* v, int64_t ldqkv,
                               bf16* out, int64_t ldo, float* lse);
 cudaError_t attention_backward(const Launch& on, int64_t T, int64_t S, int64_t max_length, const int32_t* cu, const int32_t* kv_lens,
                                int64_t H, int64_t K, int64_t D, float scale, const bf16* q, const bf16* k, const bf16* v, int64_t ldqkv,
                                const bf16* out, int64_t ldo, const float* lse, const bf16* dout, int64_t lddout, bf16* dq, bf16* dk,
-                               bf16* dv, int64_t lddqkv, float* work);
+                               bf16* dv, int64_t lddqkv, float* work, const float* cos, const float* sin, const int32_t* positions);
 
 // cross_entropy.cu: one chunk of rows. logits f32 [R, V] become, in place in the same memory, dlogits bf16 [R, V] with rows
 // 2 V elements apart (each row overwrites the first half of its own logits) = seeds_r (softmax - onehot) when `backward`.

@@ -268,9 +268,11 @@ export class Llama {
     const { dev } = this;
     const { T } = batch;
     const { H, K, D } = this.config;
+    const { cos, sin } = this;
     layer.qkv.forward(dev, T, this.#normed, a.qkv);
     keepH(dev, T, layer.qkv, this.#normed, a.h.qkv);
-    this.#rope(batch, a.qkv, "forward");
+    // The query and key heads lie side by side in [T,(H+2K)D].
+    op.rope(dev, T, { heads: H + K, D, x: a.qkv, cos, sin, positions: batch.positions });
     const { q, k, v } = this.#split(a.qkv);
     const scale = 1 / Math.sqrt(D);
     op.attentionForward(dev, T, batch.segments, { H, K, D, scale, q, k, v, out: a.attention, lse: a.lse });
@@ -330,6 +332,7 @@ export class Llama {
     const { dev, config } = this;
     const { T, R } = batch;
     const { f, H, K, D } = config;
+    const { cos, sin } = this;
     const scale = 1 / Math.sqrt(D);
     const { dx, gxh, dqkv, work } = this.#training; // dx: gradient of the residual stream
     const hand = (linear: Linear, tensors: Omit<LinearTensors, "gh">) => {
@@ -359,22 +362,14 @@ export class Llama {
       hand(layer.o, { x: { rows: a.attention, norm: null }, h: a.attention.columns(layer.o.dIn, layer.o.rank), dy: dx });
       const { q, k, v } = this.#split(a.qkv);
       const { q: dq, k: dk, v: dv } = this.#split(dqkv);
-      const gradients = { dout: gxh, dq, dk, dv, work };
+      const rope = { cos, sin, positions: batch.positions };
+      const gradients = { dout: gxh, dq, dk, dv, work, rope };
       op.attentionBackward(dev, T, batch.segments, { H, K, D, scale, q, k, v, out: a.attention, lse: a.lse, ...gradients });
-      this.#rope(batch, dqkv, "backward");
       layer.qkv.backward(dev, T, dqkv, gxh, { needDx: l > 0 });
       const norm1 = { rstd: a.rstd1, weight: layer.norm1 };
       hand(layer.qkv, { x: { rows: a.x, norm: norm1 }, h: a.h.qkv, dy: dqkv });
       if (l > 0) op.rmsnormBackward(dev, T, { x: a.x, ...norm1, dy: gxh, dx });
     }
-  }
-
-  /** Rotates the query and key heads, which lie side by side in [T,(H+2K)D]. */
-  #rope(batch: DeviceBatch, qkv: Tensor, direction: "forward" | "backward"): void {
-    const { H, K, D } = this.config;
-    const { cos, sin } = this;
-    const inverse = direction === "backward";
-    op.rope(this.dev, batch.T, { heads: H + K, D, x: qkv, cos, sin, positions: batch.positions, inverse });
   }
 
   #split(qkv: Tensor): { q: Tensor; k: Tensor; v: Tensor } {

@@ -69,6 +69,27 @@ gpuTest("upload(), copy(), copy2d() and zero() move bytes, and no others", () =>
   assert(bytes.every((byte) => byte === 0), "new memory must be zero");
 });
 
+gpuTest("an embedding in the host's memory is read as one of the device's, and its memory is given back", () => {
+  using on = Subject.underTest();
+  const { dev } = on, [V, d] = [1000, 200], values = asBf16(normals(V * d, 1)), ids = on.ints([7, 999, 0, 7]);
+  const table = on.weight(values, V, d), outs = [0, 1].map(() => on.room(4, d, d + 8)), held = dev.allocatedBytes;
+  using memory = dev.alloc(table.bytes, { place: "host" });
+  assertEquals([memory.address % 256n, dev.allocatedBytes], [0n, held + table.bytes]);
+  const there = new Tensor(memory, 0, V, d, table.dtype);
+  assert(on.read(there).every((value) => value === 0), "new memory must be zero");
+  ops.upload2d(dev, V, d, new Uint8Array(values.buffer), "f32", there);
+  assertSameBits(on.read(there), values, "uploaded and downloaded");
+  const rows = [table, there].map((each, i) => {
+    ops.embeddingForward(dev, 4, { table: each, ids, out: outs[i]! });
+    return on.read(outs[i]!);
+  });
+  assertSameBits(rows[1]!, rows[0]!, "looked up");
+  ops.copy(dev, table, there);
+  assertSameBits(on.read(table), values, "copied");
+  memory.close();
+  assertEquals(dev.allocatedBytes, held);
+});
+
 gpuTest("marks tell device time that adds up, and memory() what the driver has left", () => {
   using on = Subject.underTest();
   const { dev } = on, { symbols, ctx } = dev, n = 1024;

@@ -145,6 +145,7 @@ for (const [name, shape] of Object.entries(SHAPES)) {
       again({}, 1, "again");
       again({}, 4, "recorded");
       again({ stagedLayout: "whole" }, 1, "staged elsewhere");
+      again({ embedding: "host" }, 3, "with the embedding in the host's memory");
       for (const rung of RUNGS) {
         const recompute: Recompute = { rung, layers: shape.L };
         again({ recompute }, 3, rung);

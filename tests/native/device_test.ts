@@ -2,6 +2,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Device } from "../../ffi/device.ts";
 import { Native, NativeError, readText } from "../../ffi/native.ts";
 import {
+  attentionBackward,
   attentionForward,
   combine,
   copy,
@@ -233,6 +234,35 @@ Deno.test("errors say what was attempted on which shapes, the value found and wh
   assertMessage(
     () => attentionForward(dev, 4, segments, { H: 3, K: 2, D: 2, scale: 1, q: x, k: x, v: x, out: x, lse: x }),
     "Cannot attend within 1 segments (3 query heads, 2 key heads of 2): 3 query heads cannot share 2 key heads evenly",
+  );
+  const backward = { H: 2, K: 1, scale: 1, q: x, k: x, v: x, out: x, lse: x, dout: x, dq: y, dk: y, dv: y, work: y };
+  const angles = { cos: bench.put([1, 1], 1, 2), sin: bench.put([1, 1], 1, 2), positions: bench.ints([0, 0, 0, 1]) };
+  const four = { ...segments, maxLength: 4 };
+  const differentiate = "Cannot differentiate attention within 1 segments (2 query heads, 1 key heads of";
+  assertMessage(
+    () => attentionBackward(dev, 4, four, { ...backward, D: 2, rope: angles }),
+    `${differentiate} 2): positions[3] is 1, must be in 0..0`,
+  );
+  assertMessage(
+    () => attentionBackward(dev, 4, four, { ...backward, D: 1, rope: angles }),
+    `${differentiate} 1): D is odd, must be even`,
+  );
+  assertMessage(
+    () => attentionBackward(dev, 4, four, { ...backward, D: 2, rope: { ...angles, cos: angles.cos.part(0, 0, 2) } }),
+    `${differentiate} 2): n_positions is 0, must be positive`,
+  );
+  assertMessage(
+    () =>
+      attentionBackward(dev, 4, four, {
+        ...backward,
+        D: 2,
+        rope: { ...angles, cos: bench.put([1, 1], 2, 1), sin: bench.put([1], 1, 1) },
+      }),
+    `${differentiate} 2): sin needs 8 bytes, its memory ends after 4`,
+  );
+  assertMessage(
+    () => attentionBackward(dev, 4, four, { ...backward, D: 2, rope: { ...angles, positions: bench.ints([0, 0, 0]) } }),
+    `${differentiate} 2): positions needs 16 bytes, its memory ends after 12`,
   );
   const head = { x, W: w, seeds: y, losses: y, argmax: null, dx: null, work: bench.out(1, 7) };
   assertMessage(

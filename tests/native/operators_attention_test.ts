@@ -1,7 +1,7 @@
 /** Attention against PyTorch float64 fixtures, against its definition in TypeScript, and its invariances bit for bit. */
 import { assert, assertEquals } from "@std/assert";
 import type { Tensor } from "../../ffi/device.ts";
-import { attentionBackward, attentionForward, type Segments } from "../../ffi/operators.ts";
+import { attentionBackward, attentionForward, rope, type Segments } from "../../ffi/operators.ts";
 import { assertClose, assertSameBits, fixtureCases, type Floats, normals, Workbench } from "./harness.ts";
 
 const TOLERANCE = 1e-5;
@@ -47,14 +47,20 @@ function randomProblem(lengths: number[], H: number, K: number, D: number, kvLen
   };
 }
 
-/** Runs forward and backward; rows of q|k|v lie in one padded buffer, as in the model. */
-function run(problem: Problem, threads = 2): Result {
+/** Rows behind the last segment. */
+const BEHIND = 3;
+
+/**
+ * Runs forward and backward; rows of q|k|v lie in one padded buffer, as in the model.
+ * @param back what rotates dq and dk back, by positions that start at 0 in every segment: attentionBackward() itself, or rope() after it
+ */
+function run(problem: Problem, threads = 2, { back = null }: { back?: "attention" | "rope" | null } = {}): Result {
   using bench = new Workbench(threads);
   const { lengths, kvLens, H, K, D, scale } = problem;
-  const T = total(lengths);
+  const used = total(lengths), T = used + BEHIND;
   const width = (H + 2 * K) * D;
   const joined = new Float32Array(T * width);
-  for (let t = 0; t < T; t++) {
+  for (let t = 0; t < used; t++) {
     joined.set(problem.q.subarray(t * H * D, (t + 1) * H * D), t * width);
     joined.set(problem.k.subarray(t * K * D, (t + 1) * K * D), t * width + H * D);
     joined.set(problem.v.subarray(t * K * D, (t + 1) * K * D), t * width + (H + K) * D);
@@ -74,11 +80,25 @@ function run(problem: Problem, threads = 2): Result {
   };
   const shape = { H, K, D, scale };
   attentionForward(bench.dev, T, segments, { ...shape, q, k, v, out, lse });
-  const dout = bench.put(problem.dout, T, H * D, { ld: H * D + 1 });
-  attentionBackward(bench.dev, T, segments, { ...shape, q, k, v, out, lse, dout, dq, dk, dv, work: bench.out(T, H) });
+  const gradient = new Float32Array(T * H * D).fill(NaN);
+  gradient.set(problem.dout);
+  const dout = bench.put(gradient, T, H * D, { ld: H * D + 1 });
+  const angles = normals(Math.max(...lengths) * D / 2, 5);
+  const rotation = {
+    cos: bench.put(angles.map(Math.cos), Math.max(...lengths), D / 2),
+    sin: bench.put(angles.map(Math.sin), Math.max(...lengths), D / 2),
+    positions: bench.ints([...lengths.flatMap((n) => Array.from({ length: n }, (_, i) => i)), ...new Array(BEHIND).fill(0)]),
+  };
+  const gradients = { dout, dq, dk, dv, work: bench.out(T, H), rope: back === "attention" ? rotation : null };
+  attentionBackward(bench.dev, T, segments, { ...shape, q, k, v, out, lse, ...gradients });
+  if (back === "rope") rope(bench.dev, T, { heads: H + K, D, x: dqkv, ...rotation, inverse: true });
   bench.paddingUntouched(out);
   bench.paddingUntouched(dqkv);
-  return { out: bench.read(out), lse: bench.read(lse), dq: bench.read(dq), dk: bench.read(dk), dv: bench.read(dv) };
+  for (const x of [out, lse, dq, dk, dv]) {
+    assert(bench.read(x.rowRange(used, BEHIND)).every((value) => value === 0), "rows behind the last segment must be zero");
+  }
+  const read = (x: Tensor) => bench.read(x.rowRange(0, used));
+  return { out: read(out), lse: read(lse), dq: read(dq), dk: read(dk), dv: read(dv) };
 }
 
 /** The definition, one query after another, in double. */
@@ -160,6 +180,24 @@ Deno.test("attention agrees with its definition around the edges of its tiles", 
   for (const problem of problems) {
     const [result, exact] = [run(problem), define(problem)];
     for (const name of NAMES) assertClose(result[name], exact[name], TOLERANCE, `${problem.lengths} D=${problem.D} ${name}`);
+  }
+});
+
+Deno.test("attentionBackward() rotates dq and dk back as rope() does after it, and nothing else", () => {
+  const problems = [
+    randomProblem([95, 1, 97], 2, 2, 8),
+    randomProblem([300], 3, 1, 10),
+    randomProblem([130, 0, 17], 6, 2, 64, [100, 0, 17]),
+    randomProblem([20, 33], 2, 1, 80),
+    randomProblem([20], 1, 1, 256),
+  ];
+  for (const problem of problems) {
+    const [within, after, plain] = [run(problem, 2, { back: "attention" }), run(problem, 2, { back: "rope" }), run(problem)];
+    for (const name of ["dq", "dk"] as const) {
+      assertClose(within[name], after[name], 1e-6, `${problem.lengths} D=${problem.D} ${name}`);
+      assert(plain[name].some((x, i) => Math.abs(x - after[name][i]!) > 0.01), `${name} was rotated at all`);
+    }
+    for (const name of ["out", "lse", "dv"] as const) assertSameBits(within[name], plain[name], name);
   }
 });
 

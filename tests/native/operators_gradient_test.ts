@@ -100,6 +100,38 @@ Deno.test("attentionBackward() is the slope of attentionForward() in q, k and v"
   assertGradient(forward, qkv, bench.read(dqkv), "attention");
 });
 
+Deno.test("attentionBackward() with a rotation is the slope of rope() and attentionForward() in q, k and v", () => {
+  using bench = new Workbench();
+  const [H, K, D, T] = [4, 2, 6, 21];
+  const width = (H + 2 * K) * D;
+  const qkv = normals(T * width, 1);
+  const dout = normals(T * H * D, 2);
+  const angles = normals(13 * D / 2, 3);
+  const positions = [7, 1, 13].flatMap((n) => Array.from({ length: n }, (_, i) => i));
+  const rope = {
+    cos: bench.put(angles.map(Math.cos), 13, D / 2),
+    sin: bench.put(angles.map(Math.sin), 13, D / 2),
+    positions: bench.ints(positions),
+  };
+  const segments = { count: 3, maxLength: 13, cu: bench.ints([0, 7, 8, T]), kvLens: null };
+  const parts = (x: Tensor) => [x.columns(0, H * D), x.columns(H * D, K * D), x.columns((H + K) * D, K * D)] as const;
+  const [out, lse] = [bench.out(T, H * D), bench.out(T, H)];
+  const shape = { H, K, D, scale: 0.5 };
+  const forward = (values: Floats) => {
+    const x = bench.put(values, T, width);
+    ops.rope(bench.dev, T, { heads: H + K, D, x, ...rope });
+    const [q, k, v] = parts(x);
+    ops.attentionForward(bench.dev, T, segments, { ...shape, q, k, v, out, lse });
+    return { q, k, v, value: dot(bench.read(out), dout) };
+  };
+  const { q, k, v } = forward(qkv);
+  const dqkv = bench.out(T, width);
+  const [dq, dk, dv] = parts(dqkv);
+  const grads = { dout: bench.put(dout, T, H * D), dq, dk, dv, work: bench.out(T, H), rope };
+  ops.attentionBackward(bench.dev, T, segments, { ...shape, q, k, v, out, lse, ...grads });
+  assertGradient((values) => forward(values).value, qkv, bench.read(dqkv), "attention with a rotation");
+});
+
 Deno.test("headCrossEntropy()'s dx is the slope of the seeded losses", () => {
   using bench = new Workbench();
   const [R, d, V] = [5, 9, 37];
