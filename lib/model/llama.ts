@@ -73,9 +73,17 @@ export interface AdapterSink extends GradientSink {
   ): void;
 }
 
-// Logits of one chunk of rows. On the CPU every chunk packs the head's weights anew. On a GPU a chunk reads them twice: below 256
-// rows that takes longer than the products.
-const HEAD_WORK_BYTES = 48 * 2 ** 20, HEAD_ROWS_CUDA = 512;
+/**
+ * Rows of the head's chunks: as many as have room for their logits in `free` bytes of scratch, or a number that is worth memory of its
+ * own. On the CPU every chunk packs the head's weights anew. On a GPU a chunk reads them twice, which below 256 rows takes longer than
+ * its products: in chunks of 100 rows the head of Baichuan2-7B took 12.8 ms of a step of 4 x 400 tokens, in chunks of 400 5.2 (H100,
+ * `bench --parts`).
+ */
+function headRows(dev: Device, { R, V, free }: { R: number; V: number; free: number }): number {
+  const row = op.headWorkBytes(dev, 1, V);
+  const worthwhile = dev.backend === "cuda" ? 512 : Math.max(16, Math.floor(48 * 2 ** 20 / row));
+  return Math.ceil(R / Math.ceil(R / Math.max(worthwhile, Math.floor(free / row))));
+}
 
 /** A Llama model with LoRA adapters, its weights and its activation buffers in one arena. */
 export class Llama {
@@ -187,13 +195,10 @@ export class Llama {
     const gxh = beside(widest(({ qkv, o, gateUp, down }) => train ? [qkv, o, gateUp, down] : [down]));
     this.#act = gxh;
     const dqkv = train ? behind((H + 2 * K) * D, this.layers.map(({ qkv }) => qkv)) : null;
-    const most = dev.backend === "cuda"
-      ? HEAD_ROWS_CUDA
-      : Math.max(16, Math.floor(HEAD_WORK_BYTES / op.headWorkBytes(dev, 1, V)));
-    const chunk = Math.ceil(R / Math.ceil(R / most));
-    const logits = Math.ceil(op.headWorkBytes(dev, chunk, V) / 4), free = Math.floor((arena.bytes - gxh.byteOffset) / 4);
-    if (logits > free) arena.reserve("workspace", 1, logits - free);
-    this.#headWork = arena.overlay(gxh.byteOffset, 1, logits);
+    const free = arena.bytes - gxh.byteOffset;
+    const work = op.headWorkBytes(dev, headRows(dev, { R, V, free }), V);
+    if (work > free) arena.reserve("workspace", 1, Math.ceil((work - free) / 4));
+    this.#headWork = arena.overlay(gxh.byteOffset, 1, Math.ceil(work / 4));
     this.#backward = dqkv && {
       dx,
       gxh,
