@@ -152,6 +152,15 @@ int32_t ml_linear_backward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, cons
 int32_t ml_segment_outer(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t p, int32_t q, ml_ptr a,
                          int32_t lda, ml_ptr b, int32_t ldb, ml_ptr row_scale, ml_ptr column_scale, int32_t dtype,
                          float alpha, float beta, ml_ptr out, int32_t out_stride);
+/* The gradients of a linear layer's adapters, one of each segment, as ml_segment_outer forms them; out (f32) is laid out as theta,
+ * out_stride elements from segment to segment:
+ *   A [Q, d_in]      = beta * A + outer(gh, x), with row_scale and column_scale of x     x NULL: left alone
+ *   B_g [d_out_g, r_g] = beta * B_g + s_g * outer(dy_g, h_g)                             dy NULL: left alone
+ * x [T, ldx], gh and h [T, Q], dy [T, N]; what is left alone needs no h. */
+int32_t ml_linear_gradients(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t d_in, int32_t G, const int32_t* groups_host,
+                            const float* scales_host, ml_ptr x, int32_t ldx, ml_ptr row_scale, ml_ptr column_scale, ml_ptr gh,
+                            int32_t ldgh, ml_ptr h, int32_t ldh, ml_ptr dy, int32_t lddy, float beta, ml_ptr out,
+                            int32_t out_stride, int32_t dtype);
 /* out [S, q] (f32), rows ld_out apart = mean of the rows of each segment of a [T, lda], first q columns. */
 int32_t ml_segment_mean(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t q, ml_ptr a, int32_t lda,
                         int32_t dtype, ml_ptr out, int32_t ld_out);

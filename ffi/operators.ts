@@ -199,6 +199,33 @@ export function segmentOuter(
     pointer(norm?.weight ?? null), dtypeCode(a.dtype), alpha, beta, out.pointer, stride));
 }
 
+/**
+ * The gradients of a linear layer's adapters, one of each segment, laid out as θ of the layer, `stride` elements apart: A from x (or
+ * the norm of x) and gh, B from dy and h. x or dy null leaves theirs alone.
+ */
+export function linearGradients(
+  dev: Device,
+  S: number,
+  { cu, dIn, groups, x, norm = null, gh, h, dy, out, stride, beta }: {
+    cu: Tensor;
+    dIn: number;
+    groups: Groups;
+    x: Tensor | null;
+    norm?: Norm | null;
+    gh: Tensor;
+    h: Tensor | null;
+    dy: Tensor | null;
+    out: Tensor;
+    stride: number;
+    beta: number;
+  },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_linear_gradients(dev.ctx, S, cu.pointer, dIn, groups.count, groups.table, groups.scales, pointer(x), x?.ld ?? 0,
+    pointer(norm?.rstd ?? null), pointer(norm?.weight ?? null), gh.pointer, gh.ld, pointer(h), h?.ld ?? 0, pointer(dy), dy?.ld ?? 0, beta,
+    out.pointer, stride, dtypeCode(gh.dtype)));
+}
+
 /** What makes norm(x) = x · rstd · weight of rows x. */
 export interface Norm {
   readonly rstd: Tensor; // [T]

@@ -87,6 +87,11 @@ export const symbols = {
   //   ml_ptr b, int32_t ldb, ml_ptr row_scale, ml_ptr column_scale, int32_t dtype, float alpha, float beta, ml_ptr
   //   out, int32_t out_stride)
   ml_segment_outer: { parameters: ["pointer", "i32", "pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "pointer", "pointer", "i32", "f32", "f32", "pointer", "i32"], result: "i32" },
+  // int32_t ml_linear_gradients(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t d_in, int32_t G, const int32_t*
+  //   groups_host, const float* scales_host, ml_ptr x, int32_t ldx, ml_ptr row_scale, ml_ptr column_scale, ml_ptr gh,
+  //   int32_t ldgh, ml_ptr h, int32_t ldh, ml_ptr dy, int32_t lddy, float beta, ml_ptr out, int32_t out_stride,
+  //   int32_t dtype)
+  ml_linear_gradients: { parameters: ["pointer", "i32", "pointer", "i32", "i32", "buffer", "buffer", "pointer", "i32", "pointer", "pointer", "pointer", "i32", "pointer", "i32", "pointer", "i32", "f32", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_segment_mean(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t q, ml_ptr a, int32_t lda, int32_t
   //   dtype, ml_ptr out, int32_t ld_out)
   ml_segment_mean: { parameters: ["pointer", "i32", "pointer", "i32", "pointer", "i32", "i32", "pointer", "i32"], result: "i32" },

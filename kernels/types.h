@@ -16,10 +16,23 @@ struct Operand {
 };
 
 struct Group { int32_t d_out, r; };
+constexpr int MOST_GROUPS = 8;  // matrices that share an input
 
 // Factors of an outer product's terms (one a row of the stream) and of its columns, f32; NULL: 1.
 struct OuterScales {
   const void *rows, *columns;
+};
+
+// out_i [p, q] = beta out_i + alpha a_i^T b_i over the rows of segment i, terms and columns scaled.
+struct OuterProduct {
+  int64_t p, q;
+  const void* a;
+  int64_t lda;
+  const void* b;
+  int64_t ldb;
+  OuterScales scales;
+  float alpha;
+  void* out;
 };
 
 // The narrow side of an outer product with a wide one that is at hand: rows [T, r], ld apart; out = scale * product. r 0: none.

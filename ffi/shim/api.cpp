@@ -158,7 +158,50 @@ int32_t ml_segment_outer(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t p, i
   if (column_scale) call.dense("column_scale", column_scale, 1, q, 4);
   call.matrix("out", out, S, (int64_t)p * q, out_stride, 4);
   if (call.failed()) return call.status();
-  backend::segment_outer(call, *ctx, S, ints(cu_seqlens), p, q, a, lda, b, ldb, {row_scale, column_scale}, alpha, beta, out, out_stride);
+  const OuterProduct product = {p, q, a, lda, b, ldb, {row_scale, column_scale}, alpha, out};
+  backend::segment_outers(call, *ctx, S, ints(cu_seqlens), &product, 1, beta, out_stride);
+  return call.status();
+}
+
+int32_t ml_linear_gradients(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t d_in, int32_t G, const int32_t* groups_host,
+                            const float* scales_host, ml_ptr x, int32_t ldx, ml_ptr row_scale, ml_ptr column_scale, ml_ptr gh,
+                            int32_t ldgh, ml_ptr h, int32_t ldh, ml_ptr dy, int32_t lddy, float beta, ml_ptr out,
+                            int32_t out_stride, int32_t dtype) {
+  Call call(base(ctx), "form %lld gradients of %lld adapters with %lld inputs", S, G, d_in);
+  int64_t N, Q, rows = 0;
+  call.positive("S", S);
+  call.groups(d_in, G, groups_host, &N, &Q);
+  call.host("scales", scales_host);
+  call.activation_dtype(dtype);
+  call.offsets("cu_seqlens", cu_seqlens, S, &rows);
+  if (call.failed()) return call.status();
+  if (Q == 0) return 0;
+  if (x) {
+    call.matrix("x", x, rows, d_in, ldx, call.activation_size());
+    call.matrix("gh", gh, rows, Q, ldgh, call.activation_size());
+    if (row_scale) call.dense("row_scale", row_scale, 1, rows, 4);
+    if (column_scale) call.dense("column_scale", column_scale, 1, d_in, 4);
+  }
+  if (dy) {
+    call.matrix("dy", dy, rows, N, lddy, call.activation_size());
+    call.matrix("h", h, rows, Q, ldh, call.activation_size());
+  }
+  OuterProduct products[1 + MOST_GROUPS];
+  int count = 0;
+  const int64_t size = call.activation_size();
+  float* to = (float*)out;
+  if (x) products[count++] = {Q, d_in, gh, ldgh, x, ldx, {row_scale, column_scale}, 1, to};
+  to += Q * d_in;
+  int64_t n = 0, q = 0;
+  for (int32_t g = 0; g < G; g++) {
+    const int64_t d_out = groups_host[2 * g], r = groups_host[2 * g + 1];
+    if (dy && r > 0) products[count++] = {d_out, r, (const char*)dy + n * size, lddy, (const char*)h + q * size, ldh, {}, scales_host[g], to};
+    to += d_out * r;
+    n += d_out, q += r;
+  }
+  call.matrix("out", out, S, to - (float*)out, out_stride, 4);
+  if (call.failed()) return call.status();
+  backend::segment_outers(call, *ctx, S, ints(cu_seqlens), products, count, beta, out_stride);
   return call.status();
 }
 
@@ -326,12 +369,12 @@ int32_t ml_swiglu_gradients(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, i
     return call.status();
   // No kernel does it at once: y takes dy's place, and every gradient reads its side again.
   backend::swiglu_backward(call, *ctx, T, f, gate_up, ldg, dy, lddy, gate_up, r_y > 0 ? dy : nullptr);
-  const auto outer = [&](int64_t p, int64_t q, const void* a, int64_t lda, const void* b, int64_t ldb, const NarrowSide& side) {
-    if (side.r > 0) backend::segment_outer(call, *ctx, S, ints(cu_seqlens), p, q, a, lda, b, ldb, {}, side.scale, beta, side.out, out_stride);
-  };
-  outer(r_y, f, gh, ldgh, dy, lddy, y);
-  outer(f, r_gate, gate_up, ldg, h, ldh, gate);
-  outer(f, r_up, (const char*)gate_up + f * size, ldg, up.rows, ldh, up);
+  OuterProduct products[3];
+  int count = 0;
+  if (y.r > 0) products[count++] = {r_y, f, gh, ldgh, dy, lddy, {}, 1, out_y};
+  if (gate.r > 0) products[count++] = {f, r_gate, gate_up, ldg, h, ldh, {}, s_gate, out_gate};
+  if (up.r > 0) products[count++] = {f, r_up, (const char*)gate_up + f * size, ldg, up.rows, ldh, {}, s_up, up.out};
+  if (count > 0) backend::segment_outers(call, *ctx, S, ints(cu_seqlens), products, count, beta, out_stride);
   return call.status();
 }
 

@@ -46,8 +46,8 @@ void linear_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G,
                     const void* W, int32_t wdtype, int64_t ldw, const void* bias, void* y, int64_t ldy);
 void linear_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, const void* dy, int64_t lddy,
                      const void* A, int64_t lda, const void* W, int32_t wdtype, int64_t ldw, bool need_dx, void* gxh, int64_t ldg);
-void segment_outer(Call& call, ml_ctx& ctx, int64_t S, const int32_t* cu, int64_t p, int64_t q, const void* a, int64_t lda, const void* b,
-                   int64_t ldb, OuterScales scales, float alpha, float beta, void* out, int64_t out_stride);
+void segment_outers(Call& call, ml_ctx& ctx, int64_t S, const int32_t* cu, const OuterProduct* products, int count, float beta,
+                    int64_t out_stride);
 void segment_mean(Call& call, ml_ctx& ctx, int64_t S, const int32_t* cu, int64_t q, const void* a, int64_t lda, void* out, int64_t ld_out);
 void segment_sum(Call& call, ml_ctx& ctx, int64_t S, const int32_t* row_offsets, const void* values, void* out);
 void rope(Call& call, ml_ctx& ctx, int64_t T, int64_t heads, int64_t D, void* x, int64_t ldx, const void* cos, const void* sin,

@@ -115,6 +115,7 @@ bool Call::offsets(const char* name, ml_ptr p, int64_t S, int64_t* rows) {
 bool Call::groups(int64_t d_in, int32_t G, const int32_t* groups, int64_t* N, int64_t* Q) {
   *N = *Q = 0;
   if (!positive("d_in", d_in) || !positive("G", G) || !host("groups", groups)) return false;
+  if (G > MOST_GROUPS) return fail("G is %d, at most %d matrices share an input", G, MOST_GROUPS);
   for (int32_t g = 0; g < G; g++) {
     if (groups[2 * g] <= 0) return fail("d_out of matrix %d is %d, must be positive", g, groups[2 * g]);
     if (groups[2 * g + 1] < 0) return fail("the rank of matrix %d is %d, must not be negative", g, groups[2 * g + 1]);

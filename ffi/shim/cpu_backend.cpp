@@ -204,8 +204,11 @@ void linear_backward(Call&, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, con
   ctx.kernels->linear_backward(ctx.pool, T, d_in, G, groups, in(dy), lddy, in(A), lda, W, wdtype, ldw, need_dx, out_(gxh), ldg);
 }
 
-void segment_outer(Call&, ml_ctx& ctx, int64_t S, const int32_t* cu, int64_t p, int64_t q, const void* a, int64_t lda, const void* b, int64_t ldb, OuterScales scales, float alpha, float beta, void* out, int64_t out_stride) {
-  ctx.kernels->segment_outer(ctx.pool, S, cu, p, q, in(a), lda, in(b), ldb, in(scales.rows), in(scales.columns), alpha, beta, out_(out), out_stride);
+void segment_outers(Call&, ml_ctx& ctx, int64_t S, const int32_t* cu, const OuterProduct* products, int count, float beta, int64_t out_stride) {
+  for (int i = 0; i < count; i++) {
+    const OuterProduct& o = products[i];
+    ctx.kernels->segment_outer(ctx.pool, S, cu, o.p, o.q, in(o.a), o.lda, in(o.b), o.ldb, in(o.scales.rows), in(o.scales.columns), o.alpha, beta, out_(o.out), out_stride);
+  }
 }
 
 void segment_mean(Call&, ml_ctx& ctx, int64_t S, const int32_t* cu, int64_t q, const void* a, int64_t lda, void* out, int64_t ld_out) {

@@ -68,7 +68,6 @@ void rmsnorm_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, const void*
 
 void lora_refresh(Call& call, ml_ctx& ctx, int64_t d_in, int32_t G, const Group* groups, const float* scales, const void* theta, void* W,
                   int32_t, int64_t ldw, void* a_cast, int64_t lda) {
-  if (G > cuda::LORA_GROUPS) return (void)call.fail("at most %d matrices share an input", cuda::LORA_GROUPS);
   if (enter(call, ctx)) launched(call, ctx, cuda::lora_refresh(ctx.on, d_in, G, groups, scales, f32(theta), out_(W), ldw, out_(a_cast), lda));
 }
 
@@ -100,11 +99,9 @@ void linear_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G
   if (Q > 0) product(call, ctx, T, d_in, Q, 1, gh, ldg, false, A, lda, false, 1, gxh, ML_BF16, ldg);
 }
 
-void segment_outer(Call& call, ml_ctx& ctx, int64_t S, const int32_t* cu, int64_t p, int64_t q, const void* a, int64_t lda, const void* b,
-                   int64_t ldb, OuterScales scales, float alpha, float beta, void* out, int64_t out_stride) {
-  if (!enter(call, ctx)) return;
-  launched(call, ctx, cuda::segment_outer(ctx.on, S, cu, p, q, in(a), lda, in(b), ldb, f32(scales.rows), f32(scales.columns), alpha, beta,
-                                          f32_out(out), out_stride));
+void segment_outers(Call& call, ml_ctx& ctx, int64_t S, const int32_t* cu, const OuterProduct* products, int count, float beta,
+                    int64_t out_stride) {
+  if (enter(call, ctx)) launched(call, ctx, cuda::segment_outers(ctx.on, S, cu, products, count, beta, out_stride));
 }
 
 void segment_mean(Call& call, ml_ctx& ctx, int64_t S, const int32_t* cu, int64_t q, const void* a, int64_t lda, void* out, int64_t ld_out) {

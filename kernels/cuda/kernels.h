@@ -76,10 +76,10 @@ cudaError_t swiglu_gradients(const Launch& on, int64_t T, int64_t f, bf16* gate_
                              const int32_t* cu, const NarrowSide& y, const NarrowSide& gate, const NarrowSide& up, float beta,
                              int64_t out_stride);
 
-// segment.cu. out_i [p, q] = beta out_i + alpha a_i^T b_i over the rows of segment i, rows and columns scaled (either NULL: not).
-cudaError_t segment_outer(const Launch& on, int64_t S, const int32_t* cu, int64_t p, int64_t q, const bf16* a, int64_t lda, const bf16* b,
-                          int64_t ldb, const float* row_scale, const float* column_scale, float alpha, float beta, float* out,
-                          int64_t out_stride);
+// segment.cu: a list of at most MOST_OUTERS outer products over the same segments, in one launch.
+constexpr int MOST_OUTERS = 1 + MOST_GROUPS;
+cudaError_t segment_outers(const Launch& on, int64_t S, const int32_t* cu, const OuterProduct* products, int count, float beta,
+                           int64_t out_stride);
 cudaError_t segment_mean(const Launch& on, int64_t S, const int32_t* cu, int64_t q, const bf16* a, int64_t lda, float* out, int64_t ld_out);
 cudaError_t segment_sum(const Launch& on, int64_t S, const int32_t* row_offsets, const float* values, double* out);
 
@@ -110,9 +110,7 @@ cudaError_t checksum(const Launch& on, int64_t rows, int64_t cols, const void* x
 
 // bias.cu: every row of out [T, N] = row [N].
 cudaError_t broadcast_row(const Launch& on, int64_t T, int64_t N, const float* row, bf16* out, int64_t ldo);
-// lora.cu: theta of one layer (all A, then all B) into a_cast [Q, lda] (NULL: not wanted) and columns d_in .. d_in+Q-1 of W. At most
-// LORA_GROUPS matrices.
-constexpr int LORA_GROUPS = 8;
+// lora.cu: theta of one layer (all A, then all B) into a_cast [Q, lda] (NULL: not wanted) and columns d_in .. d_in+Q-1 of W.
 cudaError_t lora_refresh(const Launch& on, int64_t d_in, int G, const Group* groups, const float* scales, const float* theta, bf16* W,
                          int64_t ldw, bf16* a_cast, int64_t lda);
 

@@ -1,9 +1,9 @@
 // segment.cu: products, means and sums over the rows of each segment (sample) of the packed stream.
 //
-// segment_outer forms out_i [p, q] = beta out_i + alpha a_i^T b_i: per-sample adapter gradients. One side is narrow (a rank), the
-// other wide (a model dimension), and reading the wide side once is the limit. A block owns the whole narrow side by WT
-// columns of the wide one; the rows are what is summed over, and they are shared out three times, always in the same way:
-// over the blocks of a cluster, over the warps of a block, and in order within a warp. Neither side is transposed in memory:
+// segment_outers forms out_i [p, q] = beta out_i + alpha a_i^T b_i: per-sample adapter gradients. One side is narrow (a rank), the
+// other wide (a model dimension), and reading the wide side once is the limit. A block owns NR columns of the narrow side by WT
+// of the wide one; the rows are what is summed over, and they are shared out three times, always in the same way: over the blocks of a
+// cluster, over the warps of a block, and in order within a warp. The products of a list (the adapters of one layer) share a launch. Neither side is transposed in memory:
 // ldmatrix turns both as it hands them to the tensor cores. The partial sums meet in shared memory, in a fixed order.
 #include "outer.cuh"
 
@@ -33,16 +33,23 @@ struct Tile {
 };
 
 struct Outer {
-  const int32_t* cu;
   const bf16 *narrow, *wide;
   int64_t ld_narrow, ld_wide, narrow_count, wide_count;
   bool turned;   // out is [wide, narrow]
   bool vectors;  // lines of out may be accessed 16 bytes at a time
   const float *row_scale, *column_scale;  // of the stream's rows, of the columns of out; or NULL
-  float alpha, beta;
+  float alpha;
   float* out;
+  unsigned narrow_tiles, wide_tiles, first;  // first: its first tile among those of the list
+};
+
+struct Outers {
+  const int32_t* cu;
+  float beta;
   int64_t out_stride;
-  int narrow_tiles, wide_tiles, split;  // split: blocks of a cluster
+  int count, split;  // split: blocks of a cluster
+  unsigned tiles;    // of one segment
+  Outer items[MOST_OUTERS];
 };
 
 // Two bf16, each times its factor.
@@ -51,18 +58,23 @@ static __device__ __forceinline__ uint32_t scale2(uint32_t x, float low, float h
 }
 
 template <int NR, int WT, bool ALIGNED>
-static __global__ void __launch_bounds__(THREADS, NR <= 64 ? 2 : 1) outer_kernel(const Outer o) {
+static __global__ void __launch_bounds__(THREADS, NR <= 64 ? 2 : 1) outer_kernel(const Outers all) {
   using S = Tile<NR, WT>;
   extern __shared__ __align__(16) char memory[];
   unsigned block = blockIdx.x;
-  const int rank = (int)(block % o.split);
-  block /= o.split;
-  const int64_t wide_at = (int64_t)(block % o.wide_tiles) * WT;
-  block /= o.wide_tiles;
-  const int64_t narrow_at = (int64_t)(block % o.narrow_tiles) * NR, segment = block / o.narrow_tiles;
+  const int rank = (int)(block % all.split);
+  block /= all.split;
+  const int64_t segment = block / all.tiles;
+  unsigned tile = block % all.tiles;
+  int item = 0;
+  while (item + 1 < all.count && tile >= all.items[item + 1].first) item++;
+  const Outer& o = all.items[item];
+  tile -= o.first;
+  // Blocks that read the same wide columns run side by side: they find them in the cache.
+  const int64_t narrow_at = (int64_t)(tile % o.narrow_tiles) * NR, wide_at = (int64_t)(tile / o.narrow_tiles) * WT;
 
-  const int begin = o.cu[segment], rows = o.cu[segment + 1] - begin, stages = (rows + S::ROWS - 1) / S::ROWS;
-  const int first = (int)((unsigned)stages * rank / o.split), last = (int)((unsigned)stages * (rank + 1) / o.split);
+  const int begin = all.cu[segment], rows = all.cu[segment + 1] - begin, stages = (rows + S::ROWS - 1) / S::ROWS;
+  const int first = (int)((unsigned)stages * rank / all.split), last = (int)((unsigned)stages * (rank + 1) / all.split);
   const bf16* narrow = o.narrow + begin * o.ld_narrow + narrow_at;
   const bf16* wide = o.wide + begin * o.ld_wide + wide_at;
   const int narrow_left = (int)min(o.narrow_count - narrow_at, (int64_t)NR), wide_left = (int)min(o.wide_count - wide_at, (int64_t)WT);
@@ -150,58 +162,77 @@ static __global__ void __launch_bounds__(THREADS, NR <= 64 ? 2 : 1) outer_kernel
     __syncthreads();
   }
 
-  sums_are_there(o.split);
-  float* out = o.out + segment * o.out_stride;
-  TileEnd end = {o.alpha, o.beta, o.column_scale, o.vectors, o.split};
+  sums_are_there(all.split);
+  float* out = o.out + segment * all.out_stride;
+  TileEnd end = {o.alpha, all.beta, o.column_scale, o.vectors, all.split};
   if (end.column_scale) end.column_scale += o.turned ? narrow_at : wide_at;
   if (o.turned)
     write_tile<WT, NR, S::TURNED_PITCH>(end, sums, rank, wide_left, narrow_left, out + wide_at * o.narrow_count + narrow_at, o.narrow_count);
   else
     write_tile<NR, WT, S::STRAIGHT_PITCH>(end, sums, rank, narrow_left, wide_left, out + narrow_at * o.wide_count + wide_at, o.wide_count);
-  sums_were_read(o.split);
+  sums_were_read(all.split);
 }
 
 template <int NR, int WT, bool ALIGNED = true>
-static cudaError_t launch_outer(const Launch& on, int64_t S, Outer o) {
-  o.narrow_tiles = (int)ceil_div(o.narrow_count, NR);
-  o.wide_tiles = (int)ceil_div(o.wide_count, WT);
-  const int64_t tiles = S * o.narrow_tiles * o.wide_tiles;
-  o.split = 1;
+static cudaError_t launch_outers(const Launch& on, int64_t S, Outers all) {
+  all.tiles = 0;
+  for (int i = 0; i < all.count; i++) {
+    Outer& o = all.items[i];
+    o.narrow_tiles = (unsigned)ceil_div(o.narrow_count, NR);
+    o.wide_tiles = (unsigned)ceil_div(o.wide_count, WT);
+    o.first = all.tiles;
+    all.tiles += o.narrow_tiles * o.wide_tiles;
+  }
+  const int64_t tiles = S * all.tiles;
+  all.split = 1;
   if (has_clusters(on))
-    while (o.split < MOST_SPLIT && tiles * o.split < on.units * 15 / 16) o.split *= 2;
-  return launch_clusters(on, outer_kernel<NR, WT, ALIGNED>, tiles * o.split, THREADS, Tile<NR, WT>::SHARED, o.split, o);
+    while (all.split < MOST_SPLIT && tiles * all.split < on.units * 15 / 16) all.split *= 2;
+  return launch_clusters(on, outer_kernel<NR, WT, ALIGNED>, tiles * all.split, THREADS, Tile<NR, WT>::SHARED, all.split, all);
 }
 
 // The columns a block takes of the wide side: few where many would leave most of the device idle. With clusters that is below half a
 // block a multiprocessor: 8,192 rows of [96, 4096] take 73 us in 4 x 32 blocks of 128 columns, 47 us in 2 x 64 of 64; 4 segments of
 // 1,600 rows in all 16 us in 128 blocks of 128, 19 us in 256 of 64 (H100, `gpu-kernels time`).
 template <int NR>
-static cudaError_t choose_width(const Launch& on, int64_t S, const Outer& o) {
-  const int64_t tiles = S * ceil_div(o.narrow_count, NR) * ceil_div(o.wide_count, 128);
-  if (o.wide_count <= 64 || tiles < (has_clusters(on) ? on.units / 2 : on.units)) return launch_outer<NR, 64>(on, S, o);
-  return launch_outer<NR, 128>(on, S, o);
+static cudaError_t choose_width(const Launch& on, int64_t S, const Outers& all) {
+  int64_t tiles = 0, widest = 0;
+  for (int i = 0; i < all.count; i++) {
+    const Outer& o = all.items[i];
+    tiles += S * ceil_div(o.narrow_count, NR) * ceil_div(o.wide_count, 128);
+    if (o.wide_count > widest) widest = o.wide_count;
+  }
+  if (widest <= 64 || tiles < (has_clusters(on) ? on.units / 2 : on.units)) return launch_outers<NR, 64>(on, S, all);
+  return launch_outers<NR, 128>(on, S, all);
 }
 
-cudaError_t segment_outer(const Launch& on, int64_t S, const int32_t* cu, int64_t p, int64_t q, const bf16* a, int64_t lda, const bf16* b,
-                          int64_t ldb, const float* row_scale, const float* column_scale, float alpha, float beta, float* out,
-                          int64_t out_stride) {
-  if (S == 0 || p == 0 || q == 0) return cudaSuccess;
-  Outer o = {};
-  o.cu = cu;
-  o.row_scale = row_scale, o.column_scale = column_scale;
-  o.alpha = alpha, o.beta = beta;
-  o.out = out, o.out_stride = out_stride;
-  o.turned = p > q;  // the wide side is a
-  o.narrow = o.turned ? b : a, o.wide = o.turned ? a : b;
-  o.ld_narrow = o.turned ? ldb : lda, o.ld_wide = o.turned ? lda : ldb;
-  o.narrow_count = o.turned ? q : p, o.wide_count = o.turned ? p : q;
-  o.vectors = aligned16(out, out_stride, 4) && q % 4 == 0;
-  if (!aligned16(a, lda) || !aligned16(b, ldb)) return launch_outer<32, 64, false>(on, S, o);
-  const int64_t r = o.narrow_count;
-  if (r <= 16) return choose_width<16>(on, S, o);
-  if (r <= 32) return choose_width<32>(on, S, o);
-  if (r <= 64 || ceil_div(r, 64) * 64 < ceil_div(r, 96) * 96) return choose_width<64>(on, S, o);
-  return choose_width<96>(on, S, o);
+cudaError_t segment_outers(const Launch& on, int64_t S, const int32_t* cu, const OuterProduct* products, int count, float beta,
+                           int64_t out_stride) {
+  if (count > MOST_OUTERS) return cudaErrorInvalidValue;
+  Outers all = {};
+  all.cu = cu, all.beta = beta, all.out_stride = out_stride;
+  int64_t least = INT64_MAX;  // the narrowest side: the rank, where one of the list is several adapters beside each other
+  bool aligned = true;
+  for (int i = 0; i < count; i++) {
+    const OuterProduct& product = products[i];
+    if (product.p == 0 || product.q == 0) continue;
+    const bf16 *a = (const bf16*)product.a, *b = (const bf16*)product.b;
+    Outer& o = all.items[all.count++];
+    o.turned = product.p > product.q;  // the wide side is a
+    o.narrow = o.turned ? b : a, o.wide = o.turned ? a : b;
+    o.ld_narrow = o.turned ? product.ldb : product.lda, o.ld_wide = o.turned ? product.lda : product.ldb;
+    o.narrow_count = o.turned ? product.q : product.p, o.wide_count = o.turned ? product.p : product.q;
+    o.row_scale = (const float*)product.scales.rows, o.column_scale = (const float*)product.scales.columns;
+    o.alpha = product.alpha, o.out = (float*)product.out;
+    o.vectors = aligned16(o.out, out_stride, 4) && product.q % 4 == 0;
+    aligned = aligned && aligned16(a, product.lda) && aligned16(b, product.ldb);
+    if (o.narrow_count < least) least = o.narrow_count;
+  }
+  if (S == 0 || all.count == 0) return cudaSuccess;
+  if (!aligned) return launch_outers<32, 64, false>(on, S, all);
+  if (least <= 16) return choose_width<16>(on, S, all);
+  if (least <= 32) return choose_width<32>(on, S, all);
+  if (least <= 64 || ceil_div(least, 64) * 64 < ceil_div(least, 96) * 96) return choose_width<64>(on, S, all);
+  return choose_width<96>(on, S, all);
 }
 
 // ---- means and sums -------------------------------------------------------------------------------------------------

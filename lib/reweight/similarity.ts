@@ -10,7 +10,6 @@ import type { GradientSink, Llama } from "../model/llama.ts";
 import type { Linear } from "../model/linear.ts";
 import type { Adam } from "../optim/adam.ts";
 import type { Arena } from "../tensor/arena.ts";
-import { adapterPlaces } from "../train/gradients.ts";
 import type { StagedGradients } from "../train/staging.ts";
 
 /** The segments of the micro-batch that a sink observes. */
@@ -256,12 +255,13 @@ export class CoreSimilarity implements Similarity {
   #sink({ out, cu, segments, beta }: { out: Tensor; cu: Tensor; segments: number; beta: 0 | 1 }): GradientSink {
     return {
       linear: (linear, _T, { h, gh }) => {
-        let offset = this.#offsets.get(linear)!;
-        for (const { rank, column } of adapterPlaces(linear)) {
+        let offset = this.#offsets.get(linear)!, column = 0;
+        for (const { rank } of linear.adapters) {
           const target = { out: out.columns(offset, 1), stride: out.ld, beta };
           const [a, b] = [gh.columns(column, rank), h!.columns(column, rank)];
           segmentOuter(this.dev, segments, { cu, p: rank, q: rank, a, b, ...target });
           offset += rank * rank;
+          column += rank;
         }
       },
     };

@@ -3,36 +3,9 @@
  * the whole stream or one per sample (algorithms §1.1, §5.4).
  */
 import type { Device, Tensor } from "../../ffi/device.ts";
-import { segmentOuter, swigluGradients } from "../../ffi/operators.ts";
+import { linearGradients, swigluGradients } from "../../ffi/operators.ts";
 import type { AdapterSink, LinearTensors } from "../model/llama.ts";
 import type { Linear } from "../model/linear.ts";
-
-/** One adapted matrix of a merged layer: its first column among the layer's ranks, its first row among the layer's outputs. */
-export interface AdapterPlace {
-  readonly rank: number;
-  readonly scale: number;
-  readonly dOut: number;
-  readonly column: number;
-  readonly row: number;
-  /** First element of B in θ. */
-  readonly bOffset: number;
-}
-
-/** The adapted matrices of a merged layer. */
-export function adapterPlaces(linear: Linear): AdapterPlace[] {
-  let column = 0, row = 0, adapter = 0;
-  const places: AdapterPlace[] = [];
-  for (let g = 0; g < linear.groups.count; g++) {
-    const dOut = linear.groups.table[2 * g]!, rank = linear.groups.table[2 * g + 1]!;
-    if (rank > 0) {
-      const { scale, bOffset } = linear.adapters[adapter++]!;
-      places.push({ rank, scale, dOut, column, row, bOffset });
-    }
-    column += rank;
-    row += dOut;
-  }
-  return places;
-}
 
 /** Where adapter gradients go, one row a segment, laid out as θ. */
 export interface GradientTarget {
@@ -57,17 +30,9 @@ export class AdapterGradients implements AdapterSink {
   linear(linear: Linear, _T: number, { x, h, dy, gh }: LinearTensors): void {
     if (linear.rank === 0) return;
     const { cu, segments, beta } = this.target;
-    if (x) {
-      // All A of the layer lie one behind the other, as their gradients do in gh: one product for the whole group.
-      const { rows: b, norm } = x;
-      const to = this.target.at(linear.thetaOffset);
-      segmentOuter(this.dev, segments, { cu, p: linear.rank, q: linear.dIn, a: gh, b, norm, ...to, beta });
-    }
-    if (!dy) return;
-    for (const { rank, scale, dOut, column, row, bOffset } of adapterPlaces(linear)) {
-      const sides = { p: dOut, q: rank, a: dy.columns(row, dOut), b: h!.columns(column, rank) };
-      segmentOuter(this.dev, segments, { cu, ...sides, ...this.target.at(bOffset), alpha: scale, beta });
-    }
+    const { dIn, groups, thetaOffset } = linear;
+    const sides = { x: x?.rows ?? null, norm: x?.norm ?? null, gh, h, dy };
+    linearGradients(this.dev, segments, { cu, dIn, groups, ...sides, ...this.target.at(thetaOffset), beta });
   }
 
   swiglu(

@@ -111,8 +111,9 @@ static void check_segment_outer(const Launch& on, const Outer& o, bool scaled) {
                      out.put();
                    },
                    [&] {
-                     return ops::segment_outer(on, S, cu, o.p, o.q, a.device, a.ld, b.device, b.ld, scaled ? rows.device : nullptr,
-                                               scaled ? columns.device : nullptr, alpha, beta, out.device, stride);
+                     const metalora::OuterProduct one = {o.p, o.q, a.device, a.ld, b.device, b.ld,
+                                                         {scaled ? rows.device : nullptr, scaled ? columns.device : nullptr}, alpha, out.device};
+                     return ops::segment_outers(on, S, cu, &one, 1, beta, stride);
                    },
                    name);
     expect_close(out,

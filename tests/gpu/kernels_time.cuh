@@ -173,7 +173,8 @@ inline void time_outer(Clock& clock, int64_t S, int64_t T, int64_t p, int64_t q,
     bf16 *a = take<bf16>(clock, T * lda), *b = take<bf16>(clock, T * ldb);
     float* out = take<float>(clock, S * stride);
     int32_t* at = take_ints(clock, cu);
-    return [=] { return ops::segment_outer(on, S, at, p, q, a, lda, b, ldb, nullptr, nullptr, 1.0f, 0.0f, out, stride); };
+    const metalora::OuterProduct one = {p, q, a, lda, b, ldb, {}, 1, out};
+    return [=] { return ops::segment_outers(on, S, at, &one, 1, 0.0f, stride); };
   });
 }
 

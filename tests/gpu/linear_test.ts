@@ -117,31 +117,17 @@ function pass(on: Subject, problem: Problem, { below, behind, pad }: Layout): Re
     ...{ A: on.read(A!), "s B": on.read(W.columns(dIn, Q)), h: on.read(xh.columns(dIn, Q)), gh: on.read(gxh.columns(dIn, Q)) },
     "gh alone": on.read(alone.columns(dIn, Q)),
   });
-  const dtheta = adapterGradient(on, problem, { groups, xh, dy, gxh });
+  const out = on.f32(null, 1, problem.theta.length), [h, gh] = [xh, gxh].map((both) => both.columns(dIn, Q)) as [Tensor, Tensor];
+  const sides = { cu: on.ints([0, T]), dIn, groups, gh, stride: problem.theta.length, beta: 0 };
+  ops.linearGradients(on.dev, 1, { ...sides, x: xh, h, dy, out });
+  const dtheta = on.read(out), isA = (i: number) => i < Q * dIn;
+  // Each half leaves the other alone.
+  const [onlyA, onlyB] = [on.f32(null, 1, dtheta.length), on.f32(null, 1, dtheta.length)];
+  ops.linearGradients(on.dev, 1, { ...sides, x: xh, h: null, dy: null, out: onlyA });
+  ops.linearGradients(on.dev, 1, { ...sides, x: null, h, dy, out: onlyB });
+  assertEquals(on.read(onlyA), dtheta.map((value, i) => isA(i) ? value : NaN), "only A");
+  assertEquals(on.read(onlyB), dtheta.map((value, i) => isA(i) ? NaN : value), "only B");
   return { ...results, dA: dtheta.subarray(0, Q * dIn), dB: dtheta.subarray(Q * dIn) };
-}
-
-/** grad A = g_h^T x, grad B = s dy^T h. */
-function adapterGradient(
-  on: Subject,
-  { T, dIn, table, theta }: Problem,
-  { groups, xh, dy, gxh }: { groups: ops.Groups; xh: Tensor; dy: Tensor; gxh: Tensor },
-): Float32Array {
-  const dtheta = on.f32(null, 1, theta.length), cu = on.ints([0, T]);
-  let at = 0;
-  for (const half of ["A", "B"] as const) {
-    let row = 0, col = dIn;
-    table.forEach(([dOut, r], g) => {
-      const [p, q] = half === "A" ? [r, dIn] : [dOut, r];
-      const [a, b] = half === "A" ? [gxh.columns(col, r), xh] : [dy.columns(row, dOut), xh.columns(col, r)];
-      const alpha = half === "A" ? 1 : groups.scales[g]!;
-      if (r > 0) ops.segmentOuter(on.dev, 1, { cu, p, q, a, b, out: dtheta.part(at, p, q), alpha });
-      at += p * q;
-      row += dOut;
-      col += r;
-    });
-  }
-  return on.read(dtheta);
 }
 
 const fixtures = (): Problem[] =>

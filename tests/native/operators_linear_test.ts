@@ -61,6 +61,10 @@ Deno.test("linearForward() and linearBackward() give y, h, dx and g_h of every g
         });
       }
       assertClose(bench.read(dtheta), each.f32("dtheta"), tolerance, `${what} gradient of the adapter`);
+
+      const once = bench.out(1, dtheta.cols), [gh, h] = [gxh, xh].map((both) => both.columns(dIn, Q)) as [Tensor, Tensor];
+      ops.linearGradients(bench.dev, 1, { cu, dIn, groups, x: xh, gh, h, dy, out: once, stride: dtheta.cols, beta: 0 });
+      assertSameBits(bench.read(once), bench.read(dtheta), `${what} gradient of the adapter at once`);
     }
   }
 });
