@@ -236,8 +236,8 @@ void product(Call& call, ml_ctx& ctx, const Product& p) {
   const Plan* plan = large && ctx.cublas->lt.matmul ? plan_of(ctx, p) : nullptr;
   const int status = plan ? run(ctx, p, *plan, plan->algorithm) : run_own(ctx, p);
   if (status != 0)
-    call.fail("cuBLAS answers '%s' (%d) to a product [%lld,%lld] by [%lld,%lld]", cublas_status(status), status, (long long)p.M,
-              (long long)p.K, (long long)p.K, (long long)p.N);
+    call.fault("cuBLAS answers '%s' (%d) to a product [%lld,%lld] by [%lld,%lld]%s", cublas_status(status), status, (long long)p.M,
+               (long long)p.K, (long long)p.K, (long long)p.N, earlier(ctx));
   else
     launched(call, ctx, cudaSuccess);
 }

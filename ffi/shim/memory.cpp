@@ -12,7 +12,7 @@ int32_t ml_alloc(ml_ctx* ctx, uint64_t bytes, void* out) {
   call.host("out", out);
   if (bytes == 0) call.fail("the size must be positive");
   if (call.failed()) return call.status();
-  if (!base(ctx)->reserve()) return call.fail("the machine's memory is exhausted"), call.status();
+  if (!base(ctx)->reserve()) return call.fault("the machine's memory is exhausted"), call.status();
   char* data = backend::allocate(call, *ctx, bytes);
   if (!data) return call.status();
   base(ctx)->add(data, bytes);
