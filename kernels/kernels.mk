@@ -121,6 +121,26 @@ build/obj/cuda/%.o: kernels/cuda/%.cu kernels/kernels.mk build/obj/cuda/code | n
 	@echo "nvcc  $@"
 	$(Q)$(NVCC) $(CUDA_FLAGS) $(CUDA_CODE) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
 
+# Stand-ins for what a machine with a GPU has, so that its faults can be tested without one (tests/e2e/cuda_faults_test.ts): a
+# driver, cuBLAS whole and incomplete, and the library itself on a runtime without a GPU.
+STAND_IN := tests/gpu/stand_in
+STAND_INS := $(addprefix build/stand_in/,driver/libcuda.so.1 cublas/libcublas.so.13 cublas_incomplete/libcublas.so.13 libmetalora_cuda.so)
+STAND_IN_FLAGS := -std=c++17 -O1 -shared -fPIC -fvisibility=hidden $(CPU_WARNINGS)
+.PHONY: stand-ins
+stand-ins: $(STAND_INS)
+build/stand_in/driver/libcuda.so.1: $(STAND_IN)/driver.cpp
+build/stand_in/cublas/libcublas.so.13 build/stand_in/cublas_incomplete/libcublas.so.13: $(STAND_IN)/cublas.cpp
+build/stand_in/cublas_incomplete/libcublas.so.13: STAND_IN_FLAGS += -DINCOMPLETE
+$(filter-out %/libmetalora_cuda.so,$(STAND_INS)): kernels/kernels.mk | compiler
+	@mkdir -p $(@D)
+	@echo "c++   $@"
+	$(Q)$(CXX) $(STAND_IN_FLAGS) -o $@ $(filter %.cpp,$^)
+build/stand_in/libmetalora_cuda.so: $(STAND_IN)/runtime.cpp $(CUDA_OBJECTS) ffi/shim/exports.map
+	@mkdir -p $(@D)
+	@echo "nvcc  $@"
+	$(Q)$(NVCC) -std=c++17 -O1 -Xcompiler -fPIC,-Wall,-Wextra,-Werror $(CUDA_LINK:static=none) -o $@.new $(filter %.cpp %.o,$^)
+	@mv $@.new $@
+
 # Other chips, other objects: this file changes with CUDA_ARCHS and CUDA_PTX.
 .PHONY: force
 build/obj/cuda/code: force
