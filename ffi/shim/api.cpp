@@ -230,7 +230,7 @@ static void check_attention(Call& call, int64_t T, int64_t S, int64_t max_length
 int32_t ml_attention_forward(ml_ctx* ctx, int32_t T, int32_t S, int32_t max_length, ml_ptr cu_seqlens, ml_ptr kv_lens, int32_t H,
                              int32_t K, int32_t D, float scale, ml_ptr q, ml_ptr k, ml_ptr v, int32_t ldqkv,
                              ml_ptr out, int32_t ldo, ml_ptr lse, int32_t dtype) {
-  Call call(base(ctx), "attend within %lld segments (%lld query heads, %lld key heads of %lld)", S, H, K, D);
+  Call call(base(ctx), "attend to %lld rows in %lld segments (%lld query heads, %lld key heads of %lld)", T, S, H, K, D);
   check_attention(call, T, S, max_length, cu_seqlens, kv_lens, H, K, D, q, k, v, ldqkv, out, ldo, lse, dtype);
   if (call.failed()) return call.status();
   backend::attention_forward(call, *ctx, T, S, max_length, ints(cu_seqlens), ints(kv_lens), H, K, D, scale, q, k, v, ldqkv, out,
@@ -242,7 +242,7 @@ int32_t ml_attention_backward(ml_ctx* ctx, int32_t T, int32_t S, int32_t max_len
                               int32_t K, int32_t D, float scale, ml_ptr q, ml_ptr k, ml_ptr v, int32_t ldqkv,
                               ml_ptr out, int32_t ldo, ml_ptr lse, ml_ptr dout, int32_t lddout, ml_ptr dq, ml_ptr dk,
                               ml_ptr dv, int32_t lddqkv, ml_ptr work, int32_t dtype) {
-  Call call(base(ctx), "differentiate attention within %lld segments (%lld query heads, %lld key heads of %lld)", S, H, K, D);
+  Call call(base(ctx), "differentiate attention to %lld rows in %lld segments (%lld query heads, %lld key heads of %lld)", T, S, H, K, D);
   check_attention(call, T, S, max_length, cu_seqlens, kv_lens, H, K, D, q, k, v, ldqkv, out, ldo, lse, dtype);
   call.matrix("dout", dout, T, (int64_t)H * D, lddout, call.activation_size());
   call.matrix("dq", dq, T, (int64_t)H * D, lddqkv, call.activation_size());

@@ -228,11 +228,11 @@ Deno.test("errors say what was attempted on which shapes, the value found and wh
   const segments = { count: 1, maxLength: 3, cu: bench.ints([0, 4]), kvLens: null };
   assertMessage(
     () => attentionForward(dev, 4, segments, { H: 2, K: 1, D: 2, scale: 1, q: x, k: x, v: x, out: x, lse: x }),
-    "Cannot attend within 1 segments (2 query heads, 1 key heads of 2): segment 0 has 4 rows, max_length is 3",
+    "Cannot attend to 4 rows in 1 segments (2 query heads, 1 key heads of 2): segment 0 has 4 rows, max_length is 3",
   );
   assertMessage(
     () => attentionForward(dev, 4, segments, { H: 3, K: 2, D: 2, scale: 1, q: x, k: x, v: x, out: x, lse: x }),
-    "Cannot attend within 1 segments (3 query heads, 2 key heads of 2): 3 query heads cannot share 2 key heads evenly",
+    "Cannot attend to 4 rows in 1 segments (3 query heads, 2 key heads of 2): 3 query heads cannot share 2 key heads evenly",
   );
   const head = { x, W: w, seeds: y, losses: y, argmax: null, dx: null, work: bench.out(1, 7) };
   assertMessage(
