@@ -224,3 +224,188 @@ Deno.test({
       }),
     ),
 });
+
+/** A run of 12 steps with a checkpoint every 4, whose passes are replayed from the third of a shape on. */
+const LONG = ["--device=cuda", "--set=train.steps=12", "--set=checkpoints={ every: 4, keep: 8 }"];
+const ILLEGAL = "CUDA says 'an illegal memory access was encountered' (700)";
+const EARLIER = "; it may stem from an operator before this one: run again with METALORA_SYNCHRONOUS=1 to learn which";
+
+Deno.test({
+  name: "memory that is taken between the plan and the allocation: one line with what is needed and free, and nothing left",
+  ignore: !available,
+  fn: (t) => {
+    const allocations = (count: number) => ({ ...RUNTIME, STAND_IN_ALLOCATIONS: String(count) });
+    const cases: Record<string, [env: Record<string, string>, says: RegExp]> = {
+      "none for the run": [
+        { ...RUNTIME, STAND_IN_FREE_MIB: "50" },
+        /^Cannot train: it takes 66\d MiB of memory, and 645 MiB is free or allowed \(other processes hold 15\.\d+ GiB of the GPU; nvidia-smi shows them\)\. /,
+      ],
+      "the library's buffers": [
+        allocations(1),
+        /^Cannot open CUDA device 0: 0 of 16384 MiB are free, at least 41 are needed; other processes hold the rest /,
+      ],
+      "the run's block": [
+        allocations(3),
+        /^Cannot allocate \d{6} bytes: that is 1 MiB, the GPU has 0 of 16384 MiB free \(this process holds 0; nvidia-smi shows the others\)$/,
+      ],
+      "the upload's buffer": [
+        allocations(4),
+        /^Cannot upload \[260,32\]: the GPU's memory is exhausted: 0 of 16384 MiB are free \(nvidia-smi shows who holds the rest\)$/,
+      ],
+    };
+    return each(
+      t,
+      Object.fromEntries(
+        Object.entries(cases).map(([name, [env, says]]) => [name, async () => {
+          using space = workspace();
+          const result = await train(space, env, "--device=cuda");
+          assertMatch(oneLine(result), says);
+          assertEquals(result.err.trimEnd().split("\n").length, 1);
+          assert(!space.exists("out"), "the output folder stayed");
+        }]),
+      ),
+    );
+  },
+});
+
+Deno.test({
+  name: "a fault in a kernel ends the run with one line; checkpoints stay whole, no adapter appears, and --resume goes on",
+  ignore: !available,
+  fn: (t) => {
+    const cases: Record<string, [env: Record<string, string>, says: string, checkpoints: string[]]> = {
+      "at the first batch": [
+        { STAND_IN_FAULT: "700 5embed 1" },
+        `Cannot download 32 bytes: ${ILLEGAL}${EARLIER}`,
+        [],
+      ],
+      "in a pass that is replayed": [
+        { STAND_IN_FAULT: "700 5embed 11" },
+        `Cannot download 32 bytes: ${ILLEGAL}${EARLIER}`,
+        ["step-4", "step-8"],
+      ],
+      "in the optimizer, before a checkpoint": [
+        { STAND_IN_FAULT: "700 6update 8" },
+        `Cannot download 14848 bytes: ${ILLEGAL}${EARLIER}`,
+        ["step-4"],
+      ],
+      "a kernel that cannot be started": [
+        { STAND_IN_LAUNCH: "98 6update" },
+        "Cannot update 3712 parameters: CUDA says 'invalid device function' (98)",
+        [],
+      ],
+      "a product that cuBLAS refuses": [
+        { STAND_IN_CUBLAS: "gemm:13" },
+        "Cannot apply a linear layer of 32 inputs to 128 rows: cuBLAS answers 'execution failed' (13) to a product [128,32] by " +
+        `[32,12]${EARLIER}`,
+        [],
+      ],
+    };
+    return each(
+      t,
+      Object.fromEntries(
+        Object.entries(cases).map(([name, [env, says, checkpoints]]) => [name, async () => {
+          using space = workspace();
+          assertEquals(oneLine(await train(space, { ...RUNTIME, ...env }, ...LONG)), says);
+          assertEquals(space.checkpoints("out").toSorted(), checkpoints);
+          const files = space.tree("out").filter((path) => !path.startsWith("checkpoints/"));
+          const saved = checkpoints.length > 0 ? ["weights.jsonl"] : [];
+          assertEquals(files, ["config.yaml", "metrics.jsonl", ...saved]);
+          assertEquals(space.tree("out").filter((path) => path.includes(".tmp")), [], "unfinished files stayed");
+          const { code, err } = await train(space, RUNTIME, ...LONG, "--resume");
+          assertEquals(code, 0, err);
+          const last = checkpoints.at(-1);
+          assertEquals(/continuing from step \d+/.exec(err)?.[0], last && `continuing from step ${last.slice("step-".length)}`);
+          assert(space.exists("out", "adapter", "adapter_model.safetensors"));
+        }]),
+      ),
+    );
+  },
+});
+
+/** Kernels by a part of their names, and what is said of the twentieth that runs: recorded passes would have been replayed by then. */
+const KERNELS: Record<string, string> = {
+  "5embed": "look up 128 ids in an embedding [260,32]",
+  "7forwardILi8ELi1E": "normalise [128,32]",
+  "6rotate": "rotate 128 rows of 6 heads of 8",
+  "7forwardILi8EEEvli": "gate [128,48]",
+  "6gather": "gather 64 rows of 32",
+  "8long_row": "compute the loss of 64 rows with a head [260,32]",
+  "7scatter": "scatter 64 rows of 32 into 128",
+  "8backwardILi8EEEvli": "differentiate the gating of [128,48]",
+  "8backwardILi8ELi1E": "differentiate the norm of [128,32]",
+  "12delta_kernel": "differentiate attention to 128 rows in 4 segments (4 query heads, 2 key heads of 8)",
+  "12outer_kernel": "form 1 outer products [32,4]",
+  "10sum_kernel": "sum the rows of 4 segments",
+  "10chunk_dots": "take 4 inner products of 960 numbers",
+  "12combine_rows": "combine 4 vectors of 896 numbers",
+  "7refresh": "refresh 1 adapters of a linear layer with 32 inputs",
+  "6update": "update 3712 parameters",
+};
+
+Deno.test({
+  name: "with METALORA_SYNCHRONOUS=1 the line names the operator whose kernel ran into a fault, and its shapes",
+  ignore: !available,
+  fn: (t) =>
+    each(
+      t,
+      Object.fromEntries(
+        Object.entries(KERNELS).map(([kernel, action]) => [action, async () => {
+          using space = workspace();
+          const env = { ...RUNTIME, METALORA_SYNCHRONOUS: "1", STAND_IN_FAULT: `700 ${kernel} 20` };
+          const settings = ["--set=train.steps=30", "--set=reweight.method=meta-lora"];
+          assertEquals(oneLine(await train(space, env, "--device=cuda", ...settings)), `Cannot ${action}: ${ILLEGAL}`);
+        }]),
+      ),
+    ),
+});
+
+Deno.test({
+  name: "eval, score and bench tell a GPU's fault in one line, too",
+  ignore: !available,
+  fn: (t) => {
+    const full = { STAND_IN_FREE_MIB: "20" }, fault = { STAND_IN_FAULT: "700 5embed 1" };
+    const room = /^Cannot open CUDA device 0: 11 of 16384 MiB are free, at least 41 are needed/;
+    const model = ["--model-shape=smollm2-135m", "--batch=1", "--length=16", "--steps=2"];
+    const cases: [string[], Record<string, string>, RegExp][] = [
+      [["eval", "run.yaml"], full, room],
+      [
+        ["eval", "run.yaml"],
+        fault,
+        /^Cannot download \d+ bytes: CUDA says 'an illegal memory access was encountered' \(700\); it may /,
+      ],
+      [["score", "run.yaml"], full, room],
+      [
+        ["score", "run.yaml"],
+        fault,
+        /^Cannot download \d+ bytes: CUDA says 'an illegal memory access was encountered' \(700\); it may /,
+      ],
+      [["bench", ...model], full, room],
+      [
+        ["bench", ...model],
+        { STAND_IN_FREE_MIB: "300" },
+        /^Cannot run this: it takes 1\.\d+ GiB of memory, and 895 MiB is free or allowed/,
+      ],
+    ];
+    return each(
+      t,
+      Object.fromEntries(cases.map(([args, env, says]) => [`${args[0]} ${Object.keys(env)}`, async () => {
+        using space = workspace();
+        assertMatch(oneLine(await faulty(space, { ...RUNTIME, ...env }, ...args, "--device=cuda")), says);
+      }])),
+    );
+  },
+});
+
+Deno.test({
+  name: "the first GPU that can be used is taken, and a number beyond the last is refused",
+  ignore: !available,
+  async fn() {
+    using space = workspace();
+    const env = { ...RUNTIME, STAND_IN_GPUS: "2", STAND_IN_CAPABILITY: "7.5,8.6" };
+    const run = await train(space, env, "--set=train.steps=1");
+    assertEquals(run.code, 0, run.err);
+    assertMatch(run.err, /^Stand-in, compute capability 8\.6, 16384 MiB; memory planned /m);
+    const beyond = await train(space, env, "--device=cuda:2");
+    assertEquals(oneLine(beyond), "Cannot open CUDA device 2: this machine has 2 GPUs, numbered from 0");
+  },
+});

@@ -4,10 +4,10 @@
 //
 //   STAND_IN_DRIVER=0           the driver's version (that of the runtime); 0: there is none
 //   STAND_IN_GPUS=2             how many there are (1)
-//   STAND_IN_CAPABILITY=7.5     (8.0)
+//   STAND_IN_CAPABILITY=7.5,8.6    of each of them (8.0)
 //   STAND_IN_OPEN=46            what taking a GPU answers (46: another process holds it, 2: out of memory)
 //   STAND_IN_FREE_MIB=100       memory that other processes leave (15360 of 16384)
-//   STAND_IN_ALLOCATIONS=4      allocations that succeed: then somebody else takes all that is left
+//   STAND_IN_ALLOCATIONS=4      allocations that succeed: just before the next one somebody else takes all that is left
 //   STAND_IN_LAUNCH="98 swiglu_forward"    starting a kernel of that name answers 98
 //   STAND_IN_FAULT="700 swiglu_forward 3"  the third kernel of that name runs into fault 700, which waiting for it tells; from then
 //                                          on every call answers it, as with a real context
@@ -37,6 +37,7 @@ struct State {
   std::map<void*, size_t> memory;
   size_t taken = 0;
   int allocations = 0, faults = 0;
+  bool full = false;
   std::vector<std::string>* recording = nullptr;
 };
 
@@ -60,10 +61,8 @@ cudaError_t waited() {
   return answer(cudaSuccess);
 }
 
-bool full() { return state().allocations >= number("STAND_IN_ALLOCATIONS", 1 << 30); }
-
 size_t free_bytes() {
-  const size_t left = full() ? 0 : (size_t)number("STAND_IN_FREE_MIB", 15360) * MIB;
+  const size_t left = state().full ? 0 : (size_t)number("STAND_IN_FREE_MIB", 15360) * MIB;
   return left > state().taken ? left - state().taken : 0;
 }
 
@@ -121,9 +120,13 @@ cudaError_t cudaGetDeviceCount(int* count) {
   *count = number("STAND_IN_GPUS", 1);
   return answer(cudaSuccess);
 }
-cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   *properties = {};
   const char* capability = getenv("STAND_IN_CAPABILITY");
+  for (int i = 0; i < device && capability; i++) {
+    const char* comma = strchr(capability, ',');
+    if (comma) capability = comma + 1;
+  }
   snprintf(properties->name, sizeof properties->name, "Stand-in");
   properties->major = 8;
   if (capability) sscanf(capability, "%d.%d", &properties->major, &properties->minor);
@@ -156,7 +159,8 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char*, void** entry, unsigned
 cudaError_t cudaMalloc(void** data, size_t bytes) {
   State& s = state();
   *data = nullptr;
-  if (s.lost != cudaSuccess || full() || bytes > free_bytes()) return answer(cudaErrorMemoryAllocation);
+  s.full = s.full || s.allocations >= number("STAND_IN_ALLOCATIONS", 1 << 30);
+  if (s.lost != cudaSuccess || bytes > free_bytes()) return answer(cudaErrorMemoryAllocation);
   *data = calloc(1, bytes);
   if (!*data) return answer(cudaErrorMemoryAllocation);
   s.allocations++;
