@@ -409,3 +409,22 @@ Deno.test({
     assertEquals(oneLine(beyond), "Cannot open CUDA device 2: this machine has 2 GPUs, numbered from 0");
   },
 });
+
+Deno.test({
+  name: "the tests of a real card's faults pass on the stand-ins: memory that processes share, two runs at once",
+  ignore: !available,
+  async fn() {
+    using space = workspace();
+    const env = {
+      ...RUNTIME,
+      STAND_IN_POOL: space.file("pool"),
+      METALORA_TEST_ALONE: "1",
+      METALORA_TEST_BACKEND: "",
+      NO_COLOR: "1",
+    };
+    const args = ["test", "--quiet", "--no-check", "--allow-all", `--config=${ROOT}deno.json`, `${ROOT}tests/gpu/faults_test.ts`];
+    const { code, out, err } = text(await new Deno.Command(Deno.execPath(), { args, env, cwd: ROOT }).output());
+    assertEquals(code, 0, out + err);
+    assertMatch(out, /^ok \| 5 passed \| 0 failed/m);
+  },
+});

@@ -7,22 +7,28 @@
 //   STAND_IN_CAPABILITY=7.5,8.6    of each of them (8.0)
 //   STAND_IN_OPEN=46            what taking a GPU answers (46: another process holds it, 2: out of memory)
 //   STAND_IN_FREE_MIB=100       memory that other processes leave (15360 of 16384)
+//   STAND_IN_POOL=FILE          processes with the same file share the memory; a context takes 500 MiB of it then
 //   STAND_IN_ALLOCATIONS=4      allocations that succeed: just before the next one somebody else takes all that is left
 //   STAND_IN_LAUNCH="98 swiglu_forward"    starting a kernel of that name answers 98
 //   STAND_IN_FAULT="700 swiglu_forward 3"  the third kernel of that name runs into fault 700, which waiting for it tells; from then
 //                                          on every call answers it, as with a real context
 #include <cuda_runtime.h>
+#include <fcntl.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <map>
 #include <string>
 #include <vector>
 
 namespace {
 
-constexpr size_t MIB = 1 << 20, TOTAL = 16384 * MIB;
+constexpr size_t MIB = 1 << 20, TOTAL = 16384 * MIB, CONTEXT = 500 * MIB;
 
 int number(const char* name, int otherwise) {
   const char* value = getenv(name);
@@ -35,7 +41,8 @@ struct State {
   cudaError_t lost = cudaSuccess;     // the context's end
   std::map<const void*, std::string> kernels;
   std::map<void*, size_t> memory;
-  size_t taken = 0;
+  size_t taken = 0;                     // by this process
+  bool context = false;
   int allocations = 0, faults = 0;
   bool full = false;
   std::vector<std::string>* recording = nullptr;
@@ -61,9 +68,47 @@ cudaError_t waited() {
   return answer(cudaSuccess);
 }
 
+// What all processes with the same file have taken; this process alone without one.
+std::atomic<uint64_t>* open_pool() {
+  static std::atomic<uint64_t> own;
+  const char* path = getenv("STAND_IN_POOL");
+  const int file = path ? open(path, O_RDWR | O_CREAT, 0600) : -1;
+  if (file < 0 || ftruncate(file, sizeof own) != 0) return &own;
+  void* shared = mmap(nullptr, sizeof own, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  close(file);
+  return shared == MAP_FAILED ? &own : (std::atomic<uint64_t>*)shared;
+}
+
+std::atomic<uint64_t>& pool() {
+  static std::atomic<uint64_t>* there = open_pool();
+  return *there;
+}
+
 size_t free_bytes() {
-  const size_t left = state().full ? 0 : (size_t)number("STAND_IN_FREE_MIB", 15360) * MIB;
-  return left > state().taken ? left - state().taken : 0;
+  const size_t left = state().full ? 0 : (size_t)number("STAND_IN_FREE_MIB", 15360) * MIB, taken = pool();
+  return left > taken ? left - taken : 0;
+}
+
+bool take(size_t bytes) {
+  if (pool().fetch_add(bytes) + bytes <= (size_t)number("STAND_IN_FREE_MIB", 15360) * MIB && !state().full) {
+    state().taken += bytes;
+    return true;
+  }
+  pool() -= bytes;
+  return false;
+}
+
+void give_back(size_t bytes) {
+  pool() -= bytes;
+  state().taken -= bytes;
+}
+
+// Zeros over much memory cost none: it is the machine's again until somebody writes.
+void fill(void* data, int value, size_t bytes) {
+  const uintptr_t first = ((uintptr_t)data + 4095) & ~(uintptr_t)4095, last = ((uintptr_t)data + bytes) & ~(uintptr_t)4095;
+  if (value != 0 || bytes < MIB || madvise((void*)first, last - first, MADV_DONTNEED) != 0) return (void)memset(data, value, bytes);
+  memset(data, 0, first - (uintptr_t)data);
+  memset((void*)last, 0, (uintptr_t)data + bytes - last);
 }
 
 // A kernel's turn on the GPU.
@@ -117,8 +162,9 @@ cudaError_t cudaDriverGetVersion(int* version) {
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = number("STAND_IN_GPUS", 1);
-  return answer(cudaSuccess);
+  const char* visible = getenv("CUDA_VISIBLE_DEVICES");
+  *count = visible && !*visible ? 0 : number("STAND_IN_GPUS", 1);
+  return answer(*count > 0 ? cudaSuccess : cudaErrorNoDevice);
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   *properties = {};
@@ -134,7 +180,15 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   properties->totalGlobalMem = TOTAL;
   return answer(cudaSuccess);
 }
-cudaError_t cudaSetDevice(int) { return answer((cudaError_t)number("STAND_IN_OPEN", 0)); }
+cudaError_t cudaSetDevice(int) {
+  State& s = state();
+  const cudaError_t refused = (cudaError_t)number("STAND_IN_OPEN", 0);
+  if (s.context || refused != cudaSuccess || !getenv("STAND_IN_POOL")) return answer(refused);
+  if (!take(CONTEXT)) return answer(cudaErrorMemoryAllocation);
+  s.context = true;
+  atexit([] { pool() -= state().taken; });
+  return answer(cudaSuccess);
+}
 cudaError_t cudaGetLastError() {
   const cudaError_t last = state().last;
   state().last = state().lost;
@@ -160,19 +214,21 @@ cudaError_t cudaMalloc(void** data, size_t bytes) {
   State& s = state();
   *data = nullptr;
   s.full = s.full || s.allocations >= number("STAND_IN_ALLOCATIONS", 1 << 30);
-  if (s.lost != cudaSuccess || bytes > free_bytes()) return answer(cudaErrorMemoryAllocation);
+  if (s.lost != cudaSuccess || !take(bytes)) return answer(cudaErrorMemoryAllocation);
   *data = calloc(1, bytes);
-  if (!*data) return answer(cudaErrorMemoryAllocation);
+  if (!*data) {
+    give_back(bytes);
+    return answer(cudaErrorMemoryAllocation);
+  }
   s.allocations++;
   s.memory[*data] = bytes;
-  s.taken += bytes;
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* data) {
   State& s = state();
   const auto there = s.memory.find(data);
   if (there != s.memory.end()) {
-    s.taken -= there->second;
+    give_back(there->second);
     s.memory.erase(there);
     free(data);
   }
@@ -192,11 +248,11 @@ cudaError_t cudaMemGetInfo(size_t* free_now, size_t* total) {
   return answer(cudaSuccess);
 }
 cudaError_t cudaMemset(void* data, int value, size_t bytes) {
-  memset(data, value, bytes);
+  fill(data, value, bytes);
   return waited();
 }
 cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
-  memset(data, value, bytes);
+  fill(data, value, bytes);
   return answer(cudaSuccess);
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
