@@ -121,7 +121,7 @@ build/obj/cuda/%.o: kernels/cuda/%.cu kernels/kernels.mk build/obj/cuda/code | n
 	@echo "nvcc  $@"
 	$(Q)$(NVCC) $(CUDA_FLAGS) $(CUDA_CODE) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
 
-# Stand-ins for what a machine with a GPU has, so that its faults can be tested without one (tests/e2e/cuda_faults_test.ts): a
+# Stand-ins for what a machine with a GPU has, so that its faults can be tested without one (tests/e2e/cuda_*_test.ts): a
 # driver, cuBLAS whole and incomplete, and the library itself on a runtime without a GPU.
 STAND_IN := tests/gpu/stand_in
 STAND_INS := $(addprefix build/stand_in/,driver/libcuda.so.1 cublas/libcublas.so.13 cublas_incomplete/libcublas.so.13 libmetalora_cuda.so)

@@ -38,7 +38,9 @@ void add(Found* found, const char* format, Values... values) {
 // A library that is there and cannot be loaded: the loader's reason, once.
 void keep_reason(Found* found, const char* path) {
   const char* reason = dlerror();
-  if (reason && !*found->problem) add(found, "cuBLAS cannot be loaded from %.400s: %.300s", path, reason);
+  if (!reason || *found->problem) return;
+  const bool named = strncmp(reason, path, strlen(path)) == 0;
+  add(found, "cuBLAS cannot be loaded: %.300s%s%.400s", named ? "" : path, named ? "" : ": ", reason);
 }
 
 // cuBLAS loads cublasLt by name: when both lie outside the loader's path, cublasLt must be there first.

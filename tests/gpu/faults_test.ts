@@ -2,7 +2,7 @@
  * A GPU's bad days on a real card: memory that other processes hold or take in the last moment, two runs at once, a kernel that reads
  * outside its matrix, no cuBLAS, no GPU to be seen. One clear line each, exit code 1, nothing half-written.
  *
- * What no test may do to a card (another compute mode, another driver) is tested on stand-ins, tests/e2e/cuda_faults_test.ts; this
+ * What no test may do to a card (another compute mode, another driver) is tested on stand-ins, tests/e2e/cuda_*_test.ts; this
  * file runs on them, too.
  */
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
@@ -11,7 +11,8 @@ import { DeviceError } from "../../ffi/native.ts";
 import { loadConfig } from "../../lib/config/load.ts";
 import { loadRunInputs } from "../../lib/train/inputs.ts";
 import { loadRun, prepareRun } from "../../lib/train/run.ts";
-import { command, inTurns, type Result, ROOT, rows, text, type Workspace, workspace, writeTinyModel } from "../e2e/harness.ts";
+import { inTurns, ROOT, rows, workspace, writeTinyModel } from "../e2e/harness.ts";
+import { freely, oneLine, train } from "../e2e/stand_ins.ts";
 import { available, standIn } from "./subject.ts";
 
 /** A test that needs a GPU; the CPU cannot stand in. */
@@ -25,21 +26,6 @@ const takingTest = alone ? gpuTest : (name: string, fn: () => Promise<void>) => 
 if (available && !standIn && !alone) console.log("skipped what takes a GPU's whole memory: tests/gpu/run.sh has it");
 
 const MIB = 2 ** 20;
-
-async function run(space: Workspace, env: Record<string, string>, ...args: string[]): Promise<Result> {
-  return text(await command(args, space.path, env, null).output());
-}
-
-const train = (space: Workspace, env: Record<string, string>, ...more: string[]) =>
-  run(space, env, "train", "run.yaml", "--threads=1", "--set=output=out", ...more);
-
-/** Asserts that a command has failed with one line. @returns that line */
-function oneLine({ code, out, err }: Result): string {
-  const lines = err.trimEnd().split("\n");
-  assertEquals([code, out, lines.filter((line) => line.startsWith("metalora: ")).length], [1, "", 1], err);
-  assertMatch(lines.at(-1)!, /^metalora: /, err);
-  return lines.at(-1)!.slice("metalora: ".length);
-}
 
 /** A script of this folder in a process of its own. */
 function script(name: string, stdin: "piped" | "null", env: Record<string, string> = {}): Deno.Command {
@@ -181,7 +167,7 @@ gpuTest("without cuBLAS, and without a GPU to be seen, the CPU stands in; --devi
     assert(line.startsWith(`Cannot open CUDA device 0: ${reason}. `), line);
     assert(line.endsWith("use --device cpu") || line.endsWith("Use --device cpu"), line);
     assert(!space.exists("out"), "the output folder stayed");
-    const doctor = await run(space, env, "doctor");
+    const doctor = await freely(space, env, "doctor");
     assertEquals(doctor.code, 0, doctor.out);
     assert(doctor.out.includes(reason.replace(/^cuBLAS was /, "")), doctor.out);
     const { code, err } = await train(space, env, "--set=train.steps=1");
