@@ -14,7 +14,9 @@ CPU_SHIM := $(SHARED_SHIM) $(basename $(notdir $(wildcard ffi/shim/cpu_*.cpp)))
 CPU_WARNINGS := -Wall -Wextra -Werror
 CPU_FLAGS := -std=c++17 -O3 -g1 -fPIC -fvisibility=hidden -fno-math-errno -ffp-contract=fast -fno-exceptions -fno-rtti \
   $(CPU_WARNINGS) -MMD -MP
-CPU_LINK := -shared -pthread -static-libstdc++ -static-libgcc -Wl,-z,defs -Wl,--as-needed \
+# nodelete: a worker that ends closes its libraries, while the main thread may be running what they have to do at the program's end.
+# The CUDA runtime has such handlers, and one run in some four hundred died of a library that was gone (exit code 139).
+CPU_LINK := -shared -pthread -static-libstdc++ -static-libgcc -Wl,-z,defs -Wl,-z,nodelete -Wl,--as-needed \
   -Wl,--version-script=ffi/shim/exports.map
 
 # GCC 12 takes the undefined placeholders inside its own AVX-512 header for mistakes of ours.
@@ -87,7 +89,7 @@ CUDA_CODE := $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch),code=sm_
   $(foreach arch,$(CUDA_PTX),-gencode arch=compute_$(arch),code=compute_$(arch))
 CUDA_FLAGS := -std=c++17 -O3 -Werror all-warnings \
   -Xcompiler -fPIC,-fvisibility=hidden,-fno-exceptions,-Wall,-Wextra,-Wno-missing-field-initializers,-Werror
-CUDA_LINK := -shared -cudart static -Xcompiler -static-libstdc++,-static-libgcc -Xlinker -z,defs,--as-needed,--version-script=ffi/shim/exports.map
+CUDA_LINK := -shared -cudart static -Xcompiler -static-libstdc++,-static-libgcc -Xlinker -z,defs,-z,nodelete,--as-needed,--version-script=ffi/shim/exports.map
 
 .PHONY: cuda gpu-harness
 cuda: $(CUDA_LIB)
