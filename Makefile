@@ -68,7 +68,7 @@ demo: all
 dist: all $(CUDA_WHERE_NVCC)
 	@$(DENO) run --quiet $(addprefix --allow-,read write env run) bootstrap/dist.ts $(ARGS)
 
-test: all $(CUDA_WHERE_NVCC)
+test: all $(CUDA_WHERE_NVCC) $(if $(CUDA_WHERE_NVCC),stand-ins)
 	@$(DENO) run --quiet $(ALLOW) --allow-run tests/run.ts $(ARGS)
 
 check: all

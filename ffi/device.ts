@@ -2,7 +2,7 @@
  * The third floor of the boundary: a device, memory that frees itself, and tensors as views of that memory.
  * The operators that work on them are in `operators.ts`.
  */
-import { type Backend, Native, NativeError, readText } from "./native.ts";
+import { type Backend, Native, NativeError, nativeError, readText } from "./native.ts";
 import { Profiler } from "./profile.ts";
 
 /** Element types: f32 and bf16 compute, f16 only as a source of uploads, i32 for ids and offsets, f64 for sums. */
@@ -41,7 +41,8 @@ export class Device implements Disposable {
   static open({ backend = "cpu", index = 0, threads = 0 }: { backend?: Backend; index?: number; threads?: number } = {}): Device {
     const native = Native.load(backend);
     const out = new BigUint64Array(1);
-    if (native.symbols.ml_create(index, threads, out) !== 0) throw new NativeError(native.lastError(null));
+    const status = native.symbols.ml_create(index, threads, out);
+    if (status !== 0) throw nativeError(status, native.lastError(null));
     return new Device(backend, native, Deno.UnsafePointer.create(out[0]!));
   }
 
@@ -102,7 +103,16 @@ export class Device implements Disposable {
 
   /** Throws the native message when a status is not 0. */
   check(status: number): void {
-    if (status !== 0) throw new NativeError(this.#native.lastError(this.ctx));
+    if (status !== 0) throw nativeError(status, this.#native.lastError(this.ctx));
+  }
+
+  /**
+   * Whether recorded work is to be replayed here: on a GPU, unless every operator is waited for, so that a fault names the one that
+   * made it.
+   */
+  get replays(): boolean {
+    const synchronous = Deno.env.get("METALORA_SYNCHRONOUS") ?? "";
+    return this.backend === "cuda" && (synchronous === "" || synchronous === "0");
   }
 
   /** Zero-filled memory: the device's, or with `place: "host"` the host's, which the device reads over its bus. */

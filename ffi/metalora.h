@@ -1,8 +1,9 @@
 /* metalora.h: the whole contract between TypeScript and the native libraries.
  *
  * libmetalora_cpu.so and libmetalora_cuda.so export exactly these symbols. Flat C: scalars, pointers and host buffers
- * only, no struct by value, no callbacks. Every call that can fail returns an int32 status, 0 for success; the message of
- * the last failure is kept in the context (ml_last_error) and names the operation, the shapes and the value found.
+ * only, no struct by value, no callbacks. Every call that can fail returns an int32 status, 0 for success (ML_WRONG,
+ * ML_FAULT); the message of the last failure is kept in the context (ml_last_error) and names the operation, the shapes and the
+ * value found.
  *
  * The same letters mean the same thing in every file:
  *   T  rows (tokens) of the packed stream      S  segments (samples) in it     R  rows that carry a label
@@ -45,6 +46,11 @@ typedef void* ml_ptr;
 #define ML_F32 0
 #define ML_BF16 1
 #define ML_F16 2 /* as a source of ml_upload_2d only */
+
+/* What a call returns when it fails: its arguments are wrong, and nothing was done; or the device could not do it (its memory is
+ * taken, a kernel ran into something, it cannot be opened), which no caller could have known. */
+#define ML_WRONG 1
+#define ML_FAULT 2
 
 /* ---- context -------------------------------------------------------------------------------------------------- */
 

@@ -10,6 +10,22 @@ export class NativeError extends Error {
   override name = "NativeError";
 }
 
+/**
+ * The device could not do it: its memory is taken, a kernel ran into something, it cannot be opened. The message is complete: it
+ * names the operation and the shapes, what the device said and what to do.
+ */
+export class DeviceError extends NativeError {
+  override name = "DeviceError";
+}
+
+/** What a failed call returns when the device is to blame, ML_FAULT of metalora.h. */
+const FAULT = 2;
+
+/** The error of a failed call. */
+export function nativeError(status: number, message: string): NativeError {
+  return status === FAULT ? new DeviceError(message) : new NativeError(message);
+}
+
 /** A library cannot be loaded; the message says what to do. */
 export class LibraryError extends NativeError {
   override name = "LibraryError";

@@ -28,7 +28,8 @@ export interface CudaReport {
   /** Why there is no GPU to use, "" when there is one. */
   readonly problem: string;
   readonly gpus: readonly GpuReport[];
-  readonly cublas: { readonly found: boolean; readonly path: string; readonly version: string; readonly tried: string };
+  /** `problem`: why it cannot be used, "" when it can. */
+  readonly cublas: { readonly found: boolean; readonly path: string; readonly version: string; readonly problem: string };
 }
 
 /**

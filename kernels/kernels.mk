@@ -14,7 +14,9 @@ CPU_SHIM := $(SHARED_SHIM) $(basename $(notdir $(wildcard ffi/shim/cpu_*.cpp)))
 CPU_WARNINGS := -Wall -Wextra -Werror
 CPU_FLAGS := -std=c++17 -O3 -g1 -fPIC -fvisibility=hidden -fno-math-errno -ffp-contract=fast -fno-exceptions -fno-rtti \
   $(CPU_WARNINGS) -MMD -MP
-CPU_LINK := -shared -pthread -static-libstdc++ -static-libgcc -Wl,-z,defs -Wl,--as-needed \
+# nodelete: a worker that ends closes its libraries, while the main thread may be running what they have to do at the program's end.
+# The CUDA runtime has such handlers, and one run in some four hundred died of a library that was gone (exit code 139).
+CPU_LINK := -shared -pthread -static-libstdc++ -static-libgcc -Wl,-z,defs -Wl,-z,nodelete -Wl,--as-needed \
   -Wl,--version-script=ffi/shim/exports.map
 
 # GCC 12 takes the undefined placeholders inside its own AVX-512 header for mistakes of ours.
@@ -87,7 +89,7 @@ CUDA_CODE := $(foreach arch,$(CUDA_ARCHS),-gencode arch=compute_$(arch),code=sm_
   $(foreach arch,$(CUDA_PTX),-gencode arch=compute_$(arch),code=compute_$(arch))
 CUDA_FLAGS := -std=c++17 -O3 -Werror all-warnings \
   -Xcompiler -fPIC,-fvisibility=hidden,-fno-exceptions,-Wall,-Wextra,-Wno-missing-field-initializers,-Werror
-CUDA_LINK := -shared -cudart static -Xcompiler -static-libstdc++,-static-libgcc -Xlinker -z,defs,--as-needed,--version-script=ffi/shim/exports.map
+CUDA_LINK := -shared -cudart static -Xcompiler -static-libstdc++,-static-libgcc -Xlinker -z,defs,-z,nodelete,--as-needed,--version-script=ffi/shim/exports.map
 
 .PHONY: cuda gpu-harness
 cuda: $(CUDA_LIB)
@@ -120,6 +122,26 @@ build/obj/cuda/%.o: kernels/cuda/%.cu kernels/kernels.mk build/obj/cuda/code | n
 	@mkdir -p $(@D)
 	@echo "nvcc  $@"
 	$(Q)$(NVCC) $(CUDA_FLAGS) $(CUDA_CODE) -MMD -MP -MF $(@:.o=.d) -c $< -o $@
+
+# Stand-ins for what a machine with a GPU has, so that its faults can be tested without one (tests/e2e/cuda_*_test.ts): a
+# driver, cuBLAS whole and incomplete, and the library itself on a runtime without a GPU.
+STAND_IN := tests/gpu/stand_in
+STAND_INS := $(addprefix build/stand_in/,driver/libcuda.so.1 cublas/libcublas.so.13 cublas_incomplete/libcublas.so.13 libmetalora_cuda.so)
+STAND_IN_FLAGS := -std=c++17 -O1 -shared -fPIC -fvisibility=hidden $(CPU_WARNINGS)
+.PHONY: stand-ins
+stand-ins: $(STAND_INS)
+build/stand_in/driver/libcuda.so.1: $(STAND_IN)/driver.cpp
+build/stand_in/cublas/libcublas.so.13 build/stand_in/cublas_incomplete/libcublas.so.13: $(STAND_IN)/cublas.cpp
+build/stand_in/cublas_incomplete/libcublas.so.13: STAND_IN_FLAGS += -DINCOMPLETE
+$(filter-out %/libmetalora_cuda.so,$(STAND_INS)): kernels/kernels.mk | compiler
+	@mkdir -p $(@D)
+	@echo "c++   $@"
+	$(Q)$(CXX) $(STAND_IN_FLAGS) -o $@ $(filter %.cpp,$^)
+build/stand_in/libmetalora_cuda.so: $(STAND_IN)/runtime.cpp $(CUDA_OBJECTS) ffi/shim/exports.map
+	@mkdir -p $(@D)
+	@echo "nvcc  $@"
+	$(Q)$(NVCC) -std=c++17 -O1 -Xcompiler -fPIC,-Wall,-Wextra,-Werror $(CUDA_LINK:static=none) -o $@.new $(filter %.cpp %.o,$^)
+	@mv $@.new $@
 
 # Other chips, other objects: this file changes with CUDA_ARCHS and CUDA_PTX.
 .PHONY: force

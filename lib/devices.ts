@@ -56,11 +56,17 @@ function firstGpu(): { index: number | null; reason: string | null } {
   if (cuda.problem !== "") return { index: null, reason: `Computing on the CPU: ${cuda.problem}` };
   const gpu = cuda.gpus.find(({ usable }) => usable);
   if (!gpu) {
-    const { name, compute_capability: has } = cuda.gpus[0]!;
-    return { index: null, reason: `Computing on the CPU: ${name} has compute capability ${has}, at least 8.0 is needed` };
+    const first = cuda.gpus[0];
+    const why = first
+      ? `${first.name} has compute capability ${first.compute_capability}, at least 8.0 is needed`
+      : "the NVIDIA driver tells nothing about its GPUs. See nvidia-smi";
+    return { index: null, reason: `Computing on the CPU: ${why}` };
   }
   if (!cuda.cublas.found) {
-    return { index: null, reason: `Computing on the CPU: cuBLAS was not found beside ${gpu.name}; metalora doctor tells more` };
+    return {
+      index: null,
+      reason: `Computing on the CPU, not on ${gpu.name}: ${cuda.cublas.problem}. metalora doctor tells more`,
+    };
   }
   return { index: gpu.index, reason: null };
 }

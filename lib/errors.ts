@@ -19,5 +19,11 @@ export class UserError extends Error {
   }
 }
 
+/** The error that ended something, where clearing up behind it (`using`) failed as well. */
+export function firstError(error: unknown): unknown {
+  while (error instanceof SuppressedError) error = error.suppressed;
+  return error;
+}
+
 /** Exit codes that an error may ask for. */
 export type ExitCode = 1 | 2 | 75;

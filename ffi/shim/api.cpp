@@ -167,7 +167,7 @@ int32_t ml_linear_gradients(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t d
                             const float* scales_host, ml_ptr x, int32_t ldx, ml_ptr row_scale, ml_ptr column_scale, ml_ptr gh,
                             int32_t ldgh, ml_ptr h, int32_t ldh, ml_ptr dy, int32_t lddy, float beta, ml_ptr out,
                             int32_t out_stride, int32_t dtype) {
-  Call call(base(ctx), "form %lld gradients of %lld adapters with %lld inputs", S, G, d_in);
+  Call call(base(ctx), "form %lld gradients of the adapters of a linear layer with %lld inputs", S, d_in);
   int64_t N, Q, rows = 0;
   call.positive("S", S);
   call.groups(d_in, G, groups_host, &N, &Q);
@@ -280,7 +280,7 @@ static void check_attention(Call& call, int64_t T, int64_t S, int64_t max_length
 int32_t ml_attention_forward(ml_ctx* ctx, int32_t T, int32_t S, int32_t max_length, ml_ptr cu_seqlens, ml_ptr kv_lens, int32_t H,
                              int32_t K, int32_t D, float scale, ml_ptr q, ml_ptr k, ml_ptr v, int32_t ldqkv,
                              ml_ptr out, int32_t ldo, ml_ptr lse, int32_t dtype) {
-  Call call(base(ctx), "attend within %lld segments (%lld query heads, %lld key heads of %lld)", S, H, K, D);
+  Call call(base(ctx), "attend to %lld rows in %lld segments (%lld query heads, %lld key heads of %lld)", T, S, H, K, D);
   check_attention(call, T, S, max_length, cu_seqlens, kv_lens, H, K, D, q, k, v, ldqkv, out, ldo, lse, dtype);
   if (call.failed()) return call.status();
   backend::attention_forward(call, *ctx, T, S, max_length, ints(cu_seqlens), ints(kv_lens), H, K, D, scale, q, k, v, ldqkv, out,
@@ -293,7 +293,7 @@ int32_t ml_attention_backward(ml_ctx* ctx, int32_t T, int32_t S, int32_t max_len
                               ml_ptr out, int32_t ldo, ml_ptr lse, ml_ptr dout, int32_t lddout, ml_ptr dq, ml_ptr dk,
                               ml_ptr dv, int32_t lddqkv, ml_ptr work, ml_ptr cos, ml_ptr sin, ml_ptr positions,
                               int32_t n_positions, int32_t dtype) {
-  Call call(base(ctx), "differentiate attention within %lld segments (%lld query heads, %lld key heads of %lld)", S, H, K, D);
+  Call call(base(ctx), "differentiate attention to %lld rows in %lld segments (%lld query heads, %lld key heads of %lld)", T, S, H, K, D);
   check_attention(call, T, S, max_length, cu_seqlens, kv_lens, H, K, D, q, k, v, ldqkv, out, ldo, lse, dtype);
   call.matrix("dout", dout, T, (int64_t)H * D, lddout, call.activation_size());
   call.matrix("dq", dq, T, (int64_t)H * D, lddqkv, call.activation_size());
@@ -339,7 +339,7 @@ int32_t ml_swiglu_gradients(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, i
                             ml_ptr cu_seqlens, int32_t r_y, ml_ptr gh, int32_t ldgh, ml_ptr out_y, int32_t r_gate, int32_t r_up,
                             ml_ptr h, int32_t ldh, float s_gate, float s_up, ml_ptr out_gate, float beta, int32_t out_stride,
                             int32_t dtype) {
-  Call call(base(ctx), "differentiate the gating of [%lld,%lld] and %lld times its adapters", T, f, S);
+  Call call(base(ctx), "differentiate the gating of [%lld,%lld] and form %lld gradients of its adapters", T, f, S);
   const int64_t r_gate_up = (int64_t)r_gate + r_up;
   int64_t rows = 0;
   call.positive("T", T);

@@ -1,7 +1,6 @@
 // context.cpp: error text, argument checks and the table of allocations, the same on every device.
 #include "context.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,9 +17,9 @@ int32_t copy_text(const char* from, void* text, int32_t capacity) {
   return length;
 }
 
-bool Call::fail(const char* format, ...) {
-  if (failed_) return false;
-  failed_ = true;
+bool Call::tell(int32_t status, const char* format, va_list arguments) {
+  if (failed()) return false;
+  status_ = status;
   char* text = ctx_ ? ctx_->error : global_error;
   const size_t capacity = sizeof global_error;
   size_t used = (size_t)snprintf(text, capacity, "Cannot ");
@@ -29,11 +28,24 @@ bool Call::fail(const char* format, ...) {
   used += (size_t)snprintf(text + used, capacity - used, action_, numbers_[0], numbers_[1], numbers_[2], numbers_[3],
                            numbers_[4], numbers_[5]);
   used += (size_t)snprintf(text + used, capacity - used, ": ");
+  vsnprintf(text + used, capacity - used, format, arguments);
+#pragma GCC diagnostic pop
+  return false;
+}
+
+bool Call::fail(const char* format, ...) {
   va_list arguments;
   va_start(arguments, format);
-  vsnprintf(text + used, capacity - used, format, arguments);
+  tell(ML_WRONG, format, arguments);
   va_end(arguments);
-#pragma GCC diagnostic pop
+  return false;
+}
+
+bool Call::fault(const char* format, ...) {
+  va_list arguments;
+  va_start(arguments, format);
+  tell(ML_FAULT, format, arguments);
+  va_end(arguments);
   return false;
 }
 
@@ -43,20 +55,20 @@ bool Call::number_dtype(const char* name, int32_t dtype) {
 }
 
 bool Call::weight_dtype(const char* name, int32_t dtype) {
-  if (!number_dtype(name, dtype) || failed_) return false;
+  if (!number_dtype(name, dtype) || failed()) return false;
   return dtype == ML_BF16 || ctx_->wide_weights || fail("%s is %d, must be %d (bf16) %s", name, dtype, ML_BF16, ctx_->where);
 }
 
 static const char* type_name(int32_t dtype) { return dtype == ML_F32 ? "f32" : "bf16"; }
 
 bool Call::activation_dtype(int32_t dtype) {
-  if (failed_) return false;
+  if (failed()) return false;
   const int32_t must = ctx_->activations;
   return dtype == must || fail("the activations' dtype is %d, must be %d (%s) %s", dtype, must, type_name(must), ctx_->where);
 }
 
 bool Call::product_dtypes(int32_t a, int32_t b, int32_t c) {
-  if (!number_dtype("the dtype of c", c) || failed_) return false;
+  if (!number_dtype("the dtype of c", c) || failed()) return false;
   if (ctx_->activations == ML_F32)
     return c == ML_F32 || fail("the dtype of c is %d, must be %d (f32) %s", c, ML_F32, ctx_->where);
   if (a != ML_BF16) return fail("the dtype of a is %d, must be %d (bf16) %s", a, ML_BF16, ctx_->where);
@@ -64,7 +76,7 @@ bool Call::product_dtypes(int32_t a, int32_t b, int32_t c) {
 }
 
 bool Call::bytes(const char* name, ml_ptr p, uint64_t bytes, uint64_t alignment) {
-  if (failed_) return false;
+  if (failed()) return false;
   if (!p) return fail("%s is NULL", name);
   const Allocation* block = ctx_->find(p);
   if (!block) return fail("%s is no address from ml_alloc", name);
@@ -76,7 +88,7 @@ bool Call::bytes(const char* name, ml_ptr p, uint64_t bytes, uint64_t alignment)
 }
 
 bool Call::matrix(const char* name, ml_ptr p, int64_t rows, int64_t cols, int64_t ld, int64_t size) {
-  if (failed_) return false;
+  if (failed()) return false;
   if (rows < 0 || cols < 0) return fail("%s would be [%lld,%lld]", name, (long long)rows, (long long)cols);
   if (rows > 1 && ld < cols)
     return fail("the rows of %s are %lld elements apart, must be at least %lld", name, (long long)ld, (long long)cols);

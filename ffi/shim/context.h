@@ -1,6 +1,7 @@
 // context.h: what an ml_ctx is on every device (its allocations, its name, its last error), and the check of an operator's
 // arguments before it runs.
 #pragma once
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -60,11 +61,13 @@ class Call {
     if (!ctx) fail("the context is NULL");
   }
 
-  bool failed() const { return failed_; }
-  int32_t status() const { return failed_ ? 1 : 0; }
+  bool failed() const { return status_ != 0; }
+  int32_t status() const { return status_; }
 
-  // Keeps the first failure. Always returns false.
+  // A wrong argument. Keeps the first failure. Always returns false.
   bool fail(const char* format, ...) __attribute__((format(printf, 2, 3)));
+  // The device cannot: its memory is taken, a kernel ran into something. Otherwise as `fail`.
+  bool fault(const char* format, ...) __attribute__((format(printf, 2, 3)));
 
   bool positive(const char* name, int64_t value) {
     return value > 0 || fail("%s is %lld, must be positive", name, (long long)value);
@@ -93,13 +96,15 @@ class Call {
   bool groups(int64_t d_in, int32_t G, const int32_t* groups, int64_t* N, int64_t* Q);
   bool host(const char* name, const void* p) { return p != nullptr || fail("%s is NULL", name); }
   // Whether values behind device pointers can be read here.
-  bool readable() const { return !failed_ && ctx_->host_memory; }
+  bool readable() const { return !failed() && ctx_->host_memory; }
 
  private:
+  bool tell(int32_t status, const char* format, va_list arguments);
+
   Context* ctx_;
   const char* action_;
   long long numbers_[6];
-  bool failed_ = false;
+  int32_t status_ = 0;  // ML_WRONG or ML_FAULT
 };
 
 }  // namespace metalora

@@ -91,7 +91,7 @@ namespace backend {
 
 char* allocate(Call& call, ml_ctx& ctx, uint64_t bytes, bool) {
   char* data = (char*)pages_map(bytes);
-  if (!data) call.fail("the machine's memory is exhausted (%llu bytes are held already)", (unsigned long long)ctx.allocated);
+  if (!data) call.fault("the machine's memory is exhausted (%llu bytes are held already)", (unsigned long long)ctx.allocated);
   return data;
 }
 

@@ -32,35 +32,63 @@ void version_text(int version, char* text, size_t capacity) {
   snprintf(text, capacity, "%d.%d", version / 1000, version % 1000 / 10);
 }
 
-// Why there is no GPU to use, or NULL.
-const char* no_driver(char* text, size_t capacity) {
+// Why there is no GPU to use, and what to do about it.
+struct Obstacle {
+  char reason[256] = "";
+  const char* remedy = nullptr;
+};
+
+// What the driver answers where it needs a hand.
+const char* remedy_of(cudaError_t error) {
+  switch (error) {
+    case cudaErrorSystemNotReady: return "Start its Fabric Manager (systemctl start nvidia-fabricmanager)";
+    case cudaErrorSystemDriverMismatch: return "Restart the machine: the driver was updated, and the old one still runs";
+    case cudaErrorStubLibrary: return "Leave the folder with the CUDA toolkit's stub of libcuda.so.1 out of LD_LIBRARY_PATH";
+    default: return "See nvidia-smi";
+  }
+}
+
+// False when a GPU can be asked for.
+bool obstructed(Obstacle& found) {
   int driver = 0, count = 0;
-  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0)
-    return "there is no NVIDIA driver (libcuda.so.1). Install one, or use --device cpu";
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+    snprintf(found.reason, sizeof found.reason, "there is no NVIDIA driver (libcuda.so.1)");
+    found.remedy = "Install one";
+    return true;
+  }
   const cudaError_t error = cudaGetDeviceCount(&count);
   cudaGetLastError();
   if (error == cudaErrorInsufficientDriver) {
     char has[16], needs[16];
     version_text(driver, has, sizeof has);
     version_text(CUDART_VERSION, needs, sizeof needs);
-    snprintf(text, capacity, "the NVIDIA driver is too old: it supports CUDA %s, this library needs %s. Update the driver", has, needs);
-    return text;
+    snprintf(found.reason, sizeof found.reason, "the NVIDIA driver is too old: it supports CUDA %s, this library needs %s", has, needs);
+    found.remedy = "Update the driver";
+    return true;
   }
-  if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0))
-    return "the NVIDIA driver sees no GPU (CUDA_VISIBLE_DEVICES may hide it). Use --device cpu";
-  if (error != cudaSuccess) {
-    snprintf(text, capacity, "the NVIDIA driver answers '%s' (%d). See nvidia-smi", cudaGetErrorString(error), (int)error);
-    return text;
+  if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
+    const char* visible = getenv("CUDA_VISIBLE_DEVICES");
+    if (visible)
+      snprintf(found.reason, sizeof found.reason, "the NVIDIA driver shows no GPU while CUDA_VISIBLE_DEVICES is '%.64s'", visible);
+    else
+      snprintf(found.reason, sizeof found.reason, "the NVIDIA driver sees no GPU");
+    return true;
   }
-  return nullptr;
+  if (error == cudaSuccess) return false;
+  snprintf(found.reason, sizeof found.reason, "the NVIDIA driver answers '%s' (%d)", cudaGetErrorString(error), (int)error);
+  found.remedy = remedy_of(error);
+  return true;
 }
 
 bool open(ml_ctx* ctx, int device) {
-  char text[256];
-  if (const char* reason = no_driver(text, sizeof text)) return cannot_open(device, "%s", reason);
+  Obstacle obstacle;
+  if (obstructed(obstacle)) {
+    if (!obstacle.remedy) return cannot_open(device, "%s. Use --device cpu", obstacle.reason);
+    return cannot_open(device, "%s. %s, or use --device cpu", obstacle.reason, obstacle.remedy);
+  }
   int count = 0;
   cudaGetDeviceCount(&count);
-  if (device < 0 || device >= count) return cannot_open(device, "this machine has %d, numbered from 0", count);
+  if (device < 0 || device >= count) return cannot_open(device, "this machine has %d GPU%s, numbered from 0", count, count == 1 ? "" : "s");
   cudaDeviceProp properties;
   cudaError_t error = cudaGetDeviceProperties(&properties, device);
   if (error != cudaSuccess) return cannot_open(device, "CUDA says '%s'", cudaGetErrorString(error));
@@ -72,15 +100,15 @@ bool open(ml_ctx* ctx, int device) {
   ctx->cublas = load_cublas(&found);
   if (!ctx->cublas)
     return cannot_open(device,
-                       "cuBLAS was not found (tried %.700s). Install it (the CUDA toolkit, or the package libcublas), or name its folder "
-                       "in METALORA_CUDA_DIR",
-                       found.tried);
+                       "%s. Install it (the CUDA toolkit, or its package libcublas), name its folder in METALORA_CUDA_DIR, or use "
+                       "--device cpu",
+                       found.problem);
   ctx->device = device;
   if ((error = cudaSetDevice(device)) != cudaSuccess) {
     const char* reason = cudaGetErrorString(error);
     if (error == cudaErrorDevicesUnavailable)
-      reason = "another process holds it exclusively; wait for it, or choose another device";
-    if (error == cudaErrorMemoryAllocation) reason = "its memory is taken by other processes; see nvidia-smi";
+      reason = "another process holds it exclusively (nvidia-smi shows it). Wait for it, or use another --device";
+    if (error == cudaErrorMemoryAllocation) reason = "other processes hold its memory (nvidia-smi shows them). Wait for them, or use another --device";
     return cannot_open(device, "%s", reason);
   }
   const auto take = [&](cudaError_t result) {
@@ -95,14 +123,22 @@ bool open(ml_ctx* ctx, int device) {
   for (int i = 0; i < 2; i++) take(cudaEventCreateWithFlags(&ctx->staged[i], cudaEventDisableTiming));
   for (cudaEvent_t& mark : ctx->marks) take(cudaEventCreate(&mark));
   if (error != cudaSuccess) {
-    size_t free_bytes = 0, total = 0;
-    cudaMemGetInfo(&free_bytes, &total);
-    return cannot_open(device, "CUDA says '%s' (%zu of %zu MiB are free)", cudaGetErrorString(error), free_bytes >> 20, total >> 20);
+    const Left left;
+    if (error == cudaErrorMemoryAllocation)
+      return cannot_open(device,
+                         "%llu of %llu MiB are free, at least %zu are needed; other processes hold the rest (nvidia-smi shows them). Wait "
+                         "for them, or use another --device",
+                         left.free, left.total, (WORKSPACE_BYTES + SCRATCH_BYTES + MIB) / MIB);
+    return cannot_open(device, "CUDA says '%s' (%d)", cudaGetErrorString(error), (int)error);
   }
   int status = ctx->cublas->create(&ctx->handle);
   if (status == 0) status = ctx->cublas->set_stream(ctx->handle, ctx->stream);
   if (status == 0) status = ctx->cublas->set_workspace(ctx->handle, ctx->workspace, WORKSPACE_BYTES);
-  if (status != 0) return cannot_open(device, "cuBLAS (%s) answers '%s' (%d)", found.path, cublas_status(status), status);
+  if (status != 0) {
+    const Left left;
+    return cannot_open(device, "cuBLAS (%.400s) answers '%s' (%d), with %llu of %llu MiB free. Free some memory, or use another cuBLAS",
+                       found.path, cublas_status(status), status, left.free, left.total);
+  }
   // METALORA_ARCH=80 takes the kernels of an older chip, for tests and to tell a kernel's fault from another.
   const char* asked = getenv("METALORA_ARCH");
   const int lower = asked && *asked ? atoi(asked) : arch;
@@ -137,36 +173,65 @@ void close(ml_ctx* ctx) {
   free(ctx);
 }
 
+// Errors of work that was under way: the context is lost, and whichever call comes next tells them.
+bool ends_context(cudaError_t error) {
+  switch (error) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorAssert:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure: return true;
+    default: return false;
+  }
+}
+
 }  // namespace
 
 Context* base(ml_ctx* ctx) { return ctx; }
 
-bool succeeded(Call& call, cudaError_t error) {
+Left::Left() {
+  size_t free_bytes = 0, total_bytes = 0;
+  cudaMemGetInfo(&free_bytes, &total_bytes);
+  cudaGetLastError();
+  free = free_bytes / MIB;
+  total = total_bytes / MIB;
+}
+
+const char* earlier(const ml_ctx& ctx) {
+  return ctx.slow ? "" : "; it may stem from an operator before this one: run again with METALORA_SYNCHRONOUS=1 to learn which";
+}
+
+bool succeeded(Call& call, ml_ctx& ctx, cudaError_t error) {
   if (error == cudaSuccess) return true;
   cudaGetLastError();
-  const bool lost = error == cudaErrorIllegalAddress || error == cudaErrorLaunchFailure || error == cudaErrorMisalignedAddress ||
-                    error == cudaErrorIllegalInstruction;
-  return call.fail("CUDA says '%s' (%d)%s", cudaGetErrorString(error), (int)error,
-                   lost ? "; it may stem from an operator before this one: run again with METALORA_SYNCHRONOUS=1 to learn which" : "");
+  if (error == cudaErrorMemoryAllocation) {
+    const Left left;
+    return call.fault("the GPU's memory is exhausted: %llu of %llu MiB are free (nvidia-smi shows who holds the rest)", left.free, left.total);
+  }
+  return call.fault("CUDA says '%s' (%d)%s", cudaGetErrorString(error), (int)error, ends_context(error) ? earlier(ctx) : "");
 }
 
 void launched(Call& call, ml_ctx& ctx, cudaError_t error) {
   if (error == cudaSuccess && ctx.slow && !ctx.capturing) error = cudaStreamSynchronize(ctx.stream);
-  succeeded(call, error);
+  succeeded(call, ctx, error);
 }
 
-bool enter(Call& call, ml_ctx& ctx) { return succeeded(call, cudaSetDevice(ctx.device)); }
+bool enter(Call& call, ml_ctx& ctx) { return succeeded(call, ctx, cudaSetDevice(ctx.device)); }
 
 namespace backend {
 
 void mark(Call& call, ml_ctx& ctx, int32_t slot) {
-  if (enter(call, ctx) && !ctx.capturing) succeeded(call, cudaEventRecord(ctx.marks[slot], ctx.stream));
+  if (enter(call, ctx) && !ctx.capturing) succeeded(call, ctx, cudaEventRecord(ctx.marks[slot], ctx.stream));
 }
 
 void elapsed(Call& call, ml_ctx& ctx, int32_t from, int32_t to, double* milliseconds) {
   float time = 0;
-  if (enter(call, ctx) && succeeded(call, cudaEventSynchronize(ctx.marks[to])))
-    succeeded(call, cudaEventElapsedTime(&time, ctx.marks[from], ctx.marks[to]));
+  if (enter(call, ctx) && succeeded(call, ctx, cudaEventSynchronize(ctx.marks[to])))
+    succeeded(call, ctx, cudaEventElapsedTime(&time, ctx.marks[from], ctx.marks[to]));
   *milliseconds = time;
 }
 
@@ -174,7 +239,7 @@ void graph_begin(Call& call, ml_ctx& ctx) {
   if (ctx.capturing) return (void)call.fail("one is being recorded already");
   if (!enter(call, ctx)) return;
   // Relaxed: other threads of the process may use CUDA meanwhile.
-  ctx.capturing = succeeded(call, cudaStreamBeginCapture(ctx.stream, cudaStreamCaptureModeRelaxed));
+  ctx.capturing = succeeded(call, ctx, cudaStreamBeginCapture(ctx.stream, cudaStreamCaptureModeRelaxed));
 }
 
 void* graph_end(Call& call, ml_ctx& ctx) {
@@ -182,8 +247,8 @@ void* graph_end(Call& call, ml_ctx& ctx) {
   ctx.capturing = false;
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t executable = nullptr;
-  if (!enter(call, ctx) || !succeeded(call, cudaStreamEndCapture(ctx.stream, &graph))) return nullptr;
-  succeeded(call, cudaGraphInstantiate(&executable, graph, 0));
+  if (!enter(call, ctx) || !succeeded(call, ctx, cudaStreamEndCapture(ctx.stream, &graph))) return nullptr;
+  succeeded(call, ctx, cudaGraphInstantiate(&executable, graph, 0));
   cudaGraphDestroy(graph);
   return executable;
 }
@@ -192,8 +257,11 @@ void graph_launch(Call& call, ml_ctx& ctx, void* graph) {
   if (enter(call, ctx)) launched(call, ctx, cudaGraphLaunch((cudaGraphExec_t)graph, ctx.stream));
 }
 
-void graph_free(Call& call, ml_ctx& ctx, void* graph) {
-  if (enter(call, ctx)) succeeded(call, cudaGraphExecDestroy((cudaGraphExec_t)graph));
+// As with memory, what a lost context says while it is cleared away is no news: the call that met the fault has told it.
+void graph_free(Call&, ml_ctx& ctx, void* graph) {
+  cudaSetDevice(ctx.device);
+  cudaGraphExecDestroy((cudaGraphExec_t)graph);
+  cudaGetLastError();
 }
 
 }  // namespace backend
@@ -204,17 +272,17 @@ extern "C" {
 int32_t ml_create(int32_t device, int32_t, void* out) {
   if (!out) {
     snprintf(global_error, sizeof global_error, "Cannot open CUDA device %d: out is NULL", device);
-    return 1;
+    return ML_WRONG;
   }
   void* memory = calloc(1, sizeof(ml_ctx));
   if (!memory) {
     snprintf(global_error, sizeof global_error, "Cannot open CUDA device %d: the machine's memory is exhausted", device);
-    return 1;
+    return ML_FAULT;
   }
   ml_ctx* ctx = new (memory) ml_ctx();
   if (!open(ctx, device)) {
     close(ctx);
-    return 1;
+    return ML_FAULT;
   }
   memcpy(out, &ctx, sizeof ctx);
   return 0;
@@ -232,17 +300,25 @@ int32_t ml_device_units(ml_ctx* ctx) { return ctx ? ctx->on.units : 0; }
 // Opens no device: asking must not take memory of every GPU.
 int32_t ml_report(void* text, int32_t capacity) {
   static char report[16384];
-  char reason_text[256], version[16] = "", built[16];
-  const char* reason = no_driver(reason_text, sizeof reason_text);
+  char version[16] = "", built[16];
+  Obstacle obstacle;
+  const bool none = obstructed(obstacle);
   int driver = 0, count = 0;
   if (cudaDriverGetVersion(&driver) == cudaSuccess && driver > 0) version_text(driver, version, sizeof version);
   version_text(CUDART_VERSION, built, sizeof built);
-  if (!reason) cudaGetDeviceCount(&count);
+  if (!none) cudaGetDeviceCount(&count);
   size_t used = 0;
+  // What a person named must not end a string of JSON.
+  const auto clean = [](char* text) {
+    for (char* c = text; *c; c++)
+      if (*c == '"' || *c == '\\' || (unsigned char)*c < ' ') *c = '_';
+  };
   const auto add = [&](const char* format, auto... values) {
     if (used < sizeof report) used += (size_t)snprintf(report + used, sizeof report - used, format, values...);
   };
-  add("{\"driver\":\"%s\",\"built_for\":\"%s\",\"problem\":\"%s\",\"gpus\":[", version, built, reason ? reason : "");
+  clean(obstacle.reason);
+  add("{\"driver\":\"%s\",\"built_for\":\"%s\",\"problem\":\"%s%s%s\",\"gpus\":[", version, built, obstacle.reason,
+      obstacle.remedy ? ". " : "", obstacle.remedy ? obstacle.remedy : "");
   for (int i = 0; i < count; i++) {
     cudaDeviceProp properties;
     if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
@@ -253,13 +329,12 @@ int32_t ml_report(void* text, int32_t capacity) {
   cudaGetLastError();
   Found found;
   const Cublas* cublas = load_cublas(&found);
-  for (char* text : {found.path, found.tried})
-    for (char* c = text; *c; c++)
-      if (*c == '"' || *c == '\\' || (unsigned char)*c < ' ') *c = '_';  // a folder's name must not end a string
+  clean(found.path);
+  clean(found.problem);
   int cublas_version[3] = {};
   for (int i = 0; cublas && i < 3; i++) cublas->get_property(i, &cublas_version[i]);
-  add("],\"cublas\":{\"found\":%s,\"path\":\"%s\",\"version\":\"%d.%d.%d\",\"tried\":\"%s\"}}", cublas ? "true" : "false", found.path,
-      cublas_version[0], cublas_version[1], cublas_version[2], found.tried);
+  add("],\"cublas\":{\"found\":%s,\"path\":\"%s\",\"version\":\"%d.%d.%d\",\"problem\":\"%s\"}}", cublas ? "true" : "false", found.path,
+      cublas_version[0], cublas_version[1], cublas_version[2], found.problem);
   return copy_text(report, text, capacity);
 }
 

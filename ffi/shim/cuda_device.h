@@ -35,14 +35,23 @@ struct ml_ctx : metalora::Context {
 
 namespace metalora {
 
-constexpr size_t WORKSPACE_BYTES = 32 << 20;  // what NVIDIA recommends for Hopper
-constexpr size_t SCRATCH_BYTES = 8 << 20;
-constexpr size_t STAGING_BYTES = 16 << 20;
+constexpr size_t MIB = 1 << 20;
+constexpr size_t WORKSPACE_BYTES = 32 * MIB;  // what NVIDIA recommends for Hopper
+constexpr size_t SCRATCH_BYTES = 8 * MIB;
+constexpr size_t STAGING_BYTES = 16 * MIB;
 
 // Frees an allocation, on the GPU or in the host.
 void free_anywhere(void* data);
-// Tells a CUDA error to the call: "CUDA says 'out of memory' (2)". True when there is none.
-bool succeeded(Call& call, cudaError_t error);
+// What is free on the current GPU, in MiB: "11 of 16384 MiB are free".
+struct Left {
+  unsigned long long free = 0, total = 0;
+  Left();
+};
+
+// Tells a CUDA error to the call: "CUDA says 'an illegal memory access was encountered' (700)". True when there is none.
+bool succeeded(Call& call, ml_ctx& ctx, cudaError_t error);
+// What to add where an operator before this one may be to blame.
+const char* earlier(const ml_ctx& ctx);
 // After a launch: the error, if any; with METALORA_SYNCHRONOUS also what the operator itself ran into.
 void launched(Call& call, ml_ctx& ctx, cudaError_t error);
 // Makes this context's GPU the thread's; every entry into the backend starts with it.

@@ -12,8 +12,9 @@ namespace metalora {
 
 namespace {
 
-// Tried in this order: a folder that the user names; the loader's own search path (a distribution's package, LD_LIBRARY_PATH);
-// a CUDA toolkit in its usual place; the wheels that PyTorch brings.
+// Tried in this order: the loader's own search path (a distribution's package, LD_LIBRARY_PATH); a CUDA toolkit in its usual place;
+// the wheels that PyTorch brings. A folder that the user names is the only place then: a library from elsewhere in its stead would
+// be a surprise.
 const char* const PLACES[] = {
     "",
     "/usr/local/cuda/lib64/",
@@ -28,9 +29,18 @@ const char* const PLACES[] = {
 // Newest first: both have the functions below.
 const char* const NAMES[] = {"libcublas.so.13", "libcublas.so.12"};
 
-void note(Found* found, const char* path) {
-  const size_t used = strlen(found->tried);
-  snprintf(found->tried + used, sizeof found->tried - used, "%s%s", used ? ", " : "", path);
+template <class... Values>
+void add(Found* found, const char* format, Values... values) {
+  const size_t used = strlen(found->problem);
+  snprintf(found->problem + used, sizeof found->problem - used, format, values...);
+}
+
+// A library that is there and cannot be loaded: the loader's reason, once.
+void keep_reason(Found* found, const char* path) {
+  const char* reason = dlerror();
+  if (!reason || *found->problem) return;
+  const bool named = strncmp(reason, path, strlen(path)) == 0;
+  add(found, "cuBLAS cannot be loaded: %.300s%s%.400s", named ? "" : path, named ? "" : ": ", reason);
 }
 
 // cuBLAS loads cublasLt by name: when both lie outside the loader's path, cublasLt must be there first.
@@ -45,35 +55,49 @@ void* open_with_lt(const char* path) {
   return dlopen(path, RTLD_NOW | RTLD_LOCAL);
 }
 
+// The first library of a place that can be loaded.
+void* open_in(const char* place, Found* found) {
+  for (const char* name : NAMES) {
+    char pattern[768];
+    snprintf(pattern, sizeof pattern, "%s%s", place, name);
+    if (!*place) {
+      void* library = dlopen(pattern, RTLD_NOW | RTLD_LOCAL);
+      if (library) return snprintf(found->path, sizeof found->path, "%s", pattern), library;
+      continue;  // nearly always because there is none
+    }
+    glob_t matches;
+    void* library = nullptr;
+    if (glob(pattern, 0, nullptr, &matches) == 0) {
+      for (size_t i = 0; i < matches.gl_pathc && !library; i++) {
+        library = open_with_lt(matches.gl_pathv[i]);
+        if (library)
+          snprintf(found->path, sizeof found->path, "%s", matches.gl_pathv[i]);
+        else
+          keep_reason(found, matches.gl_pathv[i]);
+      }
+    }
+    globfree(&matches);
+    if (library) return library;
+  }
+  return nullptr;
+}
+
 void* open_library(Found* found) {
   const char* directory = getenv("METALORA_CUDA_DIR");
-  char named[512];
-  if (directory && *directory) snprintf(named, sizeof named, "%s/", directory);
-  for (int p = directory && *directory ? -1 : 0; p < (int)(sizeof PLACES / sizeof *PLACES); p++) {
-    for (const char* name : NAMES) {
-      char pattern[768];
-      snprintf(pattern, sizeof pattern, "%s%s", p < 0 ? named : PLACES[p], name);
-      if (!strchr(pattern, '/')) {
-        void* library = dlopen(pattern, RTLD_NOW | RTLD_LOCAL);
-        if (library) return snprintf(found->path, sizeof found->path, "%s", pattern), library;
-        note(found, pattern);
-        continue;
-      }
-      glob_t matches;
-      if (glob(pattern, 0, nullptr, &matches) == 0) {
-        for (size_t i = 0; i < matches.gl_pathc; i++) {
-          void* library = open_with_lt(matches.gl_pathv[i]);
-          if (library) {
-            snprintf(found->path, sizeof found->path, "%s", matches.gl_pathv[i]);
-            globfree(&matches);
-            return library;
-          }
-        }
-      }
-      globfree(&matches);
-      note(found, pattern);
-    }
+  if (directory && *directory) {
+    char place[512];
+    snprintf(place, sizeof place, "%s/", directory);
+    void* library = open_in(place, found);
+    if (!library && !*found->problem)
+      add(found, "cuBLAS was not found: METALORA_CUDA_DIR names %.400s, which has neither %s nor %s", directory, NAMES[0], NAMES[1]);
+    return library;
   }
+  for (const char* place : PLACES)
+    if (void* library = open_in(place, found)) return library;
+  if (*found->problem) return nullptr;
+  add(found, "cuBLAS was not found: neither %s nor %s is in the loader's path", NAMES[0], NAMES[1]);
+  for (const char* place : PLACES)
+    if (*place) add(found, ", %.*s", (int)strlen(place) - 1, place);
   return nullptr;
 }
 
@@ -95,7 +119,8 @@ void load_once() {
   for (const auto& function : functions) {
     *function.to = dlsym(library, function.name);
     if (!*function.to) {
-      snprintf(cublas_found.tried, sizeof cublas_found.tried, "%s, which has no %s", cublas_found.path, function.name);
+      *cublas_found.problem = 0;
+      add(&cublas_found, "cuBLAS cannot be used: %.500s has no %s", cublas_found.path, function.name);
       return;
     }
   }

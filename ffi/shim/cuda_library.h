@@ -1,5 +1,5 @@
 // cuda_library.h: libraries of the CUDA toolkit found at run time, the way cudarc does it: a list of candidate names, and a
-// message that says what was tried.
+// message that says where none was.
 #pragma once
 #include <cuda_runtime.h>
 #include <stddef.h>
@@ -7,10 +7,10 @@
 
 namespace metalora {
 
-// Where a library was found, or what was tried in vain.
+// Where a library was found, or why there is none to use.
 struct Found {
   char path[1024] = "";
-  char tried[2048] = "";
+  char problem[768] = "";  // "cuBLAS was not found: ..."
 };
 
 // The part of cublasLt that is used (cublasLt.h of 12 and 13). Without it products take cuBLAS's own choice.
@@ -55,7 +55,7 @@ struct Cublas {
   CublasLt lt;
 };
 
-// Loads cuBLAS once per process. NULL when it cannot be found; `found` tells where, or what was tried, either way.
+// Loads cuBLAS once per process. NULL when there is none to use; `found` tells where it is, or why there is none.
 const Cublas* load_cublas(Found* found);
 
 // The text of a cuBLAS status.

@@ -25,13 +25,20 @@ bool not_while_recording(Call& call, ml_ctx& ctx) {
 // The next pinned buffer, free to be written.
 void* staging(Call& call, ml_ctx& ctx) {
   const int i = ctx.next_staging;
-  if (!ctx.staging[i] && !succeeded(call, cudaMallocHost(&ctx.staging[i], STAGING_BYTES))) return nullptr;
-  if (!succeeded(call, cudaEventSynchronize(ctx.staged[i]))) return nullptr;
+  if (!ctx.staging[i]) {
+    const cudaError_t error = cudaMallocHost(&ctx.staging[i], STAGING_BYTES);
+    if (error == cudaErrorMemoryAllocation) {
+      cudaGetLastError();
+      return call.fault("the machine has no %zu MiB of memory left for a buffer that the GPU reads", STAGING_BYTES / MIB), nullptr;
+    }
+    if (!succeeded(call, ctx, error)) return nullptr;
+  }
+  if (!succeeded(call, ctx, cudaEventSynchronize(ctx.staged[i]))) return nullptr;
   return ctx.staging[i];
 }
 
 void sent(Call& call, ml_ctx& ctx) {
-  succeeded(call, cudaEventRecord(ctx.staged[ctx.next_staging], ctx.stream));
+  succeeded(call, ctx, cudaEventRecord(ctx.staged[ctx.next_staging], ctx.stream));
   ctx.next_staging ^= 1;
 }
 
@@ -44,24 +51,23 @@ char* allocate(Call& call, ml_ctx& ctx, uint64_t bytes, bool host) {
     const cudaError_t error = cudaMallocHost(&data, bytes);
     if (error == cudaErrorMemoryAllocation) {
       cudaGetLastError();
-      call.fail("the machine has not that much memory left that a GPU can read (pinned memory)");
+      call.fault("the host has not that much memory left that a GPU can read (pinned memory)");
       return nullptr;
     }
-    if (!succeeded(call, error)) return nullptr;
+    if (!succeeded(call, ctx, error)) return nullptr;
     memset(data, 0, bytes);
     return (char*)data;
   }
   cudaError_t error = cudaMalloc(&data, bytes);
   if (error == cudaErrorMemoryAllocation) {
     cudaGetLastError();
-    size_t free_bytes = 0, total = 0;
-    cudaMemGetInfo(&free_bytes, &total);
-    call.fail("the GPU has %llu MiB of %llu left (this process holds %llu MiB; nvidia-smi shows the others)",
-              (unsigned long long)(free_bytes >> 20), (unsigned long long)(total >> 20), (unsigned long long)(ctx.allocated >> 20));
+    const Left left;
+    call.fault("that is %llu MiB, the GPU has %llu of %llu MiB free (this process holds %llu; nvidia-smi shows the others)",
+               (unsigned long long)(bytes + MIB - 1) / MIB, left.free, left.total, (unsigned long long)ctx.allocated / MIB);
     return nullptr;
   }
-  if (!succeeded(call, error)) return nullptr;
-  if (!succeeded(call, cudaMemsetAsync(data, 0, bytes, ctx.stream))) return nullptr;
+  if (!succeeded(call, ctx, error)) return nullptr;
+  if (!succeeded(call, ctx, cudaMemsetAsync(data, 0, bytes, ctx.stream))) return nullptr;
   return (char*)data;
 }
 
@@ -78,13 +84,13 @@ void upload(Call& call, ml_ctx& ctx, void* dst, const void* src, uint64_t bytes)
     void* buffer = staging(call, ctx);
     if (!buffer) return;
     memcpy(buffer, (const char*)src + at, part);
-    if (succeeded(call, cudaMemcpyAsync((char*)dst + at, buffer, part, cudaMemcpyDefault, ctx.stream))) sent(call, ctx);
+    if (succeeded(call, ctx, cudaMemcpyAsync((char*)dst + at, buffer, part, cudaMemcpyDefault, ctx.stream))) sent(call, ctx);
   }
 }
 
 void download(Call& call, ml_ctx& ctx, void* dst, const void* src, uint64_t bytes) {
   if (!not_while_recording(call, ctx)) return;
-  if (succeeded(call, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, ctx.stream))) synchronize(call, ctx);
+  if (succeeded(call, ctx, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, ctx.stream))) synchronize(call, ctx);
 }
 
 void copy(Call& call, ml_ctx& ctx, void* dst, const void* src, uint64_t bytes) {
@@ -101,7 +107,7 @@ void upload_2d(Call& call, ml_ctx& ctx, int64_t rows, int64_t cols, const void* 
   const int64_t from = cols * dtype_size(src_dtype), to = dtype_size(dst_dtype);
   const int64_t most = (int64_t)STAGING_BYTES / from;  // rows in one staging buffer
   if (most == 0) return (void)call.fail("a row has %lld bytes, at most %lld travel at a time", (long long)from, (long long)STAGING_BYTES);
-  if (src_dtype != dst_dtype && !ctx.landing && !succeeded(call, cudaMalloc(&ctx.landing, STAGING_BYTES))) return;
+  if (src_dtype != dst_dtype && !ctx.landing && !succeeded(call, ctx, cudaMalloc(&ctx.landing, STAGING_BYTES))) return;
   for (int64_t row = 0; row < rows && !call.failed(); row += most) {
     const int64_t count = rows - row < most ? rows - row : most;
     void* buffer = staging(call, ctx);
@@ -109,11 +115,11 @@ void upload_2d(Call& call, ml_ctx& ctx, int64_t rows, int64_t cols, const void* 
     memcpy(buffer, (const char*)src + row * from, (size_t)(count * from));
     char* target = (char*)dst + row * ld_dst * to;
     if (src_dtype == dst_dtype) {
-      succeeded(call, cudaMemcpy2DAsync(target, (size_t)(ld_dst * to), buffer, (size_t)from, (size_t)from, (size_t)count,
+      succeeded(call, ctx, cudaMemcpy2DAsync(target, (size_t)(ld_dst * to), buffer, (size_t)from, (size_t)from, (size_t)count,
                                         cudaMemcpyDefault, ctx.stream));
       sent(call, ctx);
     } else {
-      succeeded(call, cudaMemcpyAsync(ctx.landing, buffer, (size_t)(count * from), cudaMemcpyDefault, ctx.stream));
+      succeeded(call, ctx, cudaMemcpyAsync(ctx.landing, buffer, (size_t)(count * from), cudaMemcpyDefault, ctx.stream));
       sent(call, ctx);
       launched(call, ctx, cuda::convert_2d(ctx.on, count, cols, ctx.landing, src_dtype, cols, target, dst_dtype, ld_dst));
     }
@@ -129,16 +135,16 @@ void copy_2d(Call& call, ml_ctx& ctx, int64_t rows, int64_t cols, int64_t size, 
 // Waits, then asks the fault word whether an input was impossible.
 void synchronize(Call& call, ml_ctx& ctx) {
   if (!not_while_recording(call, ctx)) return;
-  if (!succeeded(call, cudaMemcpyAsync(ctx.fault_host, ctx.fault, 4, cudaMemcpyDefault, ctx.stream))) return;
-  if (!succeeded(call, cudaStreamSynchronize(ctx.stream)) || *ctx.fault_host == 0) return;
+  if (!succeeded(call, ctx, cudaMemcpyAsync(ctx.fault_host, ctx.fault, 4, cudaMemcpyDefault, ctx.stream))) return;
+  if (!succeeded(call, ctx, cudaStreamSynchronize(ctx.stream)) || *ctx.fault_host == 0) return;
   const int32_t id = *ctx.fault_host - 1;
-  succeeded(call, cudaMemsetAsync(ctx.fault, 0, 4, ctx.stream));
+  succeeded(call, ctx, cudaMemsetAsync(ctx.fault, 0, 4, ctx.stream));
   call.fail("a batch had the token id %d, which the embedding does not have", id);
 }
 
 void memory_info(Call& call, ml_ctx& ctx, uint64_t* free_bytes, uint64_t* total_bytes) {
   size_t free_now = 0, total = 0;
-  if (enter(call, ctx)) succeeded(call, cudaMemGetInfo(&free_now, &total));
+  if (enter(call, ctx)) succeeded(call, ctx, cudaMemGetInfo(&free_now, &total));
   *free_bytes = free_now;
   *total_bytes = total;
 }

@@ -6,6 +6,7 @@
 // compared on the data at hand, for every number of rows anew. Then it does not matter which one won.
 #include "cuda_products.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,6 +26,8 @@ constexpr int64_t LEAST_WORK = (int64_t)1 << 29;
 constexpr int64_t LEAST_WIDTH = 257;
 // Rows of one size class: an algorithm that is best at 1,600 rows is taken for 1,537 .. 2,048.
 constexpr int64_t CLASS_ROWS = 512;
+
+constexpr unsigned long long SCANTY_MIB = 128;  // less may be too little for a kernel of cuBLAS
 
 // What the choice of an algorithm depends on.
 struct Shape {
@@ -235,11 +238,13 @@ void product(Call& call, ml_ctx& ctx, const Product& p) {
   const bool large = p.beta == 0 && p.N >= LEAST_WIDTH && p.M * p.N * p.K >= LEAST_WORK;
   const Plan* plan = large && ctx.cublas->lt.matmul ? plan_of(ctx, p) : nullptr;
   const int status = plan ? run(ctx, p, *plan, plan->algorithm) : run_own(ctx, p);
-  if (status != 0)
-    call.fail("cuBLAS answers '%s' (%d) to a product [%lld,%lld] by [%lld,%lld]", cublas_status(status), status, (long long)p.M,
-              (long long)p.K, (long long)p.K, (long long)p.N);
-  else
-    launched(call, ctx, cudaSuccess);
+  if (status == 0) return launched(call, ctx, cudaSuccess);
+  // cuBLAS loads its kernels when they are first needed, and has no word for a full GPU.
+  const Left left;
+  char room[64] = "";
+  if (left.total > 0 && left.free < SCANTY_MIB) snprintf(room, sizeof room, ", with %llu of %llu MiB free", left.free, left.total);
+  call.fault("cuBLAS answers '%s' (%d) to a product [%lld,%lld] by [%lld,%lld]%s", cublas_status(status), status, (long long)p.M,
+             (long long)p.K, (long long)p.K, (long long)p.N, *room ? room : earlier(ctx));
 }
 
 void forget_products(ml_ctx& ctx) {

@@ -13,7 +13,7 @@ int32_t ml_alloc(ml_ctx* ctx, uint64_t bytes, int32_t host, void* out) {
   if (bytes == 0) call.fail("the size must be positive");
   if (host != 0 && host != 1) call.fail("host is %d, must be 0 or 1", host);
   if (call.failed()) return call.status();
-  if (!base(ctx)->reserve()) return call.fail("the machine's memory is exhausted"), call.status();
+  if (!base(ctx)->reserve()) return call.fault("the machine's memory is exhausted"), call.status();
   char* data = backend::allocate(call, *ctx, bytes, host == 1);
   if (!data) return call.status();
   base(ctx)->add(data, bytes);

@@ -88,7 +88,7 @@ export const command: Command = {
       else printLine(memoryTable(plan));
       return 0;
     }
-    requireRoom("run this", plan.total_bytes, [], allowedBytes(dev, config));
+    requireRoom("run this", plan.total_bytes, [], allowedBytes(dev, config), dev);
     engine.allocate();
     randomWeights(dev, engine.model);
     const theta = initialAdapters(engine.adapters, engine.parameters, { init: "kaiming", seed: 0 });

@@ -1,5 +1,5 @@
 /** From the arguments of the program to a command and an exit code. */
-import { UserError } from "../errors.ts";
+import { firstError, UserError } from "../errors.ts";
 import { didYouMean } from "../nearest.ts";
 import { VERSION } from "../version.ts";
 import { Arguments } from "./command.ts";
@@ -16,11 +16,12 @@ import { OutputClosed, printLine, printNote } from "./output.ts";
 export async function runCli(args: readonly string[], commands: readonly CommandEntry[] = allCommands): Promise<number> {
   try {
     return await dispatch(args, commands);
-  } catch (error) {
+  } catch (thrown) {
+    const error = firstError(thrown);
     if (error instanceof OutputClosed) return 0;
     const own = error instanceof UserError;
-    // A library that cannot be loaded is nobody's defect; its class would load all of ffi/ here.
-    const complete = own || (error instanceof Error && error.name === "LibraryError");
+    // A library that cannot be loaded and a device that cannot go on are nobody's defect; their classes would load all of ffi/ here.
+    const complete = own || (error instanceof Error && ["LibraryError", "DeviceError"].includes(error.name));
     const message = error instanceof Error ? error.message || error.name : String(error);
     printNote(`metalora: ${message}`);
     if (args.includes("--debug")) printNote(error instanceof Error && error.stack ? error.stack : Deno.inspect(error));

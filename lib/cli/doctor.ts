@@ -89,8 +89,8 @@ function describeCuda(cuda: CudaReport | string): Finding[] {
   if (cublas.found) findings.push({ what: "cuBLAS", state: "ok", text: `${cublas.version} (${cublas.path})` });
   else {
     const remedy = "Install the CUDA toolkit or its package libcublas, or name the folder of libcublas.so in METALORA_CUDA_DIR";
-    const tried = `not found (tried ${cublas.tried}). ${remedy}`;
-    findings.push({ what: "cuBLAS", state: driver === "" ? "missing" : "broken", text: tried });
+    const text = `${cublas.problem.replace(/^cuBLAS (was )?/, "")}. ${remedy}`;
+    findings.push({ what: "cuBLAS", state: driver === "" ? "missing" : "broken", text });
   }
   return findings;
 }

@@ -87,7 +87,7 @@ export class Engine implements Disposable {
       purpose,
       ...(recompute ? { recompute } : {}),
     });
-    this.#graphs = new Graphs(dev, dev.backend === "cuda");
+    this.#graphs = new Graphs(dev, dev.replays);
     const P = Math.max(1, this.model.parameters);
     this.theta = this.arena.reserve("adapter", 1, P);
     this.grad = purpose === "train" ? this.arena.reserve("adapter", 1, P) : null;

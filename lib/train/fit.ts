@@ -4,6 +4,9 @@ import { UserError } from "../errors.ts";
 import { CONTEXT_BYTES, formatBytes, residentBytes } from "./memory.ts";
 import type { Device } from "../../ffi/device.ts";
 
+/** A display takes less. */
+const WORTH_TELLING = 2 ** 30;
+
 /** Bytes that this process may come to hold on a device: what it has and what is still free. */
 export function roomBytes(dev?: Device): number {
   if (dev?.backend !== "cuda") return residentBytes() + Deno.systemMemoryInfo().available;
@@ -20,6 +23,7 @@ export function allowedBytes(dev: Device, { train }: Config): number {
  * @param bytes What it takes.
  * @param alternatives Settings that take less, nearest first; only computed as far as needed.
  * @param room What there is.
+ * @param dev Where; on a GPU the memory of other processes is told.
  * @throws {UserError} when it does not fit
  */
 export function requireRoom(
@@ -27,6 +31,7 @@ export function requireRoom(
   bytes: number,
   alternatives: Iterable<{ settings: string; bytes: number }>,
   room: number = roomBytes(),
+  dev?: Device,
 ): void {
   if (bytes <= room) return;
   let advice = "Nothing near it fits: shorten the samples (data.max_length), or use a smaller model or a larger machine";
@@ -36,8 +41,19 @@ export function requireRoom(
     break;
   }
   throw new UserError(
-    `Cannot ${what}: it takes ${formatBytes(bytes)} of memory, and ${formatBytes(room)} is free or allowed. ${advice}`,
+    `Cannot ${what}: it takes ${formatBytes(bytes)} of memory, and ${formatBytes(room)} is free or allowed${
+      crowd(dev, room)
+    }. ${advice}`,
   );
+}
+
+/** Says that a GPU is short of memory because other processes hold it. */
+function crowd(dev: Device | undefined, room: number): string {
+  if (dev?.backend !== "cuda") return "";
+  const { free, total } = dev.memory();
+  const others = total - free - CONTEXT_BYTES - dev.allocatedBytes;
+  if (others < WORTH_TELLING || room < free + CONTEXT_BYTES) return ""; // train.memory is what limits it
+  return ` (other processes hold ${formatBytes(others)} of the GPU; nvidia-smi shows them)`;
 }
 
 /**

@@ -8,7 +8,7 @@ import { adapterOfPeft, fromPeft, noAdapters } from "./adapters.ts";
 import { Engine, limitsFor } from "./engine.ts";
 import { requireRoom, roomBytes } from "./fit.ts";
 import type { ModelInputs } from "./inputs.ts";
-import { residentBytes } from "./memory.ts";
+import { evaluationBytes } from "./memory.ts";
 
 /** Samples that go through the model at once in evaluation: enough rows for the products to run at full speed. */
 const EVALUATION_BATCH = 16;
@@ -37,7 +37,7 @@ export function loadToEvaluate(
   const theta = saved
     ? fromPeft(saved, engine.adapters, { P: engine.parameters, config: model, dir: adapter! })
     : new Float32Array(0);
-  requireRoom("evaluate", dev.backend === "cuda" ? engine.arena.bytes : residentBytes() + engine.arena.bytes, [], roomBytes(dev));
+  requireRoom("evaluate", evaluationBytes(dev, engine), [], roomBytes(dev), dev);
   engine.allocate();
   loadWeights(dev, engine.model, checkpoint);
   engine.setAdapters(theta);

@@ -57,6 +57,11 @@ export function memoryPlan(
   return { ...plan, driver: 0, host, total_bytes: engine.arena.bytes + host };
 }
 
+/** What an engine takes that is laid out to evaluate or score. Call it before `allocate`. */
+export function evaluationBytes(dev: Device, { arena }: Engine): number {
+  return arena.bytes + (dev.backend === "cuda" ? DRIVER_BYTES : residentBytes());
+}
+
 /** Panels of the largest product: activations [T, width] times a frozen matrix. */
 function packedBytes({ model, options }: Engine): number {
   const { V, d } = model.config;

@@ -11,7 +11,7 @@ import { Engine, limitsFor } from "./engine.ts";
 import { requireFinite } from "./evaluation.ts";
 import { requireRoom, roomBytes } from "./fit.ts";
 import type { RunInputs } from "./inputs.ts";
-import { residentBytes } from "./memory.ts";
+import { evaluationBytes } from "./memory.ts";
 import { requireModules } from "./run.ts";
 
 /**
@@ -49,7 +49,7 @@ export function scoreSamples(
     normalize: "none",
     adam: null,
   });
-  requireRoom("score", dev.backend === "cuda" ? engine.arena.bytes : residentBytes() + engine.arena.bytes, [], roomBytes(dev));
+  requireRoom("score", evaluationBytes(dev, engine), [], roomBytes(dev), dev);
   engine.allocate();
   loadWeights(dev, engine.model, checkpoint);
   engine.setAdapters(theta);

@@ -74,7 +74,7 @@ export function train(
   using dev = openDevice(device);
   const prepared = prepareRun(dev, config, inputs);
   using engine = prepared.engine;
-  requireRoom("train", prepared.plan.total_bytes, smallerRuns(dev, prepared), allowedBytes(dev, config));
+  requireRoom("train", prepared.plan.total_bytes, smallerRuns(dev, prepared), allowedBytes(dev, config), dev);
   const room = checkpointBytes(engine.parameters, inputs.data.train.samples.length);
   writing(config.output, () => requireDiskRoom(config.output, room, "train"));
   loadRun(dev, prepared, from?.kind === "checkpoint" ? null : start);

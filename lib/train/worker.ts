@@ -3,8 +3,9 @@
  * status server live in the main thread (`background.ts`). Include this module when compiling: it is named by URL only.
  */
 /// <reference lib="deno.worker" />
+import { DeviceError } from "../../ffi/native.ts";
 import type { Config } from "../config/schema.ts";
-import { UserError } from "../errors.ts";
+import { firstError, UserError } from "../errors.ts";
 import { openDevice } from "../devices.ts";
 import type { DatasetFacts, RunEvent } from "./events.ts";
 import { allowedBytes } from "./fit.ts";
@@ -70,11 +71,13 @@ function work({ kind, config, options, stop, adapters = [] }: Job, answer: (answ
     const flag = new StopFlag(stop);
     if (kind === "measure") return answer({ kind: "measured", measured: measure(config, options, adapters, flag) });
     emit({ type: "finished", ending: train(config, options, emit, flag) });
-  } catch (error) {
+  } catch (thrown) {
+    const error = firstError(thrown);
     const message = error instanceof Error ? error.message || error.name : String(error);
     const stack = error instanceof Error ? error.stack ?? null : Deno.inspect(error);
-    const own = error instanceof UserError;
-    emit({ type: "finished", ending: { kind: "failed", message, exitCode: own ? error.exitCode : 1, defect: !own, stack } });
+    const exitCode = error instanceof UserError ? error.exitCode : 1;
+    const defect = !(error instanceof UserError || error instanceof DeviceError);
+    emit({ type: "finished", ending: { kind: "failed", message, exitCode, defect, stack } });
   }
 }
 

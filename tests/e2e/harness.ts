@@ -32,17 +32,28 @@ const STREAMS = { env: { NO_COLOR: "1" }, stdin: "null", stdout: "piped", stderr
 /** Commands that take a device; the tests compare bits of the CPU, on machines with a GPU, too. */
 const COMPUTING = ["train", "eval", "score", "bench"];
 
-function programArguments(args: readonly string[]): string[] {
-  const chosen = !COMPUTING.includes(args[0]!) || args.some((arg) => arg.startsWith("--device")) ? [] : ["--device=cpu"];
+function programArguments(args: readonly string[], device: string | null = "cpu"): string[] {
+  const computing = COMPUTING.includes(args[0]!) && !args.some((arg) => arg.startsWith("--device"));
+  const chosen = computing && device !== null ? [`--device=${device}`] : [];
   return ["run", "--quiet", "--no-check", `--config=${ROOT}deno.json`, ...PERMISSIONS, `${ROOT}main.ts`, ...args, ...chosen];
 }
 
-/** The program with arguments, not started. */
-export function command(args: readonly string[], cwd: string, env: Record<string, string> = {}): Deno.Command {
-  return new Deno.Command(Deno.execPath(), { args: programArguments(args), cwd, ...STREAMS, env: { ...STREAMS.env, ...env } });
+/**
+ * The program with arguments, not started.
+ * @param device What computes where the arguments do not say; null: the program chooses.
+ */
+export function command(
+  args: readonly string[],
+  cwd: string,
+  env: Record<string, string> = {},
+  device: string | null = "cpu",
+): Deno.Command {
+  const all = programArguments(args, device);
+  return new Deno.Command(Deno.execPath(), { args: all, cwd, ...STREAMS, env: { ...STREAMS.env, ...env } });
 }
 
-function text({ code, stdout, stderr }: Deno.CommandOutput): Result {
+/** What a process has left, as text. */
+export function text({ code, stdout, stderr }: Deno.CommandOutput): Result {
   const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
   return { code, out: decode(stdout), err: decode(stderr) };
 }

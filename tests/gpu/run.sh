@@ -64,7 +64,8 @@ number() {
 row() { printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4" >>"$table"; }
 
 NO_COLOR=1
-export NO_COLOR
+METALORA_TEST_ALONE=1 # one file after the other: a test may take all of the GPU's memory
+export NO_COLOR METALORA_TEST_ALONE
 
 for file in tests/gpu/*_test.ts; do
   run "$file" "${CHECK_SECONDS:-300}" "$DENO" test --quiet --no-check --allow-all "$file"

@@ -186,7 +186,7 @@ static void time_all(Clock& clock) {
   const metalora::Cublas* cublas = metalora::load_cublas(&found);
   metalora::Cublas::Handle handle = nullptr;
   void* workspace = nullptr;
-  if (!cublas) printf("Without cuBLAS: tried %s\n", found.tried);
+  if (!cublas) printf("%s\n", found.problem);
   if (cublas && (cublas->create(&handle) || cublas->set_stream(handle, clock.on.stream))) cublas = nullptr;
   CUDA_OK(cudaMalloc(&workspace, 64 << 20));
   if (cublas) cublas->set_workspace(handle, workspace, 64 << 20);

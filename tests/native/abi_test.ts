@@ -37,19 +37,25 @@ function ffiType(parameter: string): string {
   return type;
 }
 
+/** Sections of an ELF file. */
+function sectionsOf(bytes: Uint8Array<ArrayBuffer>) {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const at64 = (offset: number) => Number(view.getBigUint64(offset, true));
+  const first = at64(0x28), size = view.getUint16(0x3a, true), count = view.getUint16(0x3c, true);
+  const sections = Array.from({ length: count }, (_, i) => {
+    const base = first + i * size;
+    const type = view.getUint32(base + 4, true), link = view.getUint32(base + 40, true);
+    return { type, offset: at64(base + 24), bytes: at64(base + 32), link };
+  });
+  return { view, at64, sections };
+}
+
 /** Dynamic symbols that an ELF file defines, read from its .dynsym. */
 function exportedSymbols(path: string): string[] {
   const bytes = Deno.readFileSync(path);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const at64 = (offset: number) => Number(view.getBigUint64(offset, true));
-  const sections = at64(0x28), size = view.getUint16(0x3a, true), count = view.getUint16(0x3c, true);
-  const section = (index: number) => {
-    const base = sections + index * size;
-    const type = view.getUint32(base + 4, true), link = view.getUint32(base + 40, true);
-    return { type, offset: at64(base + 24), bytes: at64(base + 32), link };
-  };
-  const table = Array.from({ length: count }, (_, i) => section(i)).find(({ type }) => type === 11)!; // SHT_DYNSYM
-  const strings = section(table.link);
+  const { view, sections } = sectionsOf(bytes);
+  const table = sections.find(({ type }) => type === 11)!; // SHT_DYNSYM
+  const strings = sections[table.link]!;
   const names: string[] = [];
   for (let offset = table.offset; offset < table.offset + table.bytes; offset += 24) {
     const defined = view.getUint16(offset + 6, true) !== 0;
@@ -58,6 +64,16 @@ function exportedSymbols(path: string): string[] {
     names.push(new TextDecoder().decode(bytes.subarray(start, bytes.indexOf(0, start))));
   }
   return names;
+}
+
+/** Whether an ELF file asks to stay in the process when it is closed. */
+function staysLoaded(path: string): boolean {
+  const { at64, sections } = sectionsOf(Deno.readFileSync(path));
+  const dynamic = sections.find(({ type }) => type === 6)!; // SHT_DYNAMIC
+  for (let offset = dynamic.offset; offset < dynamic.offset + dynamic.bytes; offset += 16) {
+    if (at64(offset) === 0x6ffffffb) return (at64(offset + 8) & 8) !== 0; // DT_FLAGS_1, DF_1_NODELETE
+  }
+  return false;
 }
 
 Deno.test("the symbol table has every function of metalora.h with its types, and no other", () => {
@@ -95,6 +111,13 @@ for (const backend of ["cpu", "cuda"] as const) {
     ignore: path === undefined,
     fn() {
       assertEquals(exportedSymbols(path!).toSorted(), declared.map(({ name }) => name).toSorted());
+    },
+  });
+  Deno.test({
+    name: `the ${backend} library stays when a worker closes it: the program's end may be calling it in another thread`,
+    ignore: path === undefined,
+    fn() {
+      assert(staysLoaded(path!), `${path} lacks -z nodelete`);
     },
   });
 }

@@ -229,16 +229,16 @@ Deno.test("errors say what was attempted on which shapes, the value found and wh
   const segments = { count: 1, maxLength: 3, cu: bench.ints([0, 4]), kvLens: null };
   assertMessage(
     () => attentionForward(dev, 4, segments, { H: 2, K: 1, D: 2, scale: 1, q: x, k: x, v: x, out: x, lse: x }),
-    "Cannot attend within 1 segments (2 query heads, 1 key heads of 2): segment 0 has 4 rows, max_length is 3",
+    "Cannot attend to 4 rows in 1 segments (2 query heads, 1 key heads of 2): segment 0 has 4 rows, max_length is 3",
   );
   assertMessage(
     () => attentionForward(dev, 4, segments, { H: 3, K: 2, D: 2, scale: 1, q: x, k: x, v: x, out: x, lse: x }),
-    "Cannot attend within 1 segments (3 query heads, 2 key heads of 2): 3 query heads cannot share 2 key heads evenly",
+    "Cannot attend to 4 rows in 1 segments (3 query heads, 2 key heads of 2): 3 query heads cannot share 2 key heads evenly",
   );
   const backward = { H: 2, K: 1, scale: 1, q: x, k: x, v: x, out: x, lse: x, dout: x, dq: y, dk: y, dv: y, work: y };
   const angles = { cos: bench.put([1, 1], 1, 2), sin: bench.put([1, 1], 1, 2), positions: bench.ints([0, 0, 0, 1]) };
   const four = { ...segments, maxLength: 4 };
-  const differentiate = "Cannot differentiate attention within 1 segments (2 query heads, 1 key heads of";
+  const differentiate = "Cannot differentiate attention to 4 rows in 1 segments (2 query heads, 1 key heads of";
   assertMessage(
     () => attentionBackward(dev, 4, four, { ...backward, D: 2, rope: angles }),
     `${differentiate} 2): positions[3] is 1, must be in 0..0`,

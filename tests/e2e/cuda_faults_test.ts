@@ -1,0 +1,186 @@
+/**
+ * A GPU that fails in the middle of a run: memory that somebody takes, kernels that run into something. One clear line each; an error in
+ * a kernel names its operator and shapes; checkpoints stay whole, and the run goes on from them.
+ */
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { ROOT, text, workspace } from "./harness.ts";
+import { checksOf, faultTest, freely, oneLine, RUNTIME, train } from "./stand_ins.ts";
+
+/** A run of 12 steps with a checkpoint every 4, whose passes are replayed from the third of a shape on. */
+const LONG = ["--device=cuda", "--set=train.steps=12", "--set=checkpoints={ every: 4, keep: 8 }"];
+const ILLEGAL = "CUDA says 'an illegal memory access was encountered' (700)";
+const EARLIER = "; it may stem from an operator before this one: run again with METALORA_SYNCHRONOUS=1 to learn which";
+
+/** What happens, and what is said. */
+interface Scarcity {
+  env: Record<string, string>;
+  says: RegExp;
+}
+
+const SCARCITY: Record<string, Scarcity> = {
+  "none for the run": {
+    env: { STAND_IN_FREE_MIB: "50" },
+    says:
+      /^Cannot train: it takes 66\d MiB of memory, and 645 MiB is free or allowed \(other processes hold 15\.\d+ GiB of the GPU; nvidia-smi shows them\)\. /,
+  },
+  "the library's buffers": {
+    env: { STAND_IN_ALLOCATIONS: "1" },
+    says: /^Cannot open CUDA device 0: 0 of 16384 MiB are free, at least 41 are needed; other processes hold the rest /,
+  },
+  "the run's block": {
+    env: { STAND_IN_ALLOCATIONS: "3" },
+    says:
+      /^Cannot allocate \d{6} bytes: that is 1 MiB, the GPU has 0 of 16384 MiB free \(this process holds 0; nvidia-smi shows the others\)$/,
+  },
+  "the upload's buffer": {
+    env: { STAND_IN_ALLOCATIONS: "4" },
+    says:
+      /^Cannot upload \[260,32\]: the GPU's memory is exhausted: 0 of 16384 MiB are free \(nvidia-smi shows who holds the rest\)$/,
+  },
+};
+
+faultTest(
+  "memory that is taken before the run or between its plan and the allocation: what is needed and free, and nothing left",
+  checksOf(SCARCITY, async ({ env, says }) => {
+    using space = workspace();
+    const result = await train(space, { ...RUNTIME, ...env }, "--device=cuda");
+    assertMatch(oneLine(result), says);
+    assertEquals(result.err.trimEnd().split("\n").length, 1);
+    assert(!space.exists("out"), "the output folder stayed");
+  }),
+);
+
+/** What happens, what is said, and the checkpoints that stand. */
+interface KernelFault {
+  env: Record<string, string>;
+  says: string;
+  checkpoints: string[];
+}
+
+const KERNEL_FAULTS: Record<string, KernelFault> = {
+  "at the first batch": {
+    env: { STAND_IN_FAULT: "700 5embed 1" },
+    says: `Cannot download 32 bytes: ${ILLEGAL}${EARLIER}`,
+    checkpoints: [],
+  },
+  "in a pass that is replayed": {
+    env: { STAND_IN_FAULT: "700 5embed 11" },
+    says: `Cannot download 32 bytes: ${ILLEGAL}${EARLIER}`,
+    checkpoints: ["step-4", "step-8"],
+  },
+  "in the optimizer, before a checkpoint": {
+    env: { STAND_IN_FAULT: "700 6update 8" },
+    says: `Cannot download 14848 bytes: ${ILLEGAL}${EARLIER}`,
+    checkpoints: ["step-4"],
+  },
+  "a kernel that cannot be started": {
+    env: { STAND_IN_LAUNCH: "98 6update" },
+    says: "Cannot update 3712 parameters: CUDA says 'invalid device function' (98)",
+    checkpoints: [],
+  },
+  "a product that cuBLAS refuses": {
+    env: { STAND_IN_CUBLAS: "gemm:13" },
+    says:
+      "Cannot apply a linear layer of 32 inputs to 128 rows: cuBLAS answers 'execution failed' (13) to a product [128,32] by " +
+      `[32,12]${EARLIER}`,
+    checkpoints: [],
+  },
+};
+
+faultTest(
+  "a fault in a kernel ends the run with one line; checkpoints stay whole, no adapter appears, and --resume goes on",
+  checksOf(KERNEL_FAULTS, async ({ env, says, checkpoints }) => {
+    using space = workspace();
+    assertEquals(oneLine(await train(space, { ...RUNTIME, ...env }, ...LONG)), says);
+    assertEquals(space.checkpoints("out").toSorted(), checkpoints);
+    const paths = space.tree("out");
+    const saved = checkpoints.length > 0 ? ["weights.jsonl"] : [];
+    assertEquals(paths.filter((path) => !path.startsWith("checkpoints/")), ["config.yaml", "metrics.jsonl", ...saved]);
+    assertEquals(paths.filter((path) => path.includes(".tmp")), [], "unfinished files stayed");
+    const { code, err } = await train(space, RUNTIME, ...LONG, "--resume");
+    assertEquals(code, 0, err);
+    const last = checkpoints.at(-1);
+    assertEquals(/continuing from step \d+/.exec(err)?.[0], last && `continuing from step ${last.slice("step-".length)}`);
+    assert(space.exists("out", "adapter", "adapter_model.safetensors"));
+  }),
+);
+
+/** Kernels by a part of their names, and what is said of the twentieth that runs: recorded passes would have been replayed by then. */
+const KERNELS: Record<string, string> = {
+  "5embed": "look up 128 ids in an embedding [260,32]",
+  "7forwardILi8ELi1E": "normalise [128,32]",
+  "6rotate": "rotate 128 rows of 6 heads of 8",
+  "7forwardILi8EEEvli": "gate [128,48]",
+  "6gather": "gather 64 rows of 32",
+  "8long_row": "compute the loss of 64 rows with a head [260,32]",
+  "7scatter": "scatter 64 rows of 32 into 128",
+  "8backwardILi8EEEvli": "differentiate the gating of [128,48] and form 1 gradients of its adapters",
+  "8backwardILi8ELi1E": "differentiate the norm of [128,32]",
+  "12delta_kernel": "differentiate attention to 128 rows in 4 segments (4 query heads, 2 key heads of 8)",
+  "12outer_kernel": "form 4 gradients of the adapters of a linear layer with 32 inputs",
+  "10sum_kernel": "sum the rows of 4 segments",
+  "10chunk_dots": "take 4 inner products of 960 numbers",
+  "12combine_rows": "combine 4 vectors of 896 numbers",
+  "7refresh": "refresh 1 adapters of a linear layer with 32 inputs",
+  "6update": "update 3712 parameters",
+};
+
+faultTest(
+  "with METALORA_SYNCHRONOUS=1 the line names the operator whose kernel ran into a fault, and its shapes",
+  checksOf(KERNELS, async (action, kernel) => {
+    using space = workspace();
+    const env = { ...RUNTIME, METALORA_SYNCHRONOUS: "1", STAND_IN_FAULT: `700 ${kernel} 20` };
+    const settings = ["--set=train.steps=30", "--set=reweight.method=meta-lora"];
+    assertEquals(oneLine(await train(space, env, "--device=cuda", ...settings)), `Cannot ${action}: ${ILLEGAL}`);
+  }),
+);
+
+const FULL = {
+  env: { STAND_IN_FREE_MIB: "20" },
+  says: /^Cannot open CUDA device 0: 11 of 16384 MiB are free, at least 41 are needed/,
+};
+const FAULT = {
+  env: { STAND_IN_FAULT: "700 5embed 1" },
+  says: /^Cannot download \d+ bytes: CUDA says 'an illegal memory access was encountered' \(700\); it may /,
+};
+const SHAPE = ["--model-shape=smollm2-135m", "--batch=1", "--length=16", "--steps=2"];
+
+const COMMANDS: Record<string, Scarcity & { args: string[] }> = {
+  "eval on a full GPU": { ...FULL, args: ["eval", "run.yaml"] },
+  "eval and a fault": { ...FAULT, args: ["eval", "run.yaml"] },
+  "score on a full GPU": { ...FULL, args: ["score", "run.yaml"] },
+  "score and a fault": { ...FAULT, args: ["score", "run.yaml"] },
+  "retrain on a full GPU": { ...FULL, args: ["retrain", "run.yaml"] },
+  "retrain and a fault": { ...FAULT, args: ["retrain", "run.yaml"] },
+  "bench on a full GPU": { ...FULL, args: ["bench", ...SHAPE] },
+  "bench of too large a shape": {
+    args: ["bench", ...SHAPE],
+    env: { STAND_IN_FREE_MIB: "300" },
+    says: /^Cannot run this: it takes 1\.\d+ GiB of memory, and 895 MiB is free or allowed/,
+  },
+};
+
+faultTest(
+  "eval, score, retrain and bench tell a GPU's fault in one line, too",
+  checksOf(COMMANDS, async ({ args, env, says }) => {
+    using space = workspace();
+    assertMatch(oneLine(await freely(space, { ...RUNTIME, ...env }, ...args, "--device=cuda")), says);
+  }),
+);
+
+faultTest("several processes on one GPU", {
+  async "the tests of a real card's faults pass on the stand-ins"() {
+    using space = workspace();
+    const env = {
+      ...RUNTIME,
+      STAND_IN_POOL: space.file("pool"),
+      METALORA_TEST_ALONE: "1",
+      METALORA_TEST_BACKEND: "",
+      NO_COLOR: "1",
+    };
+    const args = ["test", "--quiet", "--no-check", "--allow-all", `--config=${ROOT}deno.json`, `${ROOT}tests/gpu/faults_test.ts`];
+    const { code, out, err } = text(await new Deno.Command(Deno.execPath(), { args, env, cwd: ROOT }).output());
+    assertEquals(code, 0, out + err);
+    assertMatch(out, /^ok \| 5 passed \| 0 failed/m);
+  },
+});
