@@ -190,6 +190,16 @@ Deno.test("a complete run is not resumed, and nothing in it changes", () => {
   assertEquals([space.tree("out"), space.read("out/report.html")], [before, report]);
 });
 
+Deno.test("of validation data that is split off, the training file is what changed", () => {
+  using space = noisy();
+  const sets = [...SHORT, "data.validation=null", "data.validation_split=4"];
+  run(space, "out", sets);
+  const path = space.file("train.jsonl");
+  Deno.writeTextFileSync(path, Deno.readTextFileSync(path).split("\n").slice(1).join("\n"));
+  const { message } = assertThrows(() => run(space, "out", sets, { resume: true }), UserError, "data.train.path: content ");
+  assertEquals(message.includes("data.validation.path"), false, message);
+});
+
 Deno.test("a changed configuration is refused with every change, and goes on where each is allowed", () => {
   using space = noisy();
   stopped(space);
