@@ -35,6 +35,7 @@ import { peakMemoryBytes, release } from "./memory.ts";
 import { metricsLine, startedEvent, steppedEvent } from "./messages.ts";
 import type { StepReport } from "./pass.ts";
 import { type FoundCheckpoint, restoreCheckpoint } from "./restore.ts";
+import { recalledResult } from "./result.ts";
 import { resumption } from "./resumption.ts";
 import { loadRun, makeTrainer, type PreparedRun, prepareRun, smallerRuns } from "./run.ts";
 import { requireDiskRoom } from "./space.ts";
@@ -69,7 +70,7 @@ export function train(
   const identity = runIdentity(config, inputs.data);
   const note = (text: string) => emit({ type: "note", text });
   const from = resume ? resumption({ config, identity }, allowChange, note) : null;
-  if (from?.kind === "complete") return { kind: "was complete", output: config.output };
+  if (from?.kind === "complete") return { kind: "was complete", result: recalledResult(config.output) };
 
   using dev = openDevice(device);
   const prepared = prepareRun(dev, config, inputs);
