@@ -275,7 +275,14 @@ class Session {
     const due = checkpoints.every > 0 && step % checkpoints.every === 0;
     if (due && step > this.#saved) this.#save(results.validation?.loss ?? null, metrics);
     this.files.writeText("weights.jsonl", statistics.lines(inputs.data.train.samples));
-    const result: RunResult = {
+    this.files.flushLog("metrics.jsonl");
+    this.files.writeText("report.html", renderReport(gatherReport(output, { prepared, device })));
+    writing(
+      output,
+      () => writePeftAdapter(join(output, "adapter"), toPeft(finiteAdapters(engine, step), engine.adapters, config)),
+    );
+    this.files.remove(["previous"]);
+    return {
       steps: step,
       loss: this.#loss,
       seconds,
@@ -284,14 +291,6 @@ class Session {
       output,
       ...results,
     };
-    this.files.flushLog("metrics.jsonl");
-    this.files.writeText("report.html", renderReport(gatherReport(output, { prepared, device })));
-    writing(
-      output,
-      () => writePeftAdapter(join(output, "adapter"), toPeft(finiteAdapters(engine, step), engine.adapters, config)),
-    );
-    this.files.remove(["previous"]);
-    return result;
   }
 }
 
