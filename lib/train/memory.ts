@@ -19,6 +19,8 @@ export interface MemoryPlan extends Record<Purpose, number> {
 export interface HostWork {
   /** "checkpoints": adapters and Adam's moments are written on the way; "adapter": the adapters at the end. */
   readonly saves: "nothing" | "adapter" | "checkpoints";
+  /** Bytes of data that is not read yet; 0 unless told. */
+  readonly data?: number;
 }
 
 /**
@@ -41,7 +43,7 @@ const PACKED_MOST = 8 * 2 ** 20; // of each operand that a matrix product copies
 export function memoryPlan(
   dev: Device,
   { engine, adam }: Pick<Training, "engine" | "adam">,
-  { saves }: HostWork,
+  { saves, data = 0 }: HostWork,
 ): MemoryPlan {
   const plan = engine.arena.plan();
   const { parameters: P } = engine;
@@ -49,11 +51,11 @@ export function memoryPlan(
   // One copy of θ, or one of m and one of v.
   const saved = { nothing: 0, adapter: 4 * P, checkpoints: 8 * P }[saves];
   if (dev.backend === "cuda") {
-    const host = residentBytes() + RUNTIME_GROWTH + moments + saved;
+    const host = residentBytes() + RUNTIME_GROWTH + moments + saved + data;
     return { ...plan, driver: DRIVER_BYTES, host, total_bytes: engine.arena.bytes + DRIVER_BYTES };
   }
   const growth = RUNTIME_GROWTH + dev.units * THREAD_GROWTH + packedBytes(engine);
-  const host = residentBytes() + growth + moments + saved;
+  const host = residentBytes() + growth + moments + saved + data;
   return { ...plan, driver: 0, host, total_bytes: engine.arena.bytes + host };
 }
 
