@@ -15,6 +15,8 @@ import { VERSION } from "../lib/version.ts";
 
 /** Everything that the program may do: nothing but these is granted, and nothing is ever asked. */
 export const PERMISSIONS = ["ffi", "read", "write", "env", "sys", "net"];
+/** Flags of V8. Without a limit of its young generation a long run outgrows its plan, see RUNTIME_GROWTH in lib/train/memory.ts. */
+export const HEAP = "--max-semi-space-size=1";
 
 const ROOT = fromFileUrl(new URL("../", import.meta.url));
 
@@ -82,6 +84,7 @@ async function compile(folder: string, includes: readonly string[], output: stri
       ...["--quiet", "--no-check", "--no-lock", "--no-remote", "--no-prompt"],
       // Its cache of compiled code lies under a name that anybody can guess, in a folder that everybody can write.
       "--no-code-cache",
+      `--v8-flags=${HEAP}`,
       ...PERMISSIONS.map((name) => `--allow-${name}`),
       ...includes.flatMap((path) => ["--include", path]),
       ...["--output", unfinished, "main.ts"],

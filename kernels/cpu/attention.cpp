@@ -47,10 +47,10 @@ static void softmax_panel(float* s, int64_t keys, int64_t first_row, int64_t k0,
 void attention_forward(Pool& pool, int64_t S, const int32_t* cu, const int32_t* kv_lens, int64_t H, int64_t K, int64_t D,
                        float scale, const float* q, const float* k, const float* v, int64_t ldqkv, float* out, int64_t ldo,
                        float* lse) {
-  const Segments segments = {S, cu, kv_lens};
+  const Segments segments = Segments{S, cu, kv_lens}.divide(pool, ROWS);
   const int64_t group = H / K;
-  parallel(pool, segments.parts(ROWS) * K, [&](int64_t task, int thread) {
-    const Part strip = segments.part(task / K, ROWS);
+  parallel(pool, segments.parts() * K, [&](int64_t task, int thread) {
+    const Part strip = segments.part(task / K);
     const int64_t kv = task % K, rows = strip.count, t0 = strip.start + strip.first;
     const int64_t all_keys = min64(strip.first + rows, strip.keys);
 
@@ -214,11 +214,11 @@ void attention_backward(Pool& pool, int64_t S, const int32_t* cu, const int32_t*
                         float scale, const float* q, const float* k, const float* v, int64_t ldqkv, const float* out,
                         int64_t ldo, const float* lse, const float* dout, int64_t lddout, float* dq, float* dk, float* dv,
                         int64_t lddqkv, float* work, const float* cos, const float* sin, const int32_t* positions) {
-  const Segments segments = {S, cu, kv_lens};
+  const Segments segments = Segments{S, cu, kv_lens}.divide(pool, ROWS);
   const Backward back = {H, K, D, scale, q, k, v, ldqkv, lse, dout, lddout, dq, dk, dv, lddqkv, work};
 
-  parallel(pool, segments.parts(ROWS), [&](int64_t task, int) {
-    const Part strip = segments.part(task, ROWS);
+  parallel(pool, segments.parts(), [&](int64_t task, int) {
+    const Part strip = segments.part(task);
     const int64_t t0 = strip.start + strip.first;
     for (int64_t t = t0; t < t0 + strip.count; t++)
       for (int64_t h = 0; h < H; h++) {
@@ -257,15 +257,16 @@ void attention_backward(Pool& pool, int64_t S, const int32_t* cu, const int32_t*
       }
     });
   } else {
-    parallel(pool, segments.parts(ROWS) * K, [&](int64_t task, int thread) {
-      const Part strip = segments.part(task / K, ROWS);
+    parallel(pool, segments.parts() * K, [&](int64_t task, int thread) {
+      const Part strip = segments.part(task / K);
       float* heads = back.scratch(pool, thread);
       back.load_strip(strip, task % K, heads);
       for (int64_t k0 = 0; k0 < min64(strip.first + strip.count, strip.keys); k0 += KEYS)
         back.tile(strip, task % K, k0, heads, true, false);
     });
-    parallel(pool, segments.parts(TILES * KEYS) * K, [&](int64_t task, int thread) {
-      const Part tiles = segments.part(task / K, TILES * KEYS);
+    const Segments columns = segments.divide(pool, TILES * KEYS);
+    parallel(pool, columns.parts() * K, [&](int64_t task, int thread) {
+      const Part tiles = columns.part(task / K);
       float* heads = back.scratch(pool, thread);
       for (int64_t first = tiles.first / ROWS * ROWS; first < tiles.length; first += ROWS) {
         const Part strip = {tiles.start, tiles.length, tiles.keys, first, min64(ROWS, tiles.length - first)};

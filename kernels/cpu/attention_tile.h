@@ -148,18 +148,27 @@ struct Segments {
   int64_t S;
   const int32_t* cu;
   const int32_t* kv_lens;
+  int64_t size = 0;                 // rows of a part
+  const int64_t* before = nullptr;  // [S+1] parts of the segments before each: a scan per part would be quadratic in S
+
   int64_t length(int64_t i) const { return cu[i + 1] - cu[i]; }
-  // How many parts of `size` rows all segments have.
-  int64_t parts(int64_t size) const {
-    int64_t n = 0;
-    for (int64_t i = 0; i < S; i++) n += ceil_div(length(i), size);
-    return n;
+  int64_t parts() const { return before[S]; }
+  // The same, cut into parts of `rows` rows. The table lies in slot 1 of the calling thread, until the next call.
+  Segments divide(Pool& pool, int64_t rows) const {
+    int64_t* table = (int64_t*)pool.scratch(0, 1, (size_t)(S + 1) * sizeof(int64_t));
+    table[0] = 0;
+    for (int64_t i = 0; i < S; i++) table[i + 1] = table[i] + ceil_div(length(i), rows);
+    return {S, cu, kv_lens, rows, table};
   }
   // Part `index` of them; within a segment the last comes first, since its rows see the most keys.
-  Part part(int64_t index, int64_t size) const {
-    int64_t i = 0, n;
-    for (; index >= (n = ceil_div(length(i), size)); i++) index -= n;
-    const int64_t first = (n - 1 - index) * size, keys = kv_lens ? min64(kv_lens[i], length(i)) : length(i);
+  Part part(int64_t index) const {
+    int64_t i = 0;  // the last segment with before[i] <= index: those without rows have no part
+    for (int64_t end = S; end - i > 1;) {
+      const int64_t middle = i + (end - i) / 2;
+      if (before[middle] <= index) i = middle;
+      else end = middle;
+    }
+    const int64_t first = (before[i + 1] - 1 - index) * size, keys = kv_lens ? min64(kv_lens[i], length(i)) : length(i);
     return {cu[i], length(i), keys, first, min64(size, length(i) - first)};
   }
 };

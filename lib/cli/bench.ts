@@ -10,7 +10,6 @@ import { modelShape, stepFlops } from "../model/shapes.ts";
 import { Arena } from "../tensor/arena.ts";
 import { adapterOf, initialAdapters } from "../train/adapters.ts";
 import { buildTraining } from "../train/build.ts";
-import { limitsFor } from "../train/engine.ts";
 import { allowedBytes, requireRoom } from "../train/fit.ts";
 import { formatBytes, memoryPlan, release, takenBytes } from "../train/memory.ts";
 import { Trainer, trainerOptions } from "../train/trainer.ts";
@@ -76,19 +75,21 @@ export const command: Command = {
     const { config } = parseConfig(BASE, "bench", sets);
 
     using dev = openDevice(args);
-    const samples = randomSamples(model.V, batch, length);
-    const limits = limitsFor(samples, samples, { batchSize: batch, padded: false });
+    // Planned before there are any samples: those of a batch that fits nowhere would not fit, either.
+    const limits = { tokens: batch * length, rows: batch * (length - 1), segments: batch, positions: length };
     const layout = { model, limits, adapterOf: adapterOf(config.adapter), padId: 0 };
-    const training = buildTraining(dev, config, layout, { saves: "nothing" });
+    const work = { saves: "nothing", data: 4 * batch * length } as const;
+    const training = buildTraining(dev, config, layout, work);
     const { engine } = training;
     using _arena = engine;
-    const plan = memoryPlan(dev, training, { saves: "nothing" });
+    const plan = memoryPlan(dev, training, work);
     if (args.flag("dry-run")) {
       if (args.flag("json")) printJson(plan);
       else printLine(memoryTable(plan));
       return 0;
     }
     requireRoom("run this", plan.total_bytes, [], allowedBytes(dev, config), dev);
+    const samples = randomSamples(model.V, batch, length);
     engine.allocate();
     randomWeights(dev, engine.model);
     const theta = initialAdapters(engine.adapters, engine.parameters, { init: "kaiming", seed: 0 });
@@ -172,7 +173,7 @@ const round = (value: number, digits = 1) => Number(value.toFixed(digits));
 function randomSamples(V: number, count: number, length: number): Sample[] {
   const rng = new Rng(0, "bench");
   return Array.from({ length: count }, (_, i) => {
-    const ids = Int32Array.from({ length }, () => rng.below(V));
+    const ids = new Int32Array(length).map(() => rng.below(V));
     return { id: String(i), ids, labels: ids, prompt: "", response: "", source: null };
   });
 }

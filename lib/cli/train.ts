@@ -124,7 +124,8 @@ function report(ending: Ending, { json, debug }: { json: boolean; debug: boolean
       printResult(ending.result, json);
       return 0;
     case "was complete":
-      printNote(`nothing to do: the run in ${ending.output} is complete. Train without --resume to make it anew`);
+      printNote(`nothing to do: the run in ${ending.result.output} is complete. Train without --resume to make it anew`);
+      if (json) printJson(ending.result);
       return 0;
     case "stopped":
       printNote(

@@ -14,6 +14,7 @@ import type { PreparedRun } from "../train/run.ts";
 import { VERSION } from "../version.ts";
 import { number } from "./charts.ts";
 import type { MetricsLine, ReportInput, RunNotes, SampleLine } from "./input.ts";
+import { RunLog } from "./log.ts";
 import { countOverlaps } from "./overlap.ts";
 import { readNotes } from "./report.ts";
 import { duration } from "./tables.ts";
@@ -69,16 +70,17 @@ export function gatherFromFolder(folder: string): ReportInput {
 
 function gather(output: string, about: About): ReportInput {
   const { config, data } = about;
-  const metrics = lines<MetricsLine>(join(output, "metrics.jsonl"));
+  const log = new RunLog(lines<MetricsLine>(join(output, "metrics.jsonl")));
   const known = new Map(data?.train.samples.map((sample) => [sample.id, sample]));
-  const samples = lines<Omit<SampleLine, "prompt" | "response" | "length">>(join(output, "weights.jsonl"));
+  const samples = [...lines<Omit<SampleLine, "prompt" | "response" | "length">>(join(output, "weights.jsonl"))];
   const lost = data === null ? 0 : samples.filter(({ id }) => !known.has(id)).length;
   const remarks = [...about.remarks];
   if (lost > 0) remarks.push(`${data!.train.path} is not what it was: ${lost} samples of the run are not in it.`);
   return {
     title: config.output,
-    facts: facts(about, metrics, remarks),
-    metrics,
+    facts: facts(about, log, remarks),
+    metrics: log.lines,
+    totals: log.totals,
     samples: samples.map((line) => {
       const sample = known.get(line.id);
       const { id, source, seen, weight, similarity, loss } = line;
@@ -102,15 +104,14 @@ function gather(output: string, about: About): ReportInput {
   };
 }
 
-/** The objects of a file; line by line, because a long run's metrics would not fit into one string. None where there is no file. */
-function lines<T>(path: string): T[] {
-  return textOf(path, 1) === null ? [] : Array.from(wholeRows(path), (fields) => fields as T);
-}
-
-/** Rows up to the first that is none: a run that goes on, or was killed, may have half a line at the end. */
-function* wholeRows(path: string): Generator<unknown> {
+/**
+ * The objects of a file, one after the other; none where there is no file. They end with the first that is none: a run that goes
+ * on, or was killed, may have half a line at the end.
+ */
+function* lines<T>(path: string): Generator<T> {
+  if (textOf(path, 1) === null) return;
   try {
-    for (const { fields } of readRows(path)) yield fields;
+    for (const { fields } of readRows(path)) yield fields as T;
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
   }
@@ -118,7 +119,7 @@ function* wholeRows(path: string): Generator<unknown> {
 
 function facts(
   { config, data, parameters, notes }: About,
-  metrics: readonly MetricsLine[],
+  { lines, totals }: RunLog,
   remarks: readonly string[],
 ): [string, string][] {
   const { adapter, optimizer, train, seed } = config;
@@ -126,18 +127,17 @@ function facts(
   const dataset = (name: string, set: Dataset | null | undefined): [string, string][] =>
     set ? [[name, `${whole(set.samples.length)} samples of ${set.path}${losses(set)}`]] : [];
   const evaluation = (name: string): [string, string][] => {
-    const line = metrics.findLast(({ kind }) => kind === `${name.toLowerCase()} evaluation`) as Evaluated | undefined;
+    const line = lines.findLast(({ kind }) => kind === `${name.toLowerCase()} evaluation`) as Evaluated | undefined;
     if (line === undefined || line.loss === null) return [];
     return [[name, `loss ${line.loss.toFixed(4)}, ${(100 * line.accuracy).toFixed(1)} % of ${line.samples} answers exact`]];
   };
-  const trained = metrics.findLast(({ kind, loss }) => kind === "train" && loss !== null);
-  const last = metrics.findLast(({ kind }) => kind === "train" || kind === "validation");
+  const passes = totals.train.batches + totals.validation.batches;
   return [
     ...remarks.map((remark): [string, string] => ["Note", remark]),
     ...evaluation("Test"),
     ...evaluation("Validation"),
-    ...trained ? [["Last training batch", `loss ${trained.loss!.toFixed(4)}`] as [string, string]] : [],
-    ["Steps", last ? `${whole(last.step)} in ${duration(last.seconds ?? 0)}` : "none"],
+    ...totals.loss !== null ? [["Last training batch", `loss ${totals.loss.toFixed(4)}`] as [string, string]] : [],
+    ["Steps", passes > 0 ? `${whole(totals.step)} in ${duration(totals.seconds)}` : "none"],
     ["Method", method(config)],
     ["Model", config.model],
     [

@@ -1,4 +1,5 @@
 /** What a report is made from. */
+import type { LogTotals } from "./log.ts";
 
 /** A line of metrics.jsonl, as far as the report reads it. */
 export interface MetricsLine {
@@ -63,7 +64,9 @@ export interface ReportInput {
   readonly title: string;
   /** Name and value, in the order of the page. */
   readonly facts: readonly (readonly [name: string, value: string])[];
+  /** To draw, see `RunLog`. */
   readonly metrics: readonly MetricsLine[];
+  readonly totals: LogTotals;
   readonly samples: readonly SampleLine[];
   /** Null where the data cannot be read any more. */
   readonly overlaps: readonly OverlapCount[] | null;

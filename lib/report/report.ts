@@ -14,7 +14,7 @@ export type { MetricsLine, ReportInput, SampleLine } from "./input.ts";
 
 /** The page. */
 export function renderReport(input: ReportInput): string {
-  const { title, facts, metrics, samples, overlaps, notes, batchSize, config } = input;
+  const { title, facts, metrics, totals, samples, overlaps, notes, batchSize, config } = input;
   const weighed = samples.filter((sample): sample is Weighed => sample.weight !== null);
   const page = markup`<!doctype html>
 <html lang="en">
@@ -37,7 +37,7 @@ ${weightOverTimeSection(metrics, batchSize)}
 ${essSection(metrics, batchSize)}
 ${weighed.length > 0 ? weightSections(weighed, batchSize) : lossSamples(samples)}
 ${overlapSection(overlaps)}
-${costSection(metrics, notes)}
+${costSection(totals, notes)}
 <details><summary>Configuration</summary><pre>${config}</pre></details>
 </main>
 </body>

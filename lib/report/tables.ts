@@ -1,29 +1,23 @@
 /** Tables of a report: what the run cost, and whether its data sets are apart. */
 import { formatBytes } from "../train/memory.ts";
 import { type Html, markup } from "./html.ts";
-import type { MetricsLine, OverlapCount, RunNotes } from "./input.ts";
+import type { OverlapCount, RunNotes } from "./input.ts";
+import type { LogTotals } from "./log.ts";
 
 const whole = (value: number) => Math.round(value).toLocaleString("en");
 
 /** Time, tokens and memory. */
-export function costSection(metrics: readonly MetricsLine[], notes: RunNotes | null): Html {
-  const passes = metrics.filter(({ kind }) => kind === "train" || kind === "validation");
-  if (passes.length === 0) return markup``;
-  const tokens = (kind: string) => passes.reduce((sum, line) => line.kind === kind ? sum + (line.tokens ?? 0) : sum, 0);
-  const count = (kind: string) => passes.filter((line) => line.kind === kind).length;
-  const train = tokens("train"), validation = tokens("validation");
-  const seconds = passes.reduce((most, line) => Math.max(most, line.seconds ?? 0), 0);
-  const memory = passes.reduce((most, line) => Math.max(most, line.memory_bytes ?? 0), 0);
-  const skipped = passes.filter((line) => line.skipped && !line.fault).length,
-    faulty = passes.filter((line) => line.fault).length;
-  const evaluations = metrics.length - passes.length;
+export function costSection(totals: LogTotals, notes: RunNotes | null): Html {
+  const { evaluations, skipped, faulty, seconds, memory_bytes: memory } = totals;
+  if (totals.train.batches + totals.validation.batches === 0) return markup``;
+  const train = totals.train.tokens, validation = totals.validation.tokens;
   const share = (part: number) => `${(100 * part / Math.max(1, train + validation)).toFixed(1)} % of the tokens`;
   const rows: [string, string][] = [
     ["Training", duration(seconds)],
-    ["Training batches", `${whole(count("train"))} with ${whole(train)} tokens`],
+    ["Training batches", `${whole(totals.train.batches)} with ${whole(train)} tokens`],
     ...validation > 0
       ? [
-        ["Validation batches", `${whole(count("validation"))} with ${whole(validation)} tokens, ${share(validation)}`] as [
+        ["Validation batches", `${whole(totals.validation.batches)} with ${whole(validation)} tokens, ${share(validation)}`] as [
           string,
           string,
         ],

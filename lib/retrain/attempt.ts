@@ -1,9 +1,9 @@
 /** The training side of a retraining folder: `attempt.json` and `candidate/`, the output of a run that is not decided yet. */
 import { join } from "node:path";
 import type { Config } from "../config/schema.ts";
-import { readRows } from "../data/readers.ts";
 import { syncFolder, writeAll, writeFileAtomic } from "../tensor/atomic.ts";
 import { RunFiles, writing } from "../train/folder.ts";
+import { tally } from "../train/result.ts";
 import { changedInputs } from "./inputs.ts";
 import { type Attempt, type Cost, RECORD_FORMAT, type RetrainRecord } from "./records.ts";
 
@@ -83,16 +83,8 @@ export class Candidate {
 
   /** What the training cost, by the lines of its metrics. */
   cost(): Cost {
-    let steps = 0, tokens = 0, seconds = 0, memory = 0;
-    for (const { fields } of readRows(join(this.folder, "metrics.jsonl"))) {
-      if (fields.kind !== "train" && fields.kind !== "validation") continue;
-      const line = fields as { step: number; tokens: number; seconds: number; memory_bytes: number };
-      steps = line.step;
-      tokens += line.tokens;
-      seconds = line.seconds;
-      memory = Math.max(memory, line.memory_bytes);
-    }
-    return { steps, tokens, training_seconds: seconds, peak_memory_bytes: memory };
+    const { steps, tokens, seconds, peak_memory_bytes } = tally(this.folder);
+    return { steps, tokens, training_seconds: seconds, peak_memory_bytes };
   }
 
   get #path(): string {

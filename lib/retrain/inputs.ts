@@ -2,7 +2,9 @@
 import { createHash } from "node:crypto";
 import type { Config } from "../config/schema.ts";
 import { sha256OfFile } from "../data/readers.ts";
+import { UserError } from "../errors.ts";
 import { modelFingerprint } from "../train/identity.ts";
+import type { Measured } from "../train/measure.ts";
 
 /** SHA-256, hexadecimal, of everything that decides what a retraining makes. */
 export interface InputHashes {
@@ -38,6 +40,17 @@ function decisive({ data, retrain, train, ...config }: Config): unknown {
   const source = <T extends { path: string } | null>(each: T) => each && { ...each, path: null };
   const sources = { train: source(data.train), validation: source(data.validation), test: source(data.test) };
   return { ...rest, data: { ...data, ...sources }, retrain: policy, train: length };
+}
+
+/**
+ * Whether adapters were measured on what the candidate was trained beside. Validation data that is split off comes out of the
+ * training file: of another one, other rows are held out, some of which the candidate was trained on.
+ * @throws {UserError} when a file changed while the candidate was trained
+ */
+export function requireMeasuredOn(config: Config, inputs: InputHashes, { data, path, sha256 }: Measured): void {
+  const expected = inputs[data] ?? inputs.train;
+  const changed = sha256 !== expected ? path : modelFingerprint(config.model) !== inputs.model ? config.model : null;
+  if (changed !== null) throw new UserError(`Cannot retrain: ${changed} changed while the candidate was trained. Run it again`);
 }
 
 /** What the reader is told that differs, such as "training data, configuration"; nothing: the inputs are the same. */

@@ -19,7 +19,7 @@ import { requireDiskRoom } from "../train/space.ts";
 import { VERSION } from "../version.ts";
 import { Candidate, isDecided } from "./attempt.ts";
 import { decide } from "./decide.ts";
-import { changedInputs, hashInputs, type InputHashes } from "./inputs.ts";
+import { changedInputs, hashInputs, type InputHashes, requireMeasuredOn } from "./inputs.ts";
 import { type Attempt, type Comparison, RECORD_FORMAT, type ReleaseFacts, type RetrainRecord } from "./records.ts";
 import { Store } from "./store.ts";
 
@@ -206,6 +206,12 @@ export class Retraining {
         rival === null ? null : join(output, "releases", rival, "adapter"),
       ]);
       if (measured === null) return await this.#stopped("stopped while the candidate was measured");
+      try {
+        requireMeasuredOn(config, inputs, measured);
+      } catch (error) {
+        this.#candidate.remove(); // the next invocation has other inputs and begins anew
+        throw error;
+      }
       const { evaluations: [candidate, other], ...data } = measured;
       const comparison: Comparison = {
         ...data,

@@ -13,8 +13,9 @@ export function clip(u: ArrayLike<number>): Float64Array<ArrayBuffer> {
  * All 0 when every u is 0.
  */
 export function shift(u: ArrayLike<number>): Float64Array<ArrayBuffer> {
-  const min = Math.min(...Array.from(u));
-  return normalised(Float64Array.from(u, (value) => min < 0 ? value - 2 * min : Math.max(value, 0)));
+  const values = Float64Array.from(u);
+  const min = values.reduce((a, b) => Math.min(a, b), Infinity);
+  return normalised(values.map((value) => min < 0 ? value - 2 * min : Math.max(value, 0)));
 }
 
 /** softmax(u / (temperature · rms(u))): scale-free. Uniform when every u is 0. */

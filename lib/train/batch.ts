@@ -52,7 +52,9 @@ export function packBatch(samples: readonly Tokens[], { padding = null }: { padd
   const cuSeqlens = new Int32Array(S + 1);
   const kvLens = padding ? new Int32Array(S) : null;
   const rowOffsets = new Int32Array(S + 1);
-  const rows: number[] = [], labels: number[] = [];
+  const R = samples.reduce((sum, sample) => sum + labelledTokens(sample), 0);
+  const rows = new Int32Array(R), labels = new Int32Array(R);
+  let at = 0;
   samples.forEach((sample, i) => {
     const start = cuSeqlens[i]!, n = length(sample);
     ids.set(sample.ids, start);
@@ -60,24 +62,24 @@ export function packBatch(samples: readonly Tokens[], { padding = null }: { padd
     for (let t = 1; t < sample.ids.length; t++) {
       const label = sample.labels[t]!;
       if (label === IGNORED) continue;
-      rows.push(start + t - 1);
-      labels.push(label);
+      rows[at] = start + t - 1;
+      labels[at++] = label;
     }
     if (kvLens) kvLens[i] = realLength(sample.ids, padding!.id);
     cuSeqlens[i + 1] = start + n;
-    rowOffsets[i + 1] = rows.length;
+    rowOffsets[i + 1] = at;
   });
   return {
     T,
     S,
-    R: rows.length,
+    R,
     maxLength,
     ids,
     positions,
     cuSeqlens,
     kvLens,
-    rows: Int32Array.from(rows),
-    labels: Int32Array.from(labels),
+    rows,
+    labels,
     rowOffsets,
   };
 }
@@ -131,7 +133,8 @@ export class BatchBuffers {
   readonly #seeds: Tensor;
   readonly #kvLens: Tensor;
   readonly #device: Tensor; // all of them
-  readonly #host: Int32Array<ArrayBuffer>;
+  /** Taken with the first batch: laying out takes no memory. */
+  #host: Int32Array<ArrayBuffer> | null = null;
   readonly #limits: Limits;
 
   /** @param step what tokens and rows are rounded up to; the buffers of the model must have room for `padded` */
@@ -140,7 +143,6 @@ export class BatchBuffers {
     const { tokens, rows, segments } = this.#limits;
     const sizes = [segments + 1, 2, segments + 1, segments, tokens, tokens, rows, rows, rows];
     const all = this.#device = arena.reserve("workspace", 1, sizes.reduce((a, b) => a + b, 0), { dtype: "i32" });
-    this.#host = new Int32Array(all.cols);
     let at = 0;
     const next = (dtype: "i32" | "f32" = "i32") => {
       const count = sizes.shift()!;
@@ -175,7 +177,7 @@ export class BatchBuffers {
         `Cannot hold a batch of ${batch.T} tokens, ${batch.R} labels, ${batch.S} samples: planned for ${tokens}, ${rows}, ${segments}`,
       );
     }
-    const host = this.#host.fill(0);
+    const host = (this.#host ??= new Int32Array(this.#device.cols)).fill(0);
     const put = ({ byteOffset }: Tensor, values: Int32Array) => host.set(values, (byteOffset - this.#device.byteOffset) / 4);
     put(this.cu, batch.cuSeqlens);
     put(this.cuWhole, Int32Array.of(0, batch.T));
@@ -183,7 +185,8 @@ export class BatchBuffers {
     if (batch.kvLens) put(this.#kvLens, batch.kvLens);
     put(this.#ids, batch.ids);
     put(this.#positions, batch.positions);
-    put(this.#rows, new Int32Array(this.#rows.cols).fill(-1));
+    const rowsAt = (this.#rows.byteOffset - this.#device.byteOffset) / 4;
+    host.fill(-1, rowsAt, rowsAt + this.#rows.cols);
     put(this.#rows, batch.rows);
     put(this.#labels, batch.labels);
     put(this.#seeds, new Int32Array(seeds.buffer, seeds.byteOffset, seeds.length));

@@ -37,7 +37,10 @@ export function changesBetween(before: Described, now: Described): Change[] {
     if (from !== null && to !== null && from !== to) changes.push({ key, from: short(from), to: short(to) });
   };
   content("model", old.model, fresh.model);
-  for (const name of ["train", "validation", "test"] as const) content(`data.${name}.path`, old.data[name], fresh.data[name]);
+  for (const name of ["train", "validation", "test"] as const) {
+    // Validation data that is split off lies in the training file, which is told already.
+    if (now.config.data[name] !== null) content(`data.${name}.path`, old.data[name], fresh.data[name]);
+  }
   return changes;
 }
 

@@ -112,7 +112,7 @@ export interface NoteEvent {
 /** What a complete run amounts to; what `train --json` prints at the end. */
 export interface RunResult {
   readonly steps: number;
-  /** Unweighted loss of the last training batch, nats. */
+  /** Unweighted loss of the last training batch, nats; NaN where it is not known. */
   readonly loss: number;
   readonly seconds: number;
   readonly tokens_per_second: number;
@@ -127,7 +127,7 @@ export type Ending =
   /** Everything is done and the adapter is published. */
   | { readonly kind: "complete"; readonly result: RunResult }
   /** There was nothing to do: the output holds this very run, complete. */
-  | { readonly kind: "was complete"; readonly output: string }
+  | { readonly kind: "was complete"; readonly result: RunResult }
   /** Stopped by a signal. `checkpoint`: folder that `--resume` continues from; null when no step had been made. */
   | { readonly kind: "stopped"; readonly step: number; readonly checkpoint: string | null }
   /** Failed; the message is one line for the reader. `defect`: nothing that a person can mend, but a mistake of the program. */

@@ -88,7 +88,9 @@ export function metricsLine(event: SteppedEvent): Record<string, unknown> {
     tokens_per_second: event.tokensPerSecond,
     seconds: event.seconds,
     memory_bytes: event.memoryBytes,
-    ...(weights.length > 0 ? { effective_sample_size: effectiveSampleSize, max_weight: Math.max(...weights), skipped } : {}),
+    ...(weights.length > 0
+      ? { effective_sample_size: effectiveSampleSize, max_weight: weights.reduce((a, b) => Math.max(a, b)), skipped }
+      : {}),
     ...sourceWeights(samples),
     ...(fault === null ? {} : { skipped, fault, samples: samples.map(({ id }) => id) }),
   };

@@ -35,6 +35,7 @@ import { peakMemoryBytes, release } from "./memory.ts";
 import { metricsLine, startedEvent, steppedEvent } from "./messages.ts";
 import type { StepReport } from "./pass.ts";
 import { type FoundCheckpoint, restoreCheckpoint } from "./restore.ts";
+import { recalledResult } from "./result.ts";
 import { resumption } from "./resumption.ts";
 import { loadRun, makeTrainer, type PreparedRun, prepareRun, smallerRuns } from "./run.ts";
 import { requireDiskRoom } from "./space.ts";
@@ -69,7 +70,7 @@ export function train(
   const identity = runIdentity(config, inputs.data);
   const note = (text: string) => emit({ type: "note", text });
   const from = resume ? resumption({ config, identity }, allowChange, note) : null;
-  if (from?.kind === "complete") return { kind: "was complete", output: config.output };
+  if (from?.kind === "complete") return { kind: "was complete", result: recalledResult(config.output) };
 
   using dev = openDevice(device);
   const prepared = prepareRun(dev, config, inputs);
@@ -274,7 +275,14 @@ class Session {
     const due = checkpoints.every > 0 && step % checkpoints.every === 0;
     if (due && step > this.#saved) this.#save(results.validation?.loss ?? null, metrics);
     this.files.writeText("weights.jsonl", statistics.lines(inputs.data.train.samples));
-    const result: RunResult = {
+    this.files.flushLog("metrics.jsonl");
+    this.files.writeText("report.html", renderReport(gatherReport(output, { prepared, device })));
+    writing(
+      output,
+      () => writePeftAdapter(join(output, "adapter"), toPeft(finiteAdapters(engine, step), engine.adapters, config)),
+    );
+    this.files.remove(["previous"]);
+    return {
       steps: step,
       loss: this.#loss,
       seconds,
@@ -283,14 +291,6 @@ class Session {
       output,
       ...results,
     };
-    this.files.flushLog("metrics.jsonl");
-    this.files.writeText("report.html", renderReport(gatherReport(output, { prepared, device })));
-    writing(
-      output,
-      () => writePeftAdapter(join(output, "adapter"), toPeft(finiteAdapters(engine, step), engine.adapters, config)),
-    );
-    this.files.remove(["previous"]);
-    return result;
   }
 }
 

@@ -3,7 +3,7 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { join } from "node:path";
 import { commands } from "../../lib/cli/commands.ts";
 import { VERSION } from "../../lib/version.ts";
-import { inTurns, type Result, ROOT, type Workspace, workspace } from "../e2e/harness.ts";
+import { inTurns, type Result, ROOT, rows, type Workspace, workspace } from "../e2e/harness.ts";
 import { buildBinary, fetchRuntime } from "./runtime.ts";
 
 const runtime = await fetchRuntime();
@@ -128,6 +128,45 @@ Deno.test("the binary serves its dashboard while it trains, and saves when it is
   assertEquals((await run.status).code, 143);
   assertEquals(space.checkpoints("out").length, 1);
 });
+
+Deno.test(
+  "the binary retrains: publishes, finds nothing to do, is watched at its next training, and goes back",
+  { ignore },
+  async () => {
+    using space = workspace();
+    const cpu = ["--device=cpu", "--threads=1"];
+    const night = async (...args: string[]) => {
+      const { code, out, err } = await start(binary, ["retrain", "run.yaml", "--json", ...args], space.path);
+      assertEquals(code, 0, err);
+      const { outcome, release, current } = JSON.parse(out);
+      return [outcome, release, current, Deno.readLinkSync(space.file("out/current"))];
+    };
+    assertEquals(await night(...cpu), ["published", "0001", "0001", "releases/0001"]);
+    assertEquals(await night(...cpu), ["unchanged", null, "0001", "releases/0001"]);
+
+    space.write("train.jsonl", rows(20, 20));
+    const child = new Deno.Command(binary, {
+      args: ["retrain", "run.yaml", "--json", ...cpu, "--status", "127.0.0.1:0", "--set", "train.steps=5000"],
+      cwd: space.path,
+      env: { TMPDIR: space.path, NO_COLOR: "1" },
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    const lines = child.stderr.pipeThrough(new TextDecoderStream()).getReader();
+    let told = "";
+    while (!/step +\d/.test(told)) told += (await lines.read()).value ?? assert(false, told);
+    const [url] = /http:\/\/\S+\//.exec(told)!;
+    const { state, steps } = await (await fetch(`${url}status`)).json();
+    assertEquals([state, steps], ["training", 5000]);
+    assertStringIncludes(await (await fetch(url)).text(), "<script");
+    while (!(await lines.read()).done);
+    const [{ code }, record] = await Promise.all([child.status, new Response(child.stdout).json()]);
+    assertEquals([code, record.outcome, record.release, record.start], [0, "published", "0002", "0001"]);
+
+    assertEquals(await night("--rollback"), ["rolled back", null, "0001", "releases/0001"]);
+  },
+);
 
 Deno.test("the binary runs its demo, with the model that is inside", { ignore }, async () => {
   using space = workspace();

@@ -1,5 +1,5 @@
 import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
-import { compileProblem, PERMISSIONS } from "../../bootstrap/dist.ts";
+import { compileProblem, HEAP, PERMISSIONS } from "../../bootstrap/dist.ts";
 import { npmImports, Refusal, slim, walk, workerModules } from "../../bootstrap/dist_parts.ts";
 
 const root = new URL("../../", import.meta.url).pathname;
@@ -43,8 +43,9 @@ Deno.test("compileProblem() says what to do without network, with the address to
   assertEquals(compileProblem("something else\n"), "deno compile failed: something else");
 });
 
-Deno.test("the binary has the permissions of the program run from source, and no others", () => {
+Deno.test("the binary has the permissions and the heap of the program run from source, and no others", () => {
   const { tasks } = JSON.parse(read("deno.json")) as { tasks: { metalora: { command: string } } };
   const fromSource = [...tasks.metalora.command.matchAll(/--allow-(\S+)/g)].map(([, name]) => name!);
   assertEquals([...PERMISSIONS].sort(), fromSource.sort());
+  assertEquals(/--v8-flags=(\S+)/.exec(tasks.metalora.command)![1], HEAP);
 });

@@ -87,6 +87,18 @@ Deno.test("preview shows ids, labels and text of every sample", async () => {
   assertEquals(err, "train.jsonl: 20 shown, 0 truncated\n");
 });
 
+Deno.test("bench plans a batch that no machine could hold, and refuses to run it with one line", async () => {
+  using space = workspace();
+  const config = space.json("model/config.json");
+  space.write("model/config.json", { ...config, max_position_embeddings: 131072 });
+  const args = ["bench", "--model-shape=model", "--batch=65536", "--length=131072", "--threads=1"];
+  const { total_bytes } = JSON.parse((await space.ok(...args, "--dry-run", "--json")).out);
+  assert(total_bytes > 65536 * 131072 * 4 * config.hidden_size, `${total_bytes} bytes`);
+  const { code, out, err } = await space.run(...args);
+  assertEquals([code, out], [1, ""]);
+  assertMatch(err, /^metalora: Cannot run this: it takes \d+\.\d\d GiB of memory, .*\n$/);
+});
+
 Deno.test("bench prints what design §6 names, for a named shape and for a model folder", async () => {
   using space = workspace();
   const bench = async (...args: string[]) =>

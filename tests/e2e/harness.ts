@@ -25,6 +25,8 @@ export interface Result {
   err: string;
 }
 
+/** As in deno.json. */
+const HEAP = "--v8-flags=--max-semi-space-size=1";
 const PERMISSIONS = ["read", "write", "env", "sys", "ffi", "net"].map((name) => `--allow-${name}`);
 
 const STREAMS = { env: { NO_COLOR: "1" }, stdin: "null", stdout: "piped", stderr: "piped" } as const;
@@ -35,7 +37,17 @@ const COMPUTING = ["train", "eval", "score", "bench"];
 function programArguments(args: readonly string[], device: string | null = "cpu"): string[] {
   const computing = COMPUTING.includes(args[0]!) && !args.some((arg) => arg.startsWith("--device"));
   const chosen = computing && device !== null ? [`--device=${device}`] : [];
-  return ["run", "--quiet", "--no-check", `--config=${ROOT}deno.json`, ...PERMISSIONS, `${ROOT}main.ts`, ...args, ...chosen];
+  return [
+    "run",
+    HEAP,
+    "--quiet",
+    "--no-check",
+    `--config=${ROOT}deno.json`,
+    ...PERMISSIONS,
+    `${ROOT}main.ts`,
+    ...args,
+    ...chosen,
+  ];
 }
 
 /**

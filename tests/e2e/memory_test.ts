@@ -95,3 +95,21 @@ Deno.test("train takes the memory that --dry-run announces, within 5 %", async (
     within(5, total_bytes, peak_memory_bytes, `train, ${sets.join(", ")}`);
   }
 });
+
+Deno.test("a long run of a tiny model, its report included, stays within 12 % of the plan", async () => {
+  using space = workspace();
+  for (const method of ["none", "meta-lora"]) {
+    const sets = ["train.steps=20000", "train.log_every=10000", `reweight.method=${method}`];
+    const plan = await space.ok(
+      "train",
+      "run.yaml",
+      "--dry-run",
+      "--json",
+      "--threads=1",
+      ...sets.flatMap((set) => ["--set", set]),
+    );
+    const { total_bytes } = JSON.parse(plan.out);
+    const { peak_memory_bytes } = await space.train("out", sets);
+    within(12, total_bytes, peak_memory_bytes, `train, ${method}`);
+  }
+});

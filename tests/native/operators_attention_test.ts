@@ -239,6 +239,20 @@ Deno.test("attention on a packed stream gives each segment the bits that it has 
   });
 });
 
+Deno.test("attention finds every one of many segments, those without rows among them", () => {
+  // Lengths 0, 1, 2, …: by themselves most give one part of rows, some none or several.
+  const lengths = Array.from({ length: 700 }, (_, i) => i % 7 === 3 ? 0 : i % 100 === 5 ? 130 : 1 + i % 11);
+  const packed = randomProblem(lengths, 2, 1, 8);
+  const dense = run({ ...packed, lengths: lengths.filter((length) => length > 0) });
+  const all = run(packed);
+  for (const name of NAMES) assertSameBits(all[name], dense[name], name);
+  const last = lengths.length - 1, from = offsets(lengths)[last]!;
+  const rows = (x: Floats) => x.slice(from * x.length / total(lengths));
+  const { q, k, v, dout } = packed;
+  const alone = run({ ...packed, lengths: [lengths[last]!], q: rows(q), k: rows(k), v: rows(v), dout: rows(dout) });
+  for (const name of NAMES) assertSameBits(rows(all[name]), alone[name], `the last segment, ${name}`);
+});
+
 Deno.test("attention lets no later row and no other segment change a row", () => {
   const problem = randomProblem([60, 50], 2, 1, 8);
   const before = run(problem);

@@ -4,6 +4,7 @@ import { escapeHtml, markup } from "../../lib/report/html.ts";
 import { countOverlaps } from "../../lib/report/overlap.ts";
 import { readNotes, renderReport } from "../../lib/report/report.ts";
 import { spearman } from "../../lib/report/weights.ts";
+import { RunLog } from "../../lib/report/log.ts";
 import { input } from "./input.ts";
 
 const EVIL = `</pre><script>alert("x")</script><img src=x onerror='y'>&amp;`;
@@ -67,7 +68,7 @@ Deno.test("a report of few samples shows none of them twice, and an empty one is
   const few = input();
   const page = renderReport({ ...few, samples: few.samples.slice(0, 12) });
   assertEquals(page.split("<article>").length - 1, 12);
-  const empty = renderReport({ ...few, samples: [], metrics: [], overlaps: [], notes: null });
+  const empty = renderReport({ ...few, samples: [], metrics: [], totals: new RunLog().totals, overlaps: [], notes: null });
   assertEquals(headings(empty), ["Loss"]);
   assertStringIncludes(empty, "No values.");
 });

@@ -324,3 +324,26 @@ Deno.test("files of somebody else are left alone", async () => {
   assertEquals([result.code, space.json("out/result.json")], [2, { mine: 1 }]);
   assertMatch(result.err, /its result\.json is none of metalora retrain/);
 });
+
+Deno.test("data that changes while the candidate is trained is told, whether it is test data or held out of the training data", async () => {
+  const cases = [
+    ["test.jsonl", rows(230, 5), set("data.on_overlap=allow")],
+    ["train.jsonl", rows(0, 30), set("data.test=null", "data.validation=null", "data.validation_split=4")],
+  ] as const;
+  for (const [name, after, settings] of cases) {
+    using space = workspace();
+    const long = [...settings, ...set("train.steps=3000", "optimizer.lr=1e-4")];
+    const process = command(["retrain", "run.yaml", ...SHORT, ...long], space.path).spawn();
+    const lines = process.stderr.pipeThrough(new TextDecoderStream()).getReader();
+    let err = "";
+    for (; !err.includes("step 20/"); err += (await lines.read()).value ?? assert(false, err));
+    space.write(name, after);
+    for (let next = await lines.read(); !next.done; next = await lines.read()) err += next.value;
+    const [{ code }] = await Promise.all([process.status, process.stdout.cancel()]);
+    assertEquals(code, 1, err);
+    assertStringIncludes(err, `metalora: Cannot retrain: ${name} changed while the candidate was trained. Run it again\n`);
+    assertEquals([outcomes(space), space.exists("out/candidate"), space.exists("out/current")], [["failed"], false, false]);
+    const next = await night(space, ...settings);
+    assertEquals([next.record.outcome, next.record.attempt, next.record.cost!.steps], ["published", 2, 4]);
+  }
+});

@@ -1,4 +1,7 @@
-/** The files in configs/ that start retrainings: cron's line and systemd's units. */
+/**
+ * The files in configs/ that start retrainings: cron's line and systemd's units. `cron_minutes.ts` and `systemd_minutes.ts` let a
+ * cron and a systemd really run them.
+ */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { join } from "node:path";
 import { ROOT } from "../e2e/harness.ts";

@@ -294,3 +294,11 @@ Deno.test("a batch without any positive similarity is skipped by clip and unifor
     0.25,
   ]);
 });
+
+Deno.test("every map takes a batch of hundreds of thousands of samples", () => {
+  const u = Float64Array.from({ length: 300_000 }, (_, i) => (i % 5) - 2);
+  for (const weights of ["shift", "clip", "mix", "softmax"] as const) {
+    const sum = sampleWeights(u, { weights, lambda: 0.5, temperature: 1 }).reduce((a, b) => a + b, 0);
+    assert(Math.abs(sum - 1) < 1e-9, `${weights}: the weights sum to ${sum}`);
+  }
+});

@@ -186,8 +186,36 @@ Deno.test("a complete run is not resumed, and nothing in it changes", () => {
   run(space, "out", SHORT);
   const before = space.tree("out"), report = space.read("out/report.html");
   const { ending, events } = run(space, "out", SHORT, { resume: true });
-  assertEquals([ending, events], [{ kind: "was complete", output: space.file("out") }, []]);
+  assertEquals([ending.kind, events], ["was complete", []]);
   assertEquals([space.tree("out"), space.read("out/report.html")], [before, report]);
+});
+
+Deno.test("a complete run tells again what it amounts to, from its metrics", () => {
+  using space = noisy();
+  stopped(space);
+  const first = run(space, "out", SHORT, { resume: true }).ending;
+  const again = run(space, "out", SHORT, { resume: true }).ending;
+  assert(first.kind === "complete" && again.kind === "was complete");
+  const { seconds, tokens_per_second, peak_memory_bytes, ...rest } = again.result;
+  const { seconds: _, tokens_per_second: __, peak_memory_bytes: ___, ...expected } = first.result;
+  assertEquals(rest, expected);
+  assertEquals([seconds > 0, tokens_per_second > 0, peak_memory_bytes > 0], [true, true, true]);
+  assert(first.result.tokens_per_second * first.result.seconds - tokens_per_second * seconds < 1e-6, "other tokens");
+  Deno.removeSync(space.file("out/metrics.jsonl"));
+  const blind = run(space, "out", SHORT, { resume: true }).ending;
+  assert(blind.kind === "was complete");
+  const { output, steps } = JSON.parse(JSON.stringify(blind.result));
+  assertEquals([output, steps], [space.file("out"), null]);
+});
+
+Deno.test("of validation data that is split off, the training file is what changed", () => {
+  using space = noisy();
+  const sets = [...SHORT, "data.validation=null", "data.validation_split=4"];
+  run(space, "out", sets);
+  const path = space.file("train.jsonl");
+  Deno.writeTextFileSync(path, Deno.readTextFileSync(path).split("\n").slice(1).join("\n"));
+  const { message } = assertThrows(() => run(space, "out", sets, { resume: true }), UserError, "data.train.path: content ");
+  assertEquals(message.includes("data.validation.path"), false, message);
 });
 
 Deno.test("a changed configuration is refused with every change, and goes on where each is allowed", () => {
