@@ -74,15 +74,15 @@ export interface AdapterSink extends GradientSink {
 }
 
 /**
- * Rows of the head's chunks: as many as have room for their logits in `free` bytes of scratch, or a number that is worth memory of its
- * own. On the CPU every chunk packs the head's weights anew. On a GPU a chunk reads them twice, which below 256 rows takes longer than
- * its products: in chunks of 100 rows the head of Baichuan2-7B took 12.8 ms of a step of 4 x 400 tokens, in chunks of 400 5.2 (H100,
- * `bench --parts`).
+ * Bytes for the logits of one chunk of the head's rows: as many as have room in `free` bytes of scratch, or a number of rows that is
+ * worth memory of its own. On the CPU every chunk packs the head's weights anew. On a GPU a chunk reads them twice, which below 256 rows
+ * takes longer than its products: in chunks of 100 rows the head of Baichuan2-7B took 12.8 ms of a step of 4 x 400 tokens, in chunks of
+ * 400 5.2 (H100, `bench --parts`).
  */
-function headRows(dev: Device, { R, V, free }: { R: number; V: number; free: number }): number {
+function headWork(dev: Device, { R, V, free }: { R: number; V: number; free: number }): number {
   const row = op.headWorkBytes(dev, 1, V);
   const worthwhile = dev.backend === "cuda" ? 512 : Math.max(16, Math.floor(48 * 2 ** 20 / row));
-  return Math.ceil(R / Math.ceil(R / Math.max(worthwhile, Math.floor(free / row))));
+  return row * Math.ceil(R / Math.ceil(R / Math.max(worthwhile, Math.floor(free / row))));
 }
 
 /** A Llama model with LoRA adapters, its weights and its activation buffers in one arena. */
@@ -196,7 +196,7 @@ export class Llama {
     this.#act = gxh;
     const dqkv = train ? behind((H + 2 * K) * D, this.layers.map(({ qkv }) => qkv)) : null;
     const free = arena.bytes - gxh.byteOffset;
-    const work = op.headWorkBytes(dev, headRows(dev, { R, V, free }), V);
+    const work = headWork(dev, { R, V, free });
     if (work > free) arena.reserve("workspace", 1, Math.ceil((work - free) / 4));
     this.#headWork = arena.overlay(gxh.byteOffset, 1, Math.ceil(work / 4));
     this.#backward = dqkv && {
