@@ -45,7 +45,10 @@ echo 'ID=test' >etc/os-release
 cp -r "$units/." etc/systemd/system/
 chown -R 64990:64990 srv/metalora
 
+# Read-only, so that this systemd sets nothing in the kernel that it shares with the machine.
 mount -t proc proc proc
+mount --bind proc/sys proc/sys
+mount -o remount,bind,ro proc/sys
 mount -t sysfs -o ro sysfs sys
 mount -t tmpfs -o mode=755 tmpfs dev
 for name in null zero full random urandom tty; do
