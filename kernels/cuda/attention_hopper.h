@@ -124,9 +124,10 @@ struct Ring {
   }
   // Producer: waits until stage i % STAGES is free for tile i.
   __device__ void wait_empty(int i) { barrier_wait(&empty[i % STAGES], (i / STAGES & 1) ^ 1); }
-  // Consumer: waits until tile i is there; releases it, a warp at a time.
+  // Consumer: waits until tile i is there; releases it, a warp at a time, when all of its lanes have read what they need.
   __device__ void wait_full(int i) { barrier_wait(&full[i % STAGES], i / STAGES & 1); }
   __device__ void release(int i) {
+    __syncwarp();
     if (threadIdx.x % 32 == 0) barrier_arrive(&empty[i % STAGES]);
   }
 };

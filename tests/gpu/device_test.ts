@@ -261,7 +261,7 @@ gpuTest("errors say what was attempted on which shapes, the value found and what
     const theta = on.f32(null, 1, 9 * 16), W = on.weight(null, 72, 17);
     assertMessage(
       () => ops.loraRefresh(dev, { dIn: 8, groups: nine, theta, W, aCast: null, dtype: on.dtype }),
-      "Cannot refresh 9 adapters of a linear layer with 8 inputs: at most 8 matrices share an input",
+      "Cannot refresh 9 adapters of a linear layer with 8 inputs: G is 9, at most 8 matrices share an input",
     );
     const missing = assertThrows(() => Device.open({ backend: BACKEND, index: 99 }), NativeError);
     assert(/^Cannot open CUDA device 99: this machine has \d+, numbered from 0$/.test(missing.message), missing.message);
