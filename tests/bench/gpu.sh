@@ -1,8 +1,12 @@
 #!/bin/sh
 # The measurements of tests/bench/gpu.md on a machine with a GPU, the peers beside them on the same card. Needs the built libraries
-# (make all cuda), Python with torch, transformers and peft for the peers, and ../shared/bench.
+# (make all cuda), Python with torch, transformers and peft for the peers, and ../shared/bench. About 12 minutes with all peers, half of
+# it torch.compile.
 #
 #   sh tests/bench/gpu.sh [FOLDER]     results go to FOLDER (default: build/gpu)
+#
+#   PEERS="eager checkpointing compile"   how PEFT is run
+#   CHECKPOINT=/dev/shm/llama             where 13 GB of weights are written for the time of loading; empty: not timed
 set -u
 out=${1:-build/gpu}
 mkdir -p "$out"
@@ -14,24 +18,33 @@ ours() {
     printf '{"args":"%s","result":%s}\n' "$*" "$(cat "$out/one.json")" >> "$out/metalora.jsonl"
     tail -1 "$out/metalora.jsonl" | cut -c1-200
   fi
+  rm -f "$out/one.json"
 }
 
 # train.memory counts the driver's share, too (660 MiB); the peers' numbers leave it out.
 ours --model-shape llama2-7b --batch 4 --length 400 --steps 15 --parts
-ours --model-shape llama2-7b --batch 4 --length 400 --steps 15 --set "train.memory=19100 MiB"
+ours --model-shape llama2-7b --batch 4 --length 400 --steps 15 --set "train.memory=19160 MiB"
 ours --model-shape llama2-7b --batch 4 --length 400 --steps 43 --method meta-lora
-ours --model-shape llama2-7b --batch 4 --length 2048 --steps 5 --parts
-ours --model-shape llama2-7b --batch 4 --length 2048 --steps 4 --set "train.memory=18600 MiB"
-ours --model-shape smollm2-135m --batch 8 --length 512 --steps 30 --parts
+ours --model-shape llama2-7b --batch 4 --length 2048 --steps 10 --parts
+ours --model-shape llama2-7b --batch 4 --length 2048 --steps 6 --set "train.memory=18660 MiB"
+ours --model-shape smollm2-135m --batch 8 --length 512 --steps 50 --parts
 ours --model-shape smollm2-135m --batch 8 --length 512 --steps 93 --method meta-lora
-ours --model-shape baichuan2-7b --batch 4 --length 400 --steps 10 --set "train.memory=20100 MiB"
+ours --model-shape baichuan2-7b --batch 4 --length 400 --steps 15 --set "train.memory=20160 MiB"
+ours --model-shape baichuan2-7b --batch 4 --length 400 --steps 15
 ours --model-shape baichuan2-7b --batch 4 --length 400 --steps 33 --method meta-lora
 for shape in mistral-7b llama3-8b qwen2-7b; do ours --model-shape $shape --batch 4 --length 400 --steps 8; done
 for shape in qwen2-0.5b smollm2-1.7b; do ours --model-shape $shape --batch 8 --length 512 --steps 10; done
 
 peers=../shared/bench
 if [ -d "$peers" ]; then
-  OUT="$out" python3 "$peers/peer_peft.py" eager checkpointing compile
-  python3 "$peers/peer_metalora.py" baichuan2-7b | tee "$out/peer_metalora.jsonl"
   OUT="$out" python3 "$peers/gemm_floor.py"
+  python3 "$peers/peer_metalora.py" baichuan2-7b | tee "$out/peer_metalora.jsonl"
+  OUT="$out" python3 "$peers/peer_peft.py" ${PEERS-eager checkpointing compile}
+fi
+
+checkpoint=${CHECKPOINT-/dev/shm/llama}
+if [ -n "$checkpoint" ]; then
+  python3 tests/bench/make_checkpoint.py "$checkpoint"
+  "$DENO" run -A tests/bench/load.ts "$checkpoint" cuda | tee "$out/load.txt"
+  rm -rf "$checkpoint"
 fi
