@@ -69,7 +69,7 @@ cudaError_t cross_entropy(const Launch& on, int64_t R, int64_t V, float* logits,
                           int32_t* argmax, bool backward);
 
 // swiglu_gradients.cu: swiglu_backward in place and the adapter gradients beside it, where swiglu_gradients_fits; rows of no segment
-// are left alone.
+// become zero.
 bool swiglu_gradients_fits(int64_t f, const bf16* gate_up, int64_t ldg, const bf16* dy, int64_t lddy, const NarrowSide& y,
                            const NarrowSide& gate, const NarrowSide& up);
 cudaError_t swiglu_gradients(const Launch& on, int64_t T, int64_t f, bf16* gate_up, int64_t ldg, const bf16* dy, int64_t lddy, int64_t S,

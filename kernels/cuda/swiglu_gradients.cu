@@ -38,6 +38,7 @@ struct Gradients {
   float scale[PRODUCTS], beta;
   float* out[PRODUCTS];
   bool vectors[PRODUCTS];
+  int64_t T, S;
   int wide_tiles, split;
 };
 
@@ -124,6 +125,15 @@ static __global__ void __launch_bounds__(OUTER_THREADS, NR <= 32 ? 2 : 1) gradie
       }
     }
   }
+  // Rows of no segment, behind the last: zeros, so that nothing adds up in dL/dx there.
+  if (segment == o.S - 1 && rank == o.split - 1) {
+    const int CHUNKS = WT / 8, column = threadIdx.x % CHUNKS * 8;
+    if (column < width)
+      for (int64_t t = rows + threadIdx.x / CHUNKS; begin + t < o.T; t += OUTER_THREADS / CHUNKS) {
+        store_bits<8>(gate + t * o.ldg + column, Bits<8>{make_uint4(0, 0, 0, 0)});
+        store_bits<8>(up + t * o.ldg + column, Bits<8>{make_uint4(0, 0, 0, 0)});
+      }
+  }
   asm volatile("cp.async.wait_group 0;" ::: "memory");
   __syncthreads();
 
@@ -187,6 +197,7 @@ cudaError_t swiglu_gradients(const Launch& on, int64_t T, int64_t f, bf16* gate_
   Gradients o = {};
   o.cu = cu;
   o.gate_up = gate_up, o.dy = dy;
+  o.T = T, o.S = S;
   o.f = f, o.ldg = ldg, o.lddy = lddy, o.out_stride = out_stride, o.beta = beta;
   int64_t most = 0;
   const NarrowSide* sides[PRODUCTS] = {&y, &gate, &up};
