@@ -7,7 +7,7 @@
  *   block  only the residual stream entering the block is kept; the rest is computed again
  *
  * Outputs of norms and of silu(gate)·up are kept on no rung: the backward pass needs them for adapter gradients alone, which read
- * them out of what they were made of (`ml_segment_outer` with a norm's factors, `ml_swiglu_gradients`).
+ * them out of what they were made of (`ml_linear_gradients` with a norm's factors, `ml_swiglu_gradients`).
  *
  * Buffers of what is computed again are shared by all layers. Computed again means the same kernels on the same inputs, so that
  * every rung gives the same bits.

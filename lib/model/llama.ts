@@ -7,8 +7,8 @@
  *   loss = cross-entropy(head · rmsnorm(x)) on the rows that carry a label
  *
  * Letters: T rows of the stream, R labelled rows, d width, f MLP width, H query heads, K key/value heads, D head size,
- * V vocabulary, L layers, r rank. The base is frozen: the backward pass yields dL/dh and dL/dy of every linear layer and
- * hands them to a sink, which forms adapter gradients (summed, or one per sample).
+ * V vocabulary, L layers, r rank. The base is frozen: the backward pass hands what adapter gradients are made of to a sink, which
+ * forms them (summed, or one per sample).
  */
 import { type Device, Tensor } from "../../ffi/device.ts";
 import * as op from "../../ffi/operators.ts";

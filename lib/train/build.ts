@@ -57,11 +57,13 @@ export function buildTraining(dev: Device, config: Config, inputs: TrainingInput
   // On the CPU all memory is the host's, and an embedding that is the head as well is read as a whole.
   const movable = dev.backend === "cuda" && !tied && config.train.embedding !== "device";
   const given: Layout = { recompute: KEEP_ALL, embedding: movable && config.train.embedding === "host" ? "host" : "device" };
-  if (recompute !== "auto") return layOut(dev, config, inputs, { ...given, recompute: { rung: recompute, layers: L } });
   const limit = allowedBytes(dev, config);
   const least: Layout = { ...given, embedding: movable ? "host" : "device" };
   const rungs = RUNGS.slice(1).flatMap((rung) => Array.from({ length: L }, (_, l) => ({ rung, layers: l + 1 })));
-  const ladder = [given, least, ...rungs.map((recompute) => ({ ...least, recompute }))];
+  const chosen = recompute === "auto" ? null : { rung: recompute, layers: L };
+  const ladder = chosen
+    ? [given, least].map((layout) => ({ ...layout, recompute: chosen }))
+    : [given, least, ...rungs.map((recompute) => ({ ...least, recompute }))];
   const at = (i: number) => layOut(dev, config, inputs, ladder[i]!);
   const fits = (training: Training) => memoryPlan(dev, training, work).total_bytes <= limit;
   // Memory falls along the ladder (but for the first layer of a rung, whose shared buffers are new): the first entry that fits,

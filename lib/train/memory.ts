@@ -54,7 +54,7 @@ export function memoryPlan(
     const host = residentBytes() + RUNTIME_GROWTH + moments + saved + data + engine.hostArena.bytes;
     return { ...plan, driver: DRIVER_BYTES, host, total_bytes: engine.arena.bytes + DRIVER_BYTES };
   }
-  const growth = RUNTIME_GROWTH + dev.units * THREAD_GROWTH + packedBytes(engine);
+  const growth = RUNTIME_GROWTH + dev.units * (THREAD_GROWTH + scaledBytes(engine)) + packedBytes(engine);
   const host = residentBytes() + growth + moments + saved + data;
   return { ...plan, driver: 0, host, total_bytes: engine.arena.bytes + host };
 }
@@ -62,6 +62,12 @@ export function memoryPlan(
 /** What an engine takes that is laid out to evaluate or score. Call it before `allocate`. */
 export function evaluationBytes(dev: Device, { arena }: Engine): number {
   return arena.bytes + (dev.backend === "cuda" ? DRIVER_BYTES : residentBytes());
+}
+
+/** dL/dh [T, ranks] of q/k/v or of gate/up times the factors of the norm before them, a copy a thread (ROWS in kernels/cpu/segment.cpp). */
+function scaledBytes({ model, options }: Engine): number {
+  const ranks = Math.max(...model.layers.map(({ qkv, gateUp }) => Math.max(qkv.rank, gateUp.rank)));
+  return options.purpose === "train" ? 4 * options.limits.tokens * Math.min(ranks, 168) : 0;
 }
 
 /** Panels of the largest product: activations [T, width] times a frozen matrix. */
