@@ -204,7 +204,7 @@ int32_t ml_swiglu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, in
  *   out_gate [f, r_gate], then
  *   out_up [f, r_up] behind it   = beta * out + s * outer(dgate or dup, h)         h [T, r_gate + r_up], rows ldh apart
  * Outputs start out_stride elements after those of the segment before. A rank of 0 leaves its gradient out (pointers may be
- * NULL). dy [T, lddy] is scratch afterwards, and dgate_up of rows of no segment is of no use. */
+ * NULL). dy [T, lddy] is scratch afterwards, and dgate_up of rows of no segment is zero or of no use. */
 int32_t ml_swiglu_gradients(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, int32_t ldg, ml_ptr dy, int32_t lddy, int32_t S,
                             ml_ptr cu_seqlens, int32_t r_y, ml_ptr gh, int32_t ldgh, ml_ptr out_y, int32_t r_gate, int32_t r_up,
                             ml_ptr h, int32_t ldh, float s_gate, float s_up, ml_ptr out_gate, float beta, int32_t out_stride,

@@ -94,6 +94,9 @@ export function reserveActivations(
   { recompute, keepH }: { recompute: Recompute; keepH: boolean },
 ): LayerActivations[] {
   const buffer = (cols: number) => arena.reserve("activations", T, cols, { dtype });
+  // Rows of bf16 on the 16-byte grid that kernels copy by.
+  const hBuffer = (rank: number) =>
+    arena.reserve("activations", T, rank, { dtype, ld: dtype === "bf16" ? Math.ceil(rank / 8) * 8 : rank });
   const perRow = (cols = 1) => arena.reserve("activations", T, cols);
   const makers: Record<BufferName, (layer: Linears) => Tensor> = {
     x: () => buffer(d),
@@ -118,7 +121,7 @@ export function reserveActivations(
   const sharedH: Partial<Record<keyof LayerActivations["h"], Tensor>> = {};
   for (const name of ["qkv", "gateUp"] as const) {
     const rank = Math.max(...layers.map((linears) => linears[name].rank));
-    if (keepH && rank > 0 && rungs.some((rung) => SHARED_H[rung].includes(name))) sharedH[name] = buffer(rank);
+    if (keepH && rank > 0 && rungs.some((rung) => SHARED_H[rung].includes(name))) sharedH[name] = hBuffer(rank);
   }
   return layers.map((linears, l) => {
     const rung = rungs[l]!;
@@ -129,7 +132,7 @@ export function reserveActivations(
     const hOf = (name: keyof LayerActivations["h"]) => {
       const { rank } = linears[name];
       if (!keepH || rank === 0) return null;
-      return SHARED_H[rung].includes(name) ? sharedH[name]!.columns(0, rank) : buffer(rank);
+      return SHARED_H[rung].includes(name) ? sharedH[name]!.columns(0, rank) : hBuffer(rank);
     };
     const h = { qkv: hOf("qkv"), gateUp: hOf("gateUp"), down: hOf("down") };
     return { rung, ...own, h, from, to: arena.bytes };

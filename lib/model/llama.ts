@@ -173,7 +173,8 @@ export class Llama {
     // Activations: kept per layer to train, one set for all layers to evaluate.
     const buffer = (rows: number, cols: number) => arena.reserve("activations", rows, cols, { dtype });
     const perRow = (cols = 1) => arena.reserve("activations", T, cols);
-    const kept = train ? this.layers : this.layers.slice(0, 1);
+    const widestO = this.layers.reduce((most, each) => each.o.rank > most.o.rank ? each : most);
+    const kept = train ? this.layers : [widestO];
     const shape = { T, d, f, H, K, D, dtype };
     this.#saved = reserveActivations(arena, kept, shape, { recompute: train ? recompute : KEEP_ALL, keepH: train });
     this.#last = buffer(T, d);

@@ -70,3 +70,21 @@ Deno.test("per-sample gradients in the place of activations have the same bits a
     if (rung !== "block") assert(reuse.bytes < gradients({ stagedLayout: "whole", recompute }).bytes, rung); // else too small
   }
 });
+
+Deno.test("adapters of other ranks in every layer train on every rung, and evaluate to the losses that they train with", () => {
+  // Layer 0 has the smallest rank, so that nothing may be laid out by it alone.
+  const adapterOf = (name: string) => ({ rank: 4 * Number(/layers\.(\d)/.exec(name)![1]), scale: 0.5 });
+  const options = { adapterOf, staged: 0 };
+  const losses = (purpose: "train" | "evaluate", more: Partial<EngineOptions> = {}) => {
+    using dev = Device.open({ threads: 2 });
+    const limits = { tokens: 31, rows: 28, segments: 3, positions: 17 };
+    using engine = new Engine(dev, config, { ...options, weightDtype: "f32", limits, purpose, ...more });
+    engine.allocate();
+    randomWeights(dev, engine.model);
+    engine.setAdapters(normals(engine.parameters, 5).map((x) => 0.1 * x));
+    if (purpose === "evaluate") return engine.evaluate(samples).sums;
+    return engine.sumGradients(samples, { per: "sample", samples: 3 }, { out: engine.grad! }).sums;
+  };
+  const evaluated = losses("evaluate");
+  for (const rung of RUNGS) assertEquals(losses("train", { recompute: { rung, layers: 3 } }), evaluated, rung);
+});
