@@ -5,7 +5,7 @@
 // Kernels use no C++ standard library templates: a weak symbol compiled for AVX-512 must never win at link time and run
 // on a machine that has none.
 //
-// Arguments arrive checked (ffi/shim/cpu_api.cpp); kernels only compute. Letters and layouts: see ffi/metalora.h.
+// Arguments arrive checked (ffi/shim/api.cpp); kernels only compute. Letters and layouts: see ffi/metalora.h.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
 // kernels.h: what the CUDA kernels and the shim share.
 //
-// One launcher an operator, arguments in the order of ffi/metalora.h, already checked by the shim (ffi/shim/cuda_api.cpp).
+// One launcher an operator, arguments in the order of ffi/metalora.h, already checked by the shim (ffi/shim/api.cpp).
 // A launcher enqueues work on `on.stream` and returns what the launch said; it allocates nothing, never synchronises and
 // reads no device memory on the host, so that every launcher can be captured into a CUDA graph. Whatever depends on
 // the batch (offsets, ids, rows, labels, weights) is read on the device.

@@ -192,7 +192,7 @@ static cudaError_t launch_outers(const Launch& on, int64_t S, Outers all) {
 
 // The columns a block takes of the wide side: few where many would leave most of the device idle. With clusters that is below half a
 // block a multiprocessor: 8,192 rows of [96, 4096] take 73 us in 4 x 32 blocks of 128 columns, 47 us in 2 x 64 of 64; 4 segments of
-// 1,600 rows in all 16 us in 128 blocks of 128, 19 us in 256 of 64 (H100, `gpu-kernels time`).
+// 1,600 rows in all 16 us in 128 blocks of 128, 19 us in 256 of 64 (H100, `gpu-kernels time` of builds with fixed sizes).
 template <int NR>
 static cudaError_t choose_width(const Launch& on, int64_t S, const Outers& all) {
   int64_t tiles = 0, widest = 0;

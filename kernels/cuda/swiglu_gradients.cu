@@ -173,7 +173,7 @@ static cudaError_t launch(const Launch& on, int64_t S, Gradients o) {
   o.wide_tiles = (int)ceil_div(o.f, WT);
   const int64_t tiles = S * o.wide_tiles, places = (int64_t)on.units * (NR <= 32 ? 2 : 1);
   // Until every place for a block is taken: at f = 11008, 8,192 rows of one segment take 456 us in 2 x 86 blocks, 370 in 4 x 86, 384
-  // in 8 x 86 (H100, `gpu-kernels time`).
+  // in 8 x 86 (H100, `gpu-kernels time` of builds with a fixed split).
   o.split = 1;
   if (has_clusters(on))
     while (o.split < MOST_SPLIT && tiles * o.split < places) o.split *= 2;

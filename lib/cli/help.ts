@@ -62,7 +62,7 @@ function exampleLines(examples: readonly Row[]): string[] {
 
 const EXITS: readonly Row[] = [
   ["0", "done"],
-  ["1", "failed; the first line on stderr says why"],
+  ["1", "failed; a line on stderr says why"],
   ["2", "wrong usage, configuration or data"],
 ];
 
