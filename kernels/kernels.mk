@@ -8,7 +8,7 @@ CPU_LIB := build/libmetalora_cpu.so
 # `make V=1` prints whole commands.
 Q := $(if $(V),,@)
 CPU_KERNELS := $(basename $(notdir $(wildcard kernels/cpu/*.cpp)))
-SHARED_SHIM := api context memory
+SHARED_SHIM := api context gradients memory
 CPU_SHIM := $(SHARED_SHIM) $(basename $(notdir $(wildcard ffi/shim/cpu_*.cpp)))
 
 CPU_WARNINGS := -Wall -Wextra -Werror

@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { basename, dirname, isAbsolute, join, relative } from "node:path";
 import type { StartingData } from "../config/start.ts";
 import { startingConfig } from "../config/start.ts";
@@ -106,6 +107,8 @@ function writeNew(path: string, text: string): void {
     if (error instanceof Deno.errors.NotFound) {
       throw new UserError(`Cannot write ${path}: there is no folder ${dirname(path)}. Make it first`, 2);
     }
+    // What is half-written would be in the way of the next attempt.
+    if (existsSync(path)) Deno.removeSync(path);
     throw new UserError(`Cannot write ${path}: ${(error as Error).message}`, 1);
   }
 }
