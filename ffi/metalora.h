@@ -37,7 +37,7 @@
 extern "C" {
 #endif
 
-#define ML_ABI_VERSION 4
+#define ML_ABI_VERSION 5
 
 typedef struct ml_ctx ml_ctx;
 typedef void* ml_ptr;
@@ -140,10 +140,11 @@ int32_t ml_rmsnorm_backward(ml_ctx* ctx, int32_t T, int32_t d, ml_ptr x, ml_ptr 
  * W's rows N .. N+Q-1, lda = ldw. */
 int32_t ml_lora_refresh(ml_ctx* ctx, int32_t d_in, int32_t G, const int32_t* groups_host, const float* scales_host,
                         ml_ptr theta, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr a_cast, int32_t lda, int32_t dtype);
-/* h = x A^T behind x; y [T, ldy] = x W^T + sum_g s_g h_g B_g^T + bias. A [Q, lda] of type dtype; bias f32 [N] or NULL. */
+/* h = x A^T behind x; y [T, ldy] = x W^T + sum_g s_g h_g B_g^T + bias + add. A [Q, lda] and bias [N] (or NULL) of type dtype;
+ * add [T, ldadd] (or NULL), such as the residual stream, may be y itself. */
 int32_t ml_linear_forward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr xh,
                           int32_t ldx, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr bias,
-                          ml_ptr y, int32_t ldy, int32_t dtype);
+                          ml_ptr add, int32_t ldadd, ml_ptr y, int32_t ldy, int32_t dtype);
 /* g_h = s dY B behind dx; dx = dY W + g_h A (need_dx = 0 computes g_h alone). dy [T, lddy]. Overwrites gxh. Where rows of dy
  * have room for Q columns behind their N (lddy >= N + Q), these are scratch: with A below W, dx is then one product over
  * K = N + Q. */

@@ -136,23 +136,24 @@ export function loraRefresh(
     dtypeCode(W.dtype), W.ld, pointer(aCast), aCast?.ld ?? 0, dtypeCode(dtype)));
 }
 
-/** h = x Aᵀ behind x; y = x Wᵀ + Σ s h_g B_gᵀ + bias. */
+/** h = x Aᵀ behind x; y = x Wᵀ + Σ s h_g B_gᵀ + bias + add. `add` [T, N] may be y itself. */
 export function linearForward(
   dev: Device,
   T: number,
-  { dIn, groups, xh, A, W, bias, y }: {
+  { dIn, groups, xh, A, W, bias, add = null, y }: {
     dIn: number;
     groups: Groups;
     xh: Tensor;
     A: Tensor | null;
     W: Tensor;
     bias: Tensor | null;
+    add?: Tensor | null;
     y: Tensor;
   },
 ): void {
   // deno-fmt-ignore
   dev.check(dev.symbols.ml_linear_forward(dev.ctx, T, dIn, groups.count, groups.table, xh.pointer, xh.ld, pointer(A), A?.ld ?? 0, W.pointer,
-    dtypeCode(W.dtype), W.ld, pointer(bias), y.pointer, y.ld, dtypeCode(y.dtype)));
+    dtypeCode(W.dtype), W.ld, pointer(bias), pointer(add), add?.ld ?? 0, y.pointer, y.ld, dtypeCode(y.dtype)));
 }
 
 /** g_h = s dY B behind dx; dx = dY W + g_h A. `needDx: false` computes g_h alone. */

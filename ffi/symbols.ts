@@ -76,9 +76,9 @@ export const symbols = {
   //   scales_host, ml_ptr theta, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr a_cast, int32_t lda, int32_t dtype)
   ml_lora_refresh: { parameters: ["pointer", "i32", "i32", "buffer", "buffer", "pointer", "pointer", "i32", "i32", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_linear_forward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr
-  //   xh, int32_t ldx, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr bias, ml_ptr y, int32_t
-  //   ldy, int32_t dtype)
-  ml_linear_forward: { parameters: ["pointer", "i32", "i32", "i32", "buffer", "pointer", "i32", "pointer", "i32", "pointer", "i32", "i32", "pointer", "pointer", "i32", "i32"], result: "i32" },
+  //   xh, int32_t ldx, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr bias, ml_ptr add, int32_t
+  //   ldadd, ml_ptr y, int32_t ldy, int32_t dtype)
+  ml_linear_forward: { parameters: ["pointer", "i32", "i32", "i32", "buffer", "pointer", "i32", "pointer", "i32", "pointer", "i32", "i32", "pointer", "pointer", "i32", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_linear_backward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr
   //   dy, int32_t lddy, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, int32_t need_dx, ml_ptr gxh,
   //   int32_t ldg, int32_t dtype)
@@ -145,4 +145,4 @@ export const symbols = {
 } as const satisfies Deno.ForeignLibraryInterface;
 
 /** The ABI version this table was written for; compared with `ml_abi_version()` when a library is loaded. */
-export const ABI_VERSION = 4;
+export const ABI_VERSION = 5;

@@ -107,7 +107,7 @@ int32_t ml_lora_refresh(ml_ctx* ctx, int32_t d_in, int32_t G, const int32_t* gro
 
 int32_t ml_linear_forward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr xh,
                           int32_t ldx, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr bias,
-                          ml_ptr y, int32_t ldy, int32_t dtype) {
+                          ml_ptr add, int32_t ldadd, ml_ptr y, int32_t ldy, int32_t dtype) {
   Call call(base(ctx), "apply a linear layer of %lld inputs to %lld rows", d_in, T);
   int64_t N, Q;
   call.positive("T", T);
@@ -117,10 +117,11 @@ int32_t ml_linear_forward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const
   call.matrix("xh", xh, T, d_in + Q, ldx, call.activation_size());
   if (Q > 0) call.matrix("A", A, Q, d_in, lda, call.activation_size());
   call.matrix("W", W, N, d_in + Q, ldw, dtype_size(wdtype));
-  if (bias) call.dense("bias", bias, 1, N, 4);
+  if (bias) call.dense("bias", bias, 1, N, call.activation_size());
+  if (add) call.matrix("add", add, T, N, ldadd, call.activation_size());
   call.matrix("y", y, T, N, ldy, call.activation_size());
   if (call.failed()) return call.status();
-  backend::linear_forward(call, *ctx, T, d_in, G, (const Group*)groups_host, xh, ldx, A, lda, W, wdtype, ldw, bias, y, ldy);
+  backend::linear_forward(call, *ctx, T, d_in, G, (const Group*)groups_host, xh, ldx, A, lda, W, wdtype, ldw, bias, add, ldadd, y, ldy);
   return call.status();
 }
 

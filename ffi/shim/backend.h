@@ -43,7 +43,7 @@ void rmsnorm_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, const void*
 void lora_refresh(Call& call, ml_ctx& ctx, int64_t d_in, int32_t G, const Group* groups, const float* scales, const void* theta, void* W,
                   int32_t wdtype, int64_t ldw, void* a_cast, int64_t lda);
 void linear_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, void* xh, int64_t ldx, const void* A, int64_t lda,
-                    const void* W, int32_t wdtype, int64_t ldw, const void* bias, void* y, int64_t ldy);
+                    const void* W, int32_t wdtype, int64_t ldw, const void* bias, const void* add, int64_t ldadd, void* y, int64_t ldy);
 void linear_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, const void* dy, int64_t lddy,
                      const void* A, int64_t lda, const void* W, int32_t wdtype, int64_t ldw, bool need_dx, void* gxh, int64_t ldg);
 void segment_outers(Call& call, ml_ctx& ctx, int64_t S, const int32_t* cu, const OuterProduct* products, int count, float beta,

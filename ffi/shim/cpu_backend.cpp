@@ -196,8 +196,8 @@ void lora_refresh(Call&, ml_ctx& ctx, int64_t d_in, int32_t G, const Group* grou
   for (int64_t i = 0; i < Q; i++) memcpy(out_(a_cast) + i * lda, in(theta) + i * d_in, (size_t)d_in * 4);
 }
 
-void linear_forward(Call&, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, void* xh, int64_t ldx, const void* A, int64_t lda, const void* W, int32_t wdtype, int64_t ldw, const void* bias, void* y, int64_t ldy) {
-  ctx.kernels->linear_forward(ctx.pool, T, d_in, G, groups, out_(xh), ldx, in(A), lda, W, wdtype, ldw, in(bias), out_(y), ldy);
+void linear_forward(Call&, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, void* xh, int64_t ldx, const void* A, int64_t lda, const void* W, int32_t wdtype, int64_t ldw, const void* bias, const void* add, int64_t ldadd, void* y, int64_t ldy) {
+  ctx.kernels->linear_forward(ctx.pool, T, d_in, G, groups, out_(xh), ldx, in(A), lda, W, wdtype, ldw, in(bias), in(add), ldadd, out_(y), ldy);
 }
 
 void linear_backward(Call&, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, const void* dy, int64_t lddy, const void* A, int64_t lda, const void* W, int32_t wdtype, int64_t ldw, bool need_dx, void* gxh, int64_t ldg) {

@@ -73,11 +73,10 @@ void lora_refresh(Call& call, ml_ctx& ctx, int64_t d_in, int32_t G, const Group*
 
 // h = x A^T behind x, then one product over K = d_in + Q gives y = x W^T + s h B^T: the adapters are inside it (design, section 4).
 void linear_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, void* xh, int64_t ldx, const void* A,
-                    int64_t lda, const void* W, int32_t, int64_t ldw, const void* bias, void* y, int64_t ldy) {
+                    int64_t lda, const void* W, int32_t, int64_t ldw, const void* bias, const void* add, int64_t ldadd, void* y, int64_t ldy) {
   const int64_t Q = rank_of(G, groups), N = outputs_of(G, groups);
   if (Q > 0) product(call, ctx, T, Q, d_in, 1, xh, ldx, false, A, lda, true, 0, out_(xh) + d_in, ML_BF16, ldx);
-  if (bias && enter(call, ctx)) launched(call, ctx, cuda::broadcast_row(ctx.on, T, N, f32(bias), out_(y), ldy));
-  product(call, ctx, T, N, d_in + Q, 1, xh, ldx, false, W, ldw, true, bias ? 1 : 0, y, ML_BF16, ldy);
+  product(call, ctx, {T, N, d_in + Q, xh, ldx, false, W, ldw, true, 1, 0, y, ML_BF16, ldy, add, ldadd, bias});
 }
 
 // g_h = s dY B. With A below W and room for g_h behind dY, dx = [dY | g_h] [W; A] is one product over K = N + Q: four products of a
@@ -90,8 +89,7 @@ void linear_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G
   if (!need_dx || call.failed()) return;
   const bool below = Q > 0 && A == in(W) + N * ldw && lda == ldw && lddy >= N + Q;
   if (below) {
-    launched(call, ctx, cudaMemcpy2DAsync((bf16*)dy + N, (size_t)lddy * 2, gh, (size_t)ldg * 2, (size_t)Q * 2, (size_t)T,
-                                          cudaMemcpyDeviceToDevice, ctx.stream));
+    launched(call, ctx, cuda::copy_2d(ctx.on, T, Q * 2, gh, ldg * 2, (bf16*)dy + N, lddy * 2));
     product(call, ctx, T, d_in, N + Q, 1, dy, lddy, false, W, ldw, false, 0, gxh, ML_BF16, ldg);
     return;
   }

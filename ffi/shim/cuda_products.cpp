@@ -15,7 +15,7 @@ namespace metalora {
 namespace {
 
 constexpr int R_32F = 0, R_16BF = 14, COMPUTE_32F = 68, OP_N = 0, OP_T = 1;  // cudaDataType, cublasComputeType_t, cublasOperation_t
-constexpr int DESC_TRANSA = 3, DESC_TRANSB = 4, PREFERENCE_WORKSPACE = 1, PREFERENCE_REDUCTION = 3, PREFERENCE_ALIGNMENT = 5;
+constexpr int DESC_TRANSA = 3, DESC_TRANSB = 4, DESC_EPILOGUE = 7, DESC_BIAS = 8, EPILOGUE_BIAS = 4, PREFERENCE_WORKSPACE = 1, PREFERENCE_REDUCTION = 3, PREFERENCE_ALIGNMENT = 5;
 constexpr uint32_t SUMS_IN_COMPUTE_TYPE = 2, SUMS_IN_OUTPUT_TYPE = 4;
 
 constexpr int PROPOSALS = 16, REPEATS = 4;
@@ -31,15 +31,16 @@ constexpr unsigned long long SCANTY_MIB = 128;  // less may be too little for a 
 
 // What the choice of an algorithm depends on.
 struct Shape {
-  int64_t M, N, K, lda, ldb, ldc;
-  int32_t flags;  // trans_a, trans_b, c_dtype
-  int32_t alignment;  // of all three matrices, in bytes, at most 256
+  int64_t M, N, K, lda, ldb, ldc, ld_add;
+  int32_t flags;      // trans_a, trans_b, c_dtype, whether there is a bias
+  int32_t alignment;  // of all matrices, in bytes, at most 256
   bool operator==(const Shape& other) const { return memcmp(this, &other, sizeof other) == 0; }
 };
 
 Shape shape_of(const Product& p) {
-  const uintptr_t all = (uintptr_t)p.a | (uintptr_t)p.b | (uintptr_t)p.c | 256;
-  return {p.M, p.N, p.K, p.lda, p.ldb, p.ldc, (int32_t)p.trans_a | (int32_t)p.trans_b << 1 | p.c_dtype << 2, (int32_t)(all & -all)};
+  const uintptr_t all = (uintptr_t)p.a | (uintptr_t)p.b | (uintptr_t)p.c | (uintptr_t)p.add | 256;
+  const int32_t flags = (int32_t)p.trans_a | (int32_t)p.trans_b << 1 | (int32_t)(p.bias != nullptr) << 2 | p.c_dtype << 3;
+  return {p.M, p.N, p.K, p.lda, p.ldb, p.ldc, p.add ? p.ld_add : 0, flags, (int32_t)(all & -all)};
 }
 
 // Everything but the exact number of rows.
@@ -52,9 +53,10 @@ Shape class_of(const Shape& shape) {
 struct Plan {
   Shape shape;
   CublasLt::Operation operation;
-  CublasLt::Layout a, b, c;
+  CublasLt::Layout a, b, c, d;  // c: what is added
   CublasLt::Algorithm algorithm;
-  bool own;  // cuBLAS's own choice is the best
+  CublasLt::Algorithm first;  // what cublasLt proposes first: the standard of products that cuBLAS itself does not know
+  bool own;                   // cuBLAS's own choice is the best
 };
 
 struct Choice {
@@ -93,26 +95,37 @@ void destroy(const CublasLt& lt, Plan& plan) {
   if (plan.a) lt.destroy_layout(plan.a);
   if (plan.b) lt.destroy_layout(plan.b);
   if (plan.c) lt.destroy_layout(plan.c);
+  if (plan.d) lt.destroy_layout(plan.d);
   if (plan.operation) lt.destroy_operation(plan.operation);
 }
+
+// Whether something is added that cublasLt alone can add.
+bool adds(const Product& p) { return p.add || p.bias; }
 
 // Descriptors of a product. cuBLAS thinks in columns: it computes c^T = op(b)^T op(a)^T, so our b is its first operand.
 bool describe(const CublasLt& lt, const Product& p, Plan& plan) {
   plan = {};
   plan.own = true;
   plan.shape = shape_of(p);
-  const int first = p.trans_b ? OP_T : OP_N, second = p.trans_a ? OP_T : OP_N;
+  const int first = p.trans_b ? OP_T : OP_N, second = p.trans_a ? OP_T : OP_N, c_type = p.c_dtype == ML_F32 ? R_32F : R_16BF;
+  const uint32_t epilogue = EPILOGUE_BIAS;
   return lt.create_operation(&plan.operation, COMPUTE_32F, R_32F) == 0 &&
          lt.set_operation(plan.operation, DESC_TRANSA, &first, sizeof first) == 0 &&
          lt.set_operation(plan.operation, DESC_TRANSB, &second, sizeof second) == 0 &&
+         (!p.bias || (lt.set_operation(plan.operation, DESC_EPILOGUE, &epilogue, sizeof epilogue) == 0 &&
+                      lt.set_operation(plan.operation, DESC_BIAS, &p.bias, sizeof p.bias) == 0)) &&
          lt.create_layout(&plan.a, R_16BF, (uint64_t)(p.trans_b ? p.K : p.N), (uint64_t)(p.trans_b ? p.N : p.K), p.ldb) == 0 &&
          lt.create_layout(&plan.b, R_16BF, (uint64_t)(p.trans_a ? p.M : p.K), (uint64_t)(p.trans_a ? p.K : p.M), p.lda) == 0 &&
-         lt.create_layout(&plan.c, p.c_dtype == ML_F32 ? R_32F : R_16BF, (uint64_t)p.N, (uint64_t)p.M, p.ldc) == 0;
+         lt.create_layout(&plan.c, c_type, (uint64_t)p.N, (uint64_t)p.M, p.add ? p.ld_add : p.ldc) == 0 &&
+         lt.create_layout(&plan.d, c_type, (uint64_t)p.N, (uint64_t)p.M, p.ldc) == 0;
 }
 
 int run(ml_ctx& ctx, const Product& p, const Plan& plan, const CublasLt::Algorithm& algorithm) {
-  return ctx.cublas->lt.matmul((CublasLt::Handle)ctx.handle, plan.operation, &p.alpha, p.b, plan.a, p.a, plan.b, &p.beta, p.c, plan.c, p.c,
-                               plan.c, &algorithm, ctx.workspace, WORKSPACE_BYTES, ctx.stream);
+  const CublasLt& lt = ctx.cublas->lt;
+  const float beta = p.add ? 1 : p.beta;
+  if (p.bias && lt.set_operation(plan.operation, DESC_BIAS, &p.bias, sizeof p.bias) != 0) return -1;  // every layer has its own
+  return lt.matmul((CublasLt::Handle)ctx.handle, plan.operation, &p.alpha, p.b, plan.a, p.a, plan.b, &beta, p.add ? p.add : p.c, plan.c, p.c,
+                   plan.d, &algorithm, ctx.workspace, WORKSPACE_BYTES, ctx.stream);
 }
 
 // What cublasLt proposes. Sums in place are left out: their order changes from run to run.
@@ -126,7 +139,7 @@ int propose(ml_ctx& ctx, const Plan& plan, CublasLt::Proposal (&proposals)[PROPO
   lt.set_preference(preference, PREFERENCE_REDUCTION, &schemes, sizeof schemes);
   for (int operand = 0; operand < 4; operand++) lt.set_preference(preference, PREFERENCE_ALIGNMENT + operand, &alignment, sizeof alignment);
   int found = 0;
-  const int status = lt.propose((CublasLt::Handle)ctx.handle, plan.operation, plan.a, plan.b, plan.c, plan.c, preference, PROPOSALS, proposals,
+  const int status = lt.propose((CublasLt::Handle)ctx.handle, plan.operation, plan.a, plan.b, plan.c, plan.d, preference, PROPOSALS, proposals,
                                 &found);
   lt.destroy_preference(preference);
   return status == 0 ? found : 0;
@@ -140,7 +153,7 @@ bool checksum_of(ml_ctx& ctx, const Product& p, unsigned long long* sum) {
          cudaStreamSynchronize(ctx.stream) == cudaSuccess;
 }
 
-// cuBLAS's own choice.
+// cuBLAS's own choice, in place where something is added.
 int run_own(ml_ctx& ctx, const Product& p) {
   constexpr int DEFAULT = -1;
   return ctx.cublas->gemm(ctx.handle, p.trans_b, p.trans_a, (int)p.N, (int)p.M, (int)p.K, &p.alpha, p.b, R_16BF, (int)p.ldb, p.a, R_16BF,
@@ -162,18 +175,17 @@ float shortest(ml_ctx& ctx, cudaEvent_t from, cudaEvent_t to, const Run& run) {
   return best;
 }
 
-// Tries the proposals on the product at hand; the plan gets the fastest of those that give the bits of cuBLAS's own choice. c is
-// left as the last of them made it: the product is still to run.
-void choose(ml_ctx& ctx, const Product& p, Plan& plan) {
-  plan.own = true;
-  if (ctx.capturing || !ctx.tuning) return;
-  CublasLt::Proposal proposals[PROPOSALS];
-  const int count = propose(ctx, plan, proposals);
+// The standard whose bits every algorithm must give.
+int run_standard(ml_ctx& ctx, const Product& p, const Plan& plan) { return adds(p) ? run(ctx, p, plan, plan.first) : run_own(ctx, p); }
+
+// Tries the proposals on the product at hand; the plan gets the fastest of those that give the bits of the standard. c is left as the
+// last of them made it: the product is still to run.
+void choose(ml_ctx& ctx, const Product& p, Plan& plan, const CublasLt::Proposal* proposals, int count) {
   unsigned long long expected = 0, sum = 0;
   cudaEvent_t from = nullptr, to = nullptr;
-  if (cudaEventCreate(&from) == cudaSuccess && cudaEventCreate(&to) == cudaSuccess && run_own(ctx, p) == 0 &&
+  if (cudaEventCreate(&from) == cudaSuccess && cudaEventCreate(&to) == cudaSuccess && run_standard(ctx, p, plan) == 0 &&
       checksum_of(ctx, p, &expected)) {
-    float best = shortest(ctx, from, to, [&] { return run_own(ctx, p); });
+    float best = shortest(ctx, from, to, [&] { return run_standard(ctx, p, plan); });
     for (int i = 0; i < count; i++) {
       if (proposals[i].state != 0 || run(ctx, p, plan, proposals[i].algorithm) != 0) continue;
       if (!checksum_of(ctx, p, &sum) || sum != expected) continue;
@@ -188,11 +200,41 @@ void choose(ml_ctx& ctx, const Product& p, Plan& plan) {
   if (to) cudaEventDestroy(to);
 }
 
-// Whether the plan's algorithm gives the bits of cuBLAS's own choice on the product at hand.
-bool agrees(ml_ctx& ctx, const Product& p, const Plan& plan) {
+// Whether an algorithm gives the bits of the standard on the product at hand.
+bool agrees(ml_ctx& ctx, const Product& p, const Plan& plan, const CublasLt::Algorithm& algorithm) {
+  CublasLt::Proposal checked;
+  if (ctx.cublas->lt.check((CublasLt::Handle)ctx.handle, plan.operation, plan.a, plan.b, plan.c, plan.d, &algorithm, &checked) != 0 ||
+      checked.workspace > WORKSPACE_BYTES)
+    return false;
   unsigned long long expected = 0, sum = 0;
-  const bool same = run(ctx, p, plan, plan.algorithm) == 0 && checksum_of(ctx, p, &sum);
-  return run_own(ctx, p) == 0 && checksum_of(ctx, p, &expected) && same && sum == expected;
+  const bool same = run(ctx, p, plan, algorithm) == 0 && checksum_of(ctx, p, &sum);
+  return run_standard(ctx, p, plan) == 0 && checksum_of(ctx, p, &expected) && same && sum == expected;
+}
+
+// Fills in the algorithm of a plan whose descriptors are there.
+void decide(ml_ctx& ctx, Products& known, const Product& p, Plan& plan) {
+  const bool trying = ctx.tuning && !ctx.capturing;
+  const Shape general = class_of(plan.shape);
+  const Choice* choice = nullptr;
+  for (int64_t i = 0; i < known.choices.count && !choice; i++)
+    if (known.choices.items[i].general == general) choice = &known.choices.items[i];
+  CublasLt::Proposal proposals[PROPOSALS];
+  const int count = adds(p) || (trying && !choice) ? propose(ctx, plan, proposals) : 0;
+  if (adds(p)) {
+    int i = 0;
+    while (i < count && proposals[i].state != 0) i++;
+    if (i == count) return;
+    plan.first = plan.algorithm = proposals[i].algorithm;
+    plan.own = false;
+  }
+  if (!trying) return;
+  if (!choice) {
+    choose(ctx, p, plan, proposals, count);
+    known.choices.add({general, plan.algorithm, plan.own});
+  } else if (!choice->own && agrees(ctx, p, plan, choice->algorithm)) {
+    plan.algorithm = choice->algorithm;
+    plan.own = false;
+  }
 }
 
 // The plan of a product, made when its shape is seen first. NULL: cuBLAS's own choice is taken.
@@ -200,28 +242,13 @@ const Plan* plan_of(ml_ctx& ctx, const Product& p) {
   if (!ctx.products) ctx.products = (Products*)calloc(1, sizeof(Products));
   if (!ctx.products) return nullptr;
   Products& known = *ctx.products;
-  const Shape shape = shape_of(p), general = class_of(shape);
+  const Shape shape = shape_of(p);
   for (int64_t i = 0; i < known.plans.count; i++)
     if (known.plans.items[i].shape == shape) return known.plans.items[i].own ? nullptr : &known.plans.items[i];
-  const CublasLt& lt = ctx.cublas->lt;
   Plan plan;
-  if (describe(lt, p, plan)) {
-    const Choice* choice = nullptr;
-    for (int64_t i = 0; i < known.choices.count && !choice; i++)
-      if (known.choices.items[i].general == general) choice = &known.choices.items[i];
-    CublasLt::Proposal checked;
-    if (choice) {
-      plan.algorithm = choice->algorithm;
-      plan.own = choice->own || ctx.capturing ||
-                 lt.check((CublasLt::Handle)ctx.handle, plan.operation, plan.a, plan.b, plan.c, plan.c, &choice->algorithm, &checked) != 0 ||
-                 checked.workspace > WORKSPACE_BYTES || !agrees(ctx, p, plan);
-    } else {
-      choose(ctx, p, plan);
-      if (!ctx.capturing) known.choices.add({general, plan.algorithm, plan.own});
-    }
-  }
+  if (describe(ctx.cublas->lt, p, plan)) decide(ctx, known, p, plan);
   const Plan* kept = known.plans.add(plan);
-  if (!kept) destroy(lt, plan);
+  if (!kept) destroy(ctx.cublas->lt, plan);
   return kept && !kept->own ? kept : nullptr;
 }
 
@@ -232,12 +259,22 @@ void product(Call& call, ml_ctx& ctx, const Product& p) {
   // A narrow result, as LoRA's are, where our own kernel is the faster one.
   const cuda::bf16 *a = (const cuda::bf16*)p.a, *b = (const cuda::bf16*)p.b;
   cuda::bf16* c = (cuda::bf16*)p.c;
-  if (!p.trans_a && p.alpha == 1 && p.beta == 0 && p.c_dtype == ML_BF16 &&
+  if (!p.trans_a && p.alpha == 1 && p.beta == 0 && !adds(p) && p.c_dtype == ML_BF16 &&
       cuda::skinny_fits(ctx.on, p.M, p.N, p.K, a, p.lda, b, p.ldb, !p.trans_b, c, p.ldc))
     return launched(call, ctx, cuda::skinny_product(ctx.on, p.M, p.N, p.K, a, p.lda, b, p.ldb, !p.trans_b, c, p.ldc));
-  const bool large = p.beta == 0 && p.N >= LEAST_WIDTH && p.M * p.N * p.K >= LEAST_WORK;
+  const bool large = p.beta == 0 && p.add != p.c && p.N >= LEAST_WIDTH && p.M * p.N * p.K >= LEAST_WORK;
   const Plan* plan = large && ctx.cublas->lt.matmul ? plan_of(ctx, p) : nullptr;
-  const int status = plan ? run(ctx, p, *plan, plan->algorithm) : run_own(ctx, p);
+  int status;
+  if (plan) {
+    status = run(ctx, p, *plan, plan->algorithm);
+  } else if (adds(p)) {
+    launched(call, ctx, cuda::add_row(ctx.on, p.M, p.N, (const cuda::bf16*)p.add, p.ld_add, (const cuda::bf16*)p.bias, c, p.ldc));
+    Product onto = p;
+    onto.beta = 1;
+    status = run_own(ctx, onto);
+  } else {
+    status = run_own(ctx, p);
+  }
   if (status == 0) return launched(call, ctx, cudaSuccess);
   // cuBLAS loads its kernels when they are first needed, and has no word for a full GPU.
   const Left left;

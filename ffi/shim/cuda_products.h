@@ -4,7 +4,8 @@
 
 namespace metalora {
 
-// c [M, N] = op(a) op(b) + beta c, row-major, bf16 operands, f32 accumulation, c bf16 or f32.
+// c [M, N] = alpha op(a) op(b) + beta c, row-major, bf16 operands, f32 accumulation, c bf16 or f32. With `add` [M, N] or `bias` [N], both
+// bf16 like c, beta is 0 and they are added, too; add may be c itself.
 struct Product {
   int64_t M, N, K;
   const void* a;
@@ -17,6 +18,9 @@ struct Product {
   void* c;
   int32_t c_dtype;
   int64_t ldc;
+  const void* add = nullptr;
+  int64_t ld_add = 0;
+  const void* bias = nullptr;
 };
 
 void product(Call& call, ml_ctx& ctx, const Product& product);

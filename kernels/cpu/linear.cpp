@@ -21,7 +21,7 @@ static const void* offset(const void* data, int dtype, int64_t elements) {
 }
 
 void linear_forward(Pool& pool, int64_t T, int64_t d_in, int G, const Group* groups, float* xh, int64_t ldx, const float* A, int64_t lda,
-                    const void* W, int wdtype, int64_t ldw, const float* bias, float* y, int64_t ldy) {
+                    const void* W, int wdtype, int64_t ldw, const float* bias, const float* add, int64_t ldadd, float* y, int64_t ldy) {
   const int64_t Q = total_rank(G, groups);
   // h [T, Q] = x A^T: all groups at once, their A lie one below the other
   if (Q > 0) {
@@ -29,14 +29,21 @@ void linear_forward(Pool& pool, int64_t T, int64_t d_in, int G, const Group* gro
   }
   int64_t N = 0;
   for (int g = 0; g < G; g++) N += groups[g].d_out;
-  if (bias) {
-    parallel(pool, T, [&](int64_t t, int) { memcpy(y + t * ldy, bias, (size_t)N * 4); });
+  // What the products are added to.
+  if (bias || add) {
+    parallel(pool, T, [&](int64_t t, int) {
+      const float* from = add ? add + t * ldadd : bias;
+      float* to = y + t * ldy;
+      if (from != to) memcpy(to, from, (size_t)N * 4);
+      if (bias && add)
+        for (int64_t n = 0; n < N; n++) to[n] += bias[n];
+    });
   }
   int64_t n = 0, q = 0;  // rows of W and columns behind d_in before this group
   for (int g = 0; g < G; g++) {
     const int64_t d_out = groups[g].d_out, r = groups[g].r;
     gemm(pool, T, d_out, d_in + r, 1, {xh, ldx, 0, false, d_in, q}, {offset(W, wdtype, n * ldw), ldw, wdtype, true, d_in, q},
-         bias ? 1 : 0, y + n, ldy);
+         bias || add ? 1 : 0, y + n, ldy);
     n += d_out;
     q += r;
   }

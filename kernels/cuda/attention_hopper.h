@@ -112,23 +112,25 @@ __device__ __forceinline__ void store_tile(uint8_t* tile, int first, const float
   }
 }
 
-// Barriers of `stages` stages; one thread initialises, then the block synchronises.
-template <int STAGES, int WGS>
+// Barriers of `stages` stages; one thread initialises, then the block synchronises. SINGLY: every consumer thread releases a stage
+// itself, instead of one for its warp. That takes more arrivals, but where ordinary stores fill the stage compute-sanitizer's racecheck
+// needs it: it does not know that __syncwarp() puts a thread's reads before another thread's arrival.
+template <int STAGES, int WGS, bool SINGLY = false>
 struct Ring {
   uint64_t full[STAGES], empty[STAGES];
   __device__ void init(int producers) {
     for (int i = 0; i < STAGES; i++) {
       barrier_init(&full[i], producers);
-      barrier_init(&empty[i], WGS * 4);
+      barrier_init(&empty[i], SINGLY ? WGS * 128 : WGS * 4);
     }
   }
   // Producer: waits until stage i % STAGES is free for tile i.
   __device__ void wait_empty(int i) { barrier_wait(&empty[i % STAGES], (i / STAGES & 1) ^ 1); }
-  // Consumer: waits until tile i is there; releases it, a warp at a time, when all of its lanes have read what they need.
+  // Consumer: waits until tile i is there; releases it when the thread, and unless SINGLY its whole warp, has read what it needs.
   __device__ void wait_full(int i) { barrier_wait(&full[i % STAGES], i / STAGES & 1); }
   __device__ void release(int i) {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(&empty[i % STAGES]);
+    if (!SINGLY) __syncwarp();
+    if (SINGLY || threadIdx.x % 32 == 0) barrier_arrive(&empty[i % STAGES]);
   }
 };
 

@@ -20,7 +20,7 @@ struct KeyShared {
   uint8_t g[STAGES][tile_bytes(QUERIES, D)];
   float lse[STAGES][QUERIES];
   float delta[STAGES][QUERIES];
-  Ring<STAGES, BACKWARD_WGS> queries;
+  Ring<STAGES, BACKWARD_WGS, true> queries;  // lse and delta are stored by a warp
   uint64_t keys;
 };
 

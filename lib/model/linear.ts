@@ -109,7 +109,7 @@ export class Linear {
     const ld = paddedWidth(this.width, activationDtype);
     const whole = arena.reserve("weights", this.dOut + below, this.width, { dtype: weightDtype, ld });
     this.W = whole.rowRange(0, this.dOut);
-    this.bias = hasBias ? arena.reserve("weights", 1, this.dOut) : null;
+    this.bias = hasBias ? arena.reserve("weights", 1, this.dOut, { dtype: activationDtype }) : null;
     this.#aCast = below === 0 ? null : new Tensor(arena, whole.byteOffset + this.dOut * ld * 2, below, dIn, weightDtype, ld);
   }
 
@@ -132,9 +132,9 @@ export class Linear {
     loraRefresh(dev, { dIn, groups, theta: this.#theta, W, aCast: this.#aCast, dtype: activationDtype });
   }
 
-  /** xh [T, dIn + rank] (x given, h written) → y [T, dOut]. */
-  forward(dev: Device, T: number, xh: Tensor, y: Tensor): void {
-    linearForward(dev, T, { dIn: this.dIn, groups: this.groups, xh, A: this.#A, W: this.W, bias: this.bias, y });
+  /** xh [T, dIn + rank] (x given, h written) → y [T, dOut], with `add` [T, dOut] added to it. */
+  forward(dev: Device, T: number, xh: Tensor, y: Tensor, add: Tensor | null = null): void {
+    linearForward(dev, T, { dIn: this.dIn, groups: this.groups, xh, A: this.#A, W: this.W, bias: this.bias, add, y });
   }
 
   /** dy [T, dOut] → gxh [T, dIn + rank] = (dL/dx, dL/dh); without `needDx` only dL/dh. */

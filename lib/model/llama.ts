@@ -101,14 +101,13 @@ export class Llama {
   readonly attentionParameters: number;
 
   readonly #saved: readonly LayerActivations[];
-  readonly #delta: Tensor; // [T,d] what a block adds to the residual stream
   readonly #last: Tensor; // [T,d] residual stream after the last block
   readonly #rstd: Tensor; // [T]
   readonly #normed: Tensor; // [T,d+r] output of a norm, then h
   readonly #act: Tensor; // [T,f+r] silu(gate)·up, then h of down
   readonly #hidden: Tensor; // [R,d] labelled rows, then their gradient
   readonly #headWork: Tensor;
-  readonly #backward: { dx: Tensor; gxh: Tensor; delta: Tensor; dqkv: Tensor; work: Tensor } | null;
+  readonly #backward: { dx: Tensor; gxh: Tensor; dqkv: readonly Tensor[]; work: Tensor } | null;
 
   /**
    * @param arena where weights and buffers are reserved; it may be allocated later, or never (a dry run)
@@ -183,30 +182,30 @@ export class Llama {
     this.losses = arena.reserve("activations", 1, R);
     this.argmax = arena.reserve("activations", 1, R, { dtype: "i32" });
 
-    // Scratch. `delta` and `dx`, `act` and `gxh` are the same memory, and the logits lie over gxh and dqkv: each is done with when the
-    // other is needed. So is the head's input when its gradient is written over it.
+    // Scratch. `act` and `gxh` are the same memory, and the logits lie over all of it: each is done with when the other is needed. So is
+    // the head's input when its gradient is written over it.
     const widest = (pick: (layer: Layer) => Linear[]) =>
       Math.max(...this.layers.flatMap((layer) => pick(layer).map((l) => l.width)));
     const beside = (width: number) => arena.reserve("workspace", T, width, { dtype, ld: paddedWidth(width, dtype) });
     const behind = (cols: number, layers: readonly Linear[]) =>
-      arena.reserve("workspace", T, cols, { dtype, ld: roomBehind(cols, Math.max(...layers.map(({ rank }) => rank)), dtype) });
-    const dx = behind(d, this.layers.flatMap(({ o, down }) => [o, down]));
-    this.#delta = new Tensor(arena, dx.byteOffset, T, d, dtype);
+      roomBehind(cols, Math.max(...layers.map(({ rank }) => rank)), dtype);
+    const lddx = behind(d, this.layers.flatMap(({ o, down }) => [o, down]));
+    const dx = train ? arena.reserve("workspace", T, d, { dtype, ld: lddx }) : null;
     this.#normed = beside(widest(({ qkv, gateUp }) => [qkv, gateUp]));
     const gxh = beside(widest(({ qkv, o, gateUp, down }) => train ? [qkv, o, gateUp, down] : [down]));
     this.#act = gxh;
-    const dqkv = train ? behind((H + 2 * K) * D, this.layers.map(({ qkv }) => qkv)) : null;
-    const free = arena.bytes - gxh.byteOffset;
+    // dL/d(q, k, v) lies over gate and up, which are done with by then, if it has room there.
+    const width = (H + 2 * K) * D, ld = behind(width, this.layers.map(({ qkv }) => qkv));
+    const own = train && this.#saved.some(({ gateUp }) => gateUp.ld < ld)
+      ? arena.reserve("workspace", T, width, { dtype, ld })
+      : null;
+    const dqkv = this.#saved.map(({ gateUp }) => own ?? new Tensor(arena, gateUp.byteOffset, T, width, dtype, ld));
+    const { byteOffset } = dx ?? this.#normed;
+    const free = arena.bytes - byteOffset;
     const work = headWork(dev, { R, V, free });
     if (work > free) arena.reserve("workspace", 1, Math.ceil((work - free) / 4));
-    this.#headWork = arena.overlay(gxh.byteOffset, 1, Math.ceil(work / 4));
-    this.#backward = dqkv && {
-      dx,
-      gxh,
-      delta: new Tensor(arena, gxh.byteOffset, T, d, dtype),
-      dqkv,
-      work: arena.reserve("workspace", T, H),
-    };
+    this.#headWork = arena.overlay(byteOffset, 1, Math.ceil(work / 4));
+    this.#backward = dx && { dx, gxh, dqkv, work: arena.reserve("workspace", T, H) };
     this.cos = arena.reserve("weights", limits.positions, D / 2);
     this.sin = arena.reserve("weights", limits.positions, D / 2);
   }
@@ -237,40 +236,32 @@ export class Llama {
 
   /** Runs the blocks over a batch and leaves the normed labelled rows ready for `loss`. */
   forward(batch: DeviceBatch): void {
-    const { dev, config } = this;
+    const { dev } = this;
     const { T } = batch;
-    const { f, eps } = config;
+    const { f } = this.config;
     op.embeddingForward(dev, T, { table: this.embedding, ids: batch.ids, out: this.#activations(0).x });
     this.layers.forEach((layer, l) => {
       const a = this.#activations(l);
-      // x += o(attention(rope(q), rope(k), v))
-      const before = l === 0 ? a.x : this.#activations(l - 1).mid;
-      const add = l === 0 ? { delta: null, sum: null } : { delta: this.#delta, sum: a.x };
-      op.rmsnormForward(dev, T, { x: before, ...add, weight: layer.norm1, eps, y: this.#normed, rstd: a.rstd1 });
-      this.#attention(batch, layer, a, this.#delta);
-      // x += down(silu(gate) · up)
-      const second = { x: a.x, delta: this.#delta, sum: a.mid };
-      op.rmsnormForward(dev, T, { ...second, weight: layer.norm2, eps, y: this.#normed, rstd: a.rstd2 });
+      this.#norm(T, a.x, layer.norm1, a.rstd1);
+      this.#attention(batch, layer, a);
+      this.#norm(T, a.mid, layer.norm2, a.rstd2);
       this.#gateUp(T, layer, a);
       op.swigluForward(dev, T, { f, gateUp: a.gateUp, y: this.#act });
-      layer.down.forward(dev, T, this.#act, this.#delta);
+      const next = l + 1 < this.layers.length ? this.#activations(l + 1).x : this.#last;
+      layer.down.forward(dev, T, this.#act, next, a.mid);
       keepH(dev, T, layer.down, this.#act, a.h.down);
     });
-    const x = this.#activations(config.L - 1).mid;
-    op.rmsnormForward(dev, T, {
-      x,
-      delta: this.#delta,
-      sum: this.#last,
-      weight: this.finalNorm,
-      eps,
-      y: this.#normed,
-      rstd: this.#rstd,
-    });
+    this.#norm(T, this.#last, this.finalNorm, this.#rstd);
     op.gatherRows(dev, batch.R, { x: this.#normed, rows: batch.rows, out: this.#hidden });
   }
 
-  /** q, k, v of `normed`, rotated; attention; its output projection [T,d] into `out`. */
-  #attention(batch: DeviceBatch, layer: Layer, a: LayerActivations, out: Tensor): void {
+  /** rmsnorm(x) into `normed`. */
+  #norm(T: number, x: Tensor, weight: Tensor, rstd: Tensor): void {
+    op.rmsnormForward(this.dev, T, { x, delta: null, sum: null, weight, eps: this.config.eps, y: this.#normed, rstd });
+  }
+
+  /** mid = x + o(attention(rope(q), rope(k), v)), with q, k, v of `normed`. */
+  #attention(batch: DeviceBatch, layer: Layer, a: LayerActivations): void {
     const { dev } = this;
     const { T } = batch;
     const { H, K, D } = this.config;
@@ -282,7 +273,7 @@ export class Llama {
     const { q, k, v } = this.#split(a.qkv);
     const scale = 1 / Math.sqrt(D);
     op.attentionForward(dev, T, batch.segments, { H, K, D, scale, q, k, v, out: a.attention, lse: a.lse });
-    layer.o.forward(dev, T, a.attention, out);
+    layer.o.forward(dev, T, a.attention, a.mid, a.x);
   }
 
   /** gate and up of `normed`. */
@@ -293,17 +284,12 @@ export class Llama {
 
   /** Computes again what layer l did not keep, in the buffers that all layers share. */
   #restore(batch: DeviceBatch, layer: Layer, a: LayerActivations): void {
-    const { dev } = this;
     const { T } = batch;
-    const { eps } = this.config;
-    let second: { x: Tensor; delta: Tensor | null; sum: Tensor | null } = { x: a.mid, delta: null, sum: null };
     if (a.rung === "block") {
-      const { delta } = this.#training;
-      op.rmsnormForward(dev, T, { x: a.x, delta: null, sum: null, weight: layer.norm1, eps, y: this.#normed, rstd: a.rstd1 });
-      this.#attention(batch, layer, a, delta);
-      second = { x: a.x, delta, sum: a.mid };
+      this.#norm(T, a.x, layer.norm1, a.rstd1);
+      this.#attention(batch, layer, a);
     }
-    op.rmsnormForward(dev, T, { ...second, weight: layer.norm2, eps, y: this.#normed, rstd: a.rstd2 });
+    this.#norm(T, a.mid, layer.norm2, a.rstd2);
     this.#gateUp(T, layer, a);
   }
 
@@ -340,7 +326,7 @@ export class Llama {
     const { f, H, K, D } = config;
     const { cos, sin } = this;
     const scale = 1 / Math.sqrt(D);
-    const { dx, gxh, dqkv, work } = this.#training; // dx: gradient of the residual stream
+    const { dx, gxh, work } = this.#training; // dx: gradient of the residual stream
     const hand = (linear: Linear, tensors: Omit<LinearTensors, "gh">) => {
       const all = { ...tensors, gh: gxh.columns(linear.dIn, linear.rank) };
       adapters.linear(linear, T, all);
@@ -367,6 +353,7 @@ export class Llama {
       layer.o.backward(dev, T, dx, gxh);
       hand(layer.o, { x: { rows: a.attention, norm: null }, h: a.attention.columns(layer.o.dIn, layer.o.rank), dy: dx });
       const { q, k, v } = this.#split(a.qkv);
+      const dqkv = this.#training.dqkv[l]!;
       const { q: dq, k: dk, v: dv } = this.#split(dqkv);
       const rope = { cos, sin, positions: batch.positions };
       const gradients = { dout: gxh, dq, dk, dv, work, rope };
