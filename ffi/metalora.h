@@ -127,11 +127,10 @@ int32_t ml_gemm(ml_ctx* ctx, int32_t trans_a, int32_t trans_b, int32_t M, int32_
 int32_t ml_embedding_forward(ml_ctx* ctx, int32_t T, int32_t d, int32_t V, ml_ptr table, int32_t wdtype, ml_ptr ids,
                              ml_ptr out, int32_t ldo, int32_t dtype);
 
-/* sum = x + delta (delta NULL: sum = x, and sum may be NULL); y = sum / rms(sum) * weight; rstd f32 [T] = 1 / rms.
- * x, delta, sum dense [T, d]; y [T, ldy]; weight f32 [d]. */
-int32_t ml_rmsnorm_forward(ml_ctx* ctx, int32_t T, int32_t d, float eps, ml_ptr x, ml_ptr delta, ml_ptr weight,
-                           ml_ptr sum, ml_ptr y, int32_t ldy, ml_ptr rstd, int32_t dtype);
-/* dx += d rmsnorm(x) / dx applied to dy; x dense [T, d] is the normalised input (`sum` above), dx [T, lddx], dy [T, lddy]. */
+/* y = x / rms(x) * weight; rstd f32 [T] = 1 / rms. x dense [T, d]; y [T, ldy]; weight f32 [d]. */
+int32_t ml_rmsnorm_forward(ml_ctx* ctx, int32_t T, int32_t d, float eps, ml_ptr x, ml_ptr weight, ml_ptr y, int32_t ldy,
+                           ml_ptr rstd, int32_t dtype);
+/* dx += d rmsnorm(x) / dx applied to dy; x dense [T, d], dx [T, lddx], dy [T, lddy]. */
 int32_t ml_rmsnorm_backward(ml_ctx* ctx, int32_t T, int32_t d, ml_ptr x, ml_ptr weight, ml_ptr rstd, ml_ptr dy,
                             int32_t lddy, ml_ptr dx, int32_t lddx, int32_t dtype);
 

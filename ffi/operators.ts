@@ -89,23 +89,15 @@ export function embeddingForward(dev: Device, T: number, { table, ids, out }: { 
     ids.pointer, out.pointer, out.ld, dtypeCode(out.dtype)));
 }
 
-/** sum = x + delta; y = sum / rms(sum) · weight. `delta` null: sum is x itself and is not written. */
+/** y = x / rms(x) · weight, and rstd [T] = 1 / rms. */
 export function rmsnormForward(
   dev: Device,
   T: number,
-  { x, delta, weight, eps, sum, y, rstd }: {
-    x: Tensor;
-    delta: Tensor | null;
-    weight: Tensor;
-    eps: number;
-    sum: Tensor | null;
-    y: Tensor;
-    rstd: Tensor;
-  },
+  { x, weight, eps, y, rstd }: { x: Tensor; weight: Tensor; eps: number; y: Tensor; rstd: Tensor },
 ): void {
   // deno-fmt-ignore
-  dev.check(dev.symbols.ml_rmsnorm_forward(dev.ctx, T, weight.cols, eps, x.pointer, pointer(delta), weight.pointer, pointer(sum),
-    y.pointer, y.ld, rstd.pointer, dtypeCode(x.dtype)));
+  dev.check(dev.symbols.ml_rmsnorm_forward(dev.ctx, T, weight.cols, eps, x.pointer, weight.pointer, y.pointer, y.ld, rstd.pointer,
+    dtypeCode(x.dtype)));
 }
 
 /** dx += ∂rmsnorm(x)/∂x · dy. */

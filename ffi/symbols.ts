@@ -66,9 +66,9 @@ export const symbols = {
   // int32_t ml_embedding_forward(ml_ctx* ctx, int32_t T, int32_t d, int32_t V, ml_ptr table, int32_t wdtype, ml_ptr
   //   ids, ml_ptr out, int32_t ldo, int32_t dtype)
   ml_embedding_forward: { parameters: ["pointer", "i32", "i32", "i32", "pointer", "i32", "pointer", "pointer", "i32", "i32"], result: "i32" },
-  // int32_t ml_rmsnorm_forward(ml_ctx* ctx, int32_t T, int32_t d, float eps, ml_ptr x, ml_ptr delta, ml_ptr weight,
-  //   ml_ptr sum, ml_ptr y, int32_t ldy, ml_ptr rstd, int32_t dtype)
-  ml_rmsnorm_forward: { parameters: ["pointer", "i32", "i32", "f32", "pointer", "pointer", "pointer", "pointer", "pointer", "i32", "pointer", "i32"], result: "i32" },
+  // int32_t ml_rmsnorm_forward(ml_ctx* ctx, int32_t T, int32_t d, float eps, ml_ptr x, ml_ptr weight, ml_ptr y,
+  //   int32_t ldy, ml_ptr rstd, int32_t dtype)
+  ml_rmsnorm_forward: { parameters: ["pointer", "i32", "i32", "f32", "pointer", "pointer", "pointer", "i32", "pointer", "i32"], result: "i32" },
   // int32_t ml_rmsnorm_backward(ml_ctx* ctx, int32_t T, int32_t d, ml_ptr x, ml_ptr weight, ml_ptr rstd, ml_ptr dy,
   //   int32_t lddy, ml_ptr dx, int32_t lddx, int32_t dtype)
   ml_rmsnorm_backward: { parameters: ["pointer", "i32", "i32", "pointer", "pointer", "pointer", "pointer", "i32", "pointer", "i32", "i32"], result: "i32" },

@@ -53,20 +53,18 @@ int32_t ml_embedding_forward(ml_ctx* ctx, int32_t T, int32_t d, int32_t V, ml_pt
   return call.status();
 }
 
-int32_t ml_rmsnorm_forward(ml_ctx* ctx, int32_t T, int32_t d, float eps, ml_ptr x, ml_ptr delta, ml_ptr weight,
-                           ml_ptr sum, ml_ptr y, int32_t ldy, ml_ptr rstd, int32_t dtype) {
+int32_t ml_rmsnorm_forward(ml_ctx* ctx, int32_t T, int32_t d, float eps, ml_ptr x, ml_ptr weight, ml_ptr y, int32_t ldy,
+                           ml_ptr rstd, int32_t dtype) {
   Call call(base(ctx), "normalise [%lld,%lld]", T, d);
   call.positive("T", T);
   call.positive("d", d);
   call.activation_dtype(dtype);
   call.dense("x", x, T, d, call.activation_size());
-  if (delta) call.dense("delta", delta, T, d, call.activation_size());
-  if (delta || sum) call.dense("sum", sum, T, d, call.activation_size());
   call.dense("weight", weight, 1, d, 4);
   call.matrix("y", y, T, d, ldy, call.activation_size());
   call.dense("rstd", rstd, 1, T, 4);
   if (call.failed()) return call.status();
-  backend::rmsnorm_forward(call, *ctx, T, d, eps, x, delta, weight, sum, y, ldy, rstd);
+  backend::rmsnorm_forward(call, *ctx, T, d, eps, x, weight, y, ldy, rstd);
   return call.status();
 }
 

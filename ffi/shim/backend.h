@@ -36,8 +36,8 @@ void embedding_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, int64_t V,
 void gather_rows(Call& call, ml_ctx& ctx, int64_t R, int64_t d, const void* x, int64_t ldx, const int32_t* rows, void* out, int64_t ldo);
 void scatter_rows(Call& call, ml_ctx& ctx, int64_t R, int64_t T, int64_t d, const void* x, int64_t ldx, const int32_t* rows, void* out,
                   int64_t ldo);
-void rmsnorm_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, float eps, const void* x, const void* delta, const void* weight,
-                     void* sum, void* y, int64_t ldy, void* rstd);
+void rmsnorm_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, float eps, const void* x, const void* weight, void* y,
+                     int64_t ldy, void* rstd);
 void rmsnorm_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, const void* x, const void* weight, const void* rstd, const void* dy,
                       int64_t lddy, void* dx, int64_t lddx);
 void lora_refresh(Call& call, ml_ctx& ctx, int64_t d_in, int32_t G, const Group* groups, const float* scales, const void* theta, void* W,

@@ -180,8 +180,8 @@ void scatter_rows(Call&, ml_ctx& ctx, int64_t R, int64_t T, int64_t d, const voi
   each_row(ctx, R, d * 4, [=](int64_t i) { memcpy((float*)out + rows[i] * ldo, in(x) + i * ldx, (size_t)d * 4); });
 }
 
-void rmsnorm_forward(Call&, ml_ctx& ctx, int64_t T, int64_t d, float eps, const void* x, const void* delta, const void* weight, void* sum, void* y, int64_t ldy, void* rstd) {
-  ctx.kernels->rmsnorm_forward(ctx.pool, T, d, eps, in(x), in(delta), in(weight), out_(sum), out_(y), ldy, out_(rstd));
+void rmsnorm_forward(Call&, ml_ctx& ctx, int64_t T, int64_t d, float eps, const void* x, const void* weight, void* y, int64_t ldy, void* rstd) {
+  ctx.kernels->rmsnorm_forward(ctx.pool, T, d, eps, in(x), in(weight), out_(y), ldy, out_(rstd));
 }
 
 void rmsnorm_backward(Call&, ml_ctx& ctx, int64_t T, int64_t d, const void* x, const void* weight, const void* rstd, const void* dy, int64_t lddy, void* dx, int64_t lddx) {

@@ -53,11 +53,9 @@ void scatter_rows(Call& call, ml_ctx& ctx, int64_t R, int64_t T, int64_t d, cons
   if (enter(call, ctx)) launched(call, ctx, cuda::scatter_rows(ctx.on, R, T, d, in(x), ldx, rows, out_(out), ldo));
 }
 
-void rmsnorm_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, float eps, const void* x, const void* delta, const void* weight,
-                     void* sum, void* y, int64_t ldy, void* rstd) {
-  if (!enter(call, ctx)) return;
-  launched(call, ctx,
-           cuda::rmsnorm_forward(ctx.on, T, d, eps, in(x), in(delta), f32(weight), out_(sum), out_(y), ldy, f32_out(rstd)));
+void rmsnorm_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, float eps, const void* x, const void* weight, void* y,
+                     int64_t ldy, void* rstd) {
+  if (enter(call, ctx)) launched(call, ctx, cuda::rmsnorm_forward(ctx.on, T, d, eps, in(x), f32(weight), out_(y), ldy, f32_out(rstd)));
 }
 
 void rmsnorm_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, const void* x, const void* weight, const void* rstd, const void* dy,

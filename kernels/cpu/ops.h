@@ -28,8 +28,8 @@ void segment_mean(Pool&, int64_t S, const int32_t* cu, int64_t q, const float* a
 
 // embedding.cpp, rmsnorm.cpp, rope.cpp
 void embedding_forward(Pool&, int64_t T, int64_t d, const void* table, int wdtype, const int32_t* ids, float* out, int64_t ldo);
-void rmsnorm_forward(Pool&, int64_t T, int64_t d, float eps, const float* x, const float* delta, const float* weight,
-                     float* sum, float* y, int64_t ldy, float* rstd);
+void rmsnorm_forward(Pool&, int64_t T, int64_t d, float eps, const float* x, const float* weight, float* y,
+                     int64_t ldy, float* rstd);
 void rmsnorm_backward(Pool&, int64_t T, int64_t d, const float* x, const float* weight, const float* rstd, const float* dy,
                       int64_t lddy, float* dx, int64_t lddx);
 void rope(Pool&, int64_t T, int64_t heads, int64_t D, float* x, int64_t ldx, const float* cos, const float* sin,

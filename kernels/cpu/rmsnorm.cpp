@@ -1,7 +1,7 @@
 // rmsnorm.cpp: root-mean-square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467), as in Llama.
 //
-//   y_j = s_j rstd w_j          rstd = 1 / sqrt(mean_j s_j^2 + eps)
-//   dL/ds_j = rstd (w_j dy_j - s_j rstd^2 mean_i(w_i dy_i s_i))
+//   y_j = x_j rstd w_j          rstd = 1 / sqrt(mean_j x_j^2 + eps)
+//   dL/dx_j = rstd (w_j dy_j - x_j rstd^2 mean_i(w_i dy_i s_i))
 //
 // One row stays in the first-level cache between its two passes, so memory is read and written once.
 #include "ops.h"
@@ -12,20 +12,11 @@ namespace ML_ISA {
 
 static const int64_t ROWS = 16;  // rows a task
 
-// s = x + delta; `sum` may be x or delta itself, or NULL when there is no delta.
-void rmsnorm_forward(Pool& pool, int64_t T, int64_t d, float eps, const float* x, const float* delta, const float* weight,
-                     float* sum, float* y, int64_t ldy, float* rstd) {
+void rmsnorm_forward(Pool& pool, int64_t T, int64_t d, float eps, const float* x, const float* weight, float* y,
+                     int64_t ldy, float* rstd) {
   parallel(pool, ceil_div(T, ROWS), [&](int64_t task, int) {
     for (int64_t t = task * ROWS; t < min64(T, (task + 1) * ROWS); t++) {
       const float* s = x + t * d;
-      if (delta || sum) {
-        float* to = sum + t * d;
-        const float* other = delta ? delta + t * d : nullptr;
-        int64_t j = 0;
-        for (; j + VL <= d; j += VL) store(to + j, other ? load(s + j) + load(other + j) : load(s + j));
-        for (; j < d; j++) to[j] = other ? s[j] + other[j] : s[j];
-        s = to;
-      }
       vf squares[4] = {};  // independent sums hide the latency of the addition
       int64_t j = 0;
       for (; j + 4 * VL <= d; j += 4 * VL)
@@ -48,7 +39,7 @@ void rmsnorm_forward(Pool& pool, int64_t T, int64_t d, float eps, const float* x
   });
 }
 
-// dx += dL/ds; x is the normalised input s.
+// dx += dL/dx.
 void rmsnorm_backward(Pool& pool, int64_t T, int64_t d, const float* x, const float* weight, const float* rstd,
                       const float* dy, int64_t lddy, float* dx, int64_t lddx) {
   parallel(pool, ceil_div(T, ROWS), [&](int64_t task, int) {

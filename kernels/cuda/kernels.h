@@ -38,9 +38,9 @@ cudaError_t gather_rows(const Launch& on, int64_t R, int64_t d, const bf16* x, i
 cudaError_t scatter_rows(const Launch& on, int64_t R, int64_t T, int64_t d, const bf16* x, int64_t ldx, const int32_t* rows, bf16* out,
                          int64_t ldo);
 
-// rmsnorm.cu. delta NULL: sum = x, and sum may be NULL.
-cudaError_t rmsnorm_forward(const Launch& on, int64_t T, int64_t d, float eps, const bf16* x, const bf16* delta, const float* weight,
-                            bf16* sum, bf16* y, int64_t ldy, float* rstd);
+// rmsnorm.cu
+cudaError_t rmsnorm_forward(const Launch& on, int64_t T, int64_t d, float eps, const bf16* x, const float* weight, bf16* y, int64_t ldy,
+                            float* rstd);
 cudaError_t rmsnorm_backward(const Launch& on, int64_t T, int64_t d, const bf16* x, const float* weight, const float* rstd,
                              const bf16* dy, int64_t lddy, bf16* dx, int64_t lddx);
 

@@ -1,10 +1,9 @@
 // rmsnorm.cu: root-mean-square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467), as in Llama.
 //
-//   y_j = s_j rstd w_j          rstd = 1 / sqrt(mean_j s_j^2 + eps)
-//   dL/ds_j = rstd (w_j dy_j - s_j rstd^2 mean_i(w_i dy_i s_i))
+//   y_j = x_j rstd w_j          rstd = 1 / sqrt(mean_j x_j^2 + eps)
+//   dL/dx_j = rstd (w_j dy_j - x_j rstd^2 mean_i(w_i dy_i x_i))
 //
 // A block a row. A row that fits is held in registers between the reduction and its use, so memory is read and written once.
-// s = x + delta is rounded to bf16 before anything is computed from it: normalising the stored sum again gives the same bits.
 #include "math.cuh"
 
 namespace metalora {
@@ -14,8 +13,8 @@ static const int MOST_THREADS = 512;
 
 // Elements of a thread: K accesses of W elements, a block's width apart.
 template <int W, int K>
-static __global__ void __launch_bounds__(MOST_THREADS) forward(int d, float eps, const bf16* x, const bf16* delta, const float* weight,
-                                                               bf16* sum, bf16* y, int64_t ldy, float* rstd) {
+static __global__ void __launch_bounds__(MOST_THREADS) forward(int d, float eps, const bf16* x, const float* weight, bf16* y,
+                                                               int64_t ldy, float* rstd) {
   const int64_t t = blockIdx.x;
   const int stride = blockDim.x * W, begin = threadIdx.x * W;
   Bits<W> s[K];
@@ -23,22 +22,6 @@ static __global__ void __launch_bounds__(MOST_THREADS) forward(int d, float eps,
 #pragma unroll
   for (int k = 0; k < K; k++)
     if (begin + k * stride < d) s[k] = load_bits<W>(x + t * d + begin + k * stride);
-  if (delta) {
-    Bits<W> other[K];
-#pragma unroll
-    for (int k = 0; k < K; k++)
-      if (begin + k * stride < d) other[k] = load_bits<W>(delta + t * d + begin + k * stride);
-#pragma unroll
-    for (int k = 0; k < K; k++) {
-      if (begin + k * stride >= d) continue;
-      float a[W], b[W];
-      unpack(s[k], a);
-      unpack(other[k], b);
-#pragma unroll
-      for (int i = 0; i < W; i++) a[i] += b[i];
-      s[k] = pack(a);
-    }
-  }
   // The weights do not depend on the sum over the row: they arrive while it is formed.
 #pragma unroll
   for (int k = 0; k < K; k++)
@@ -48,7 +31,6 @@ static __global__ void __launch_bounds__(MOST_THREADS) forward(int d, float eps,
   for (int k = 0; k < K; k++) {
     const int j = begin + k * stride;
     if (j >= d) continue;
-    if (sum) store_bits<W>(sum + t * d + j, s[k]);
     float a[W];
     unpack(s[k], a);
 #pragma unroll
@@ -68,34 +50,23 @@ static __global__ void __launch_bounds__(MOST_THREADS) forward(int d, float eps,
   }
 }
 
-// The same for rows that do not fit in registers. A thread reads back what it wrote itself.
+// The same for rows that do not fit in registers.
 template <int W>
-static __global__ void __launch_bounds__(MOST_THREADS) forward_long(int64_t d, float eps, const bf16* x, const bf16* delta,
-                                                                    const float* weight, bf16* sum, bf16* y, int64_t ldy, float* rstd) {
+static __global__ void __launch_bounds__(MOST_THREADS) forward_long(int64_t d, float eps, const bf16* x, const float* weight, bf16* y,
+                                                                    int64_t ldy, float* rstd) {
   const int64_t t = blockIdx.x, stride = blockDim.x * W;
   float squares = 0;
   for (int64_t j = threadIdx.x * W; j < d; j += stride) {
-    Bits<W> s = load_bits<W>(x + t * d + j);
     float a[W];
-    unpack(s, a);
-    if (delta) {
-      float b[W];
-      load<W>(delta + t * d + j, b);
-#pragma unroll
-      for (int i = 0; i < W; i++) a[i] += b[i];
-      s = pack(a);
-      unpack(s, a);
-    }
-    if (sum) store_bits<W>(sum + t * d + j, s);
+    load<W>(x + t * d + j, a);
 #pragma unroll
     for (int i = 0; i < W; i++) squares = fmaf(a[i], a[i], squares);
   }
   const float scale = 1.0f / sqrtf(block_sum(squares) / (float)d + eps);
   if (threadIdx.x == 0) rstd[t] = scale;
-  const bf16* from = sum ? sum : x;
   for (int64_t j = threadIdx.x * W; j < d; j += stride) {
     float a[W], w[W];
-    load<W>(from + t * d + j, a);
+    load<W>(x + t * d + j, a);
     load<W>(weight + j, w);
 #pragma unroll
     for (int i = 0; i < W; i++) a[i] = a[i] * scale * w[i];
@@ -175,23 +146,23 @@ static __global__ void __launch_bounds__(MOST_THREADS) backward_long(int64_t d, 
 // Accesses a thread makes along a row of `vectors`: enough to keep several loads in flight, few enough to stay in registers.
 static int accesses(int64_t vectors) { return vectors <= 128 ? 1 : vectors <= 512 ? 2 : vectors <= 4 * MOST_THREADS ? 4 : 0; }
 
-cudaError_t rmsnorm_forward(const Launch& on, int64_t T, int64_t d, float eps, const bf16* x, const bf16* delta, const float* weight,
-                            bf16* sum, bf16* y, int64_t ldy, float* rstd) {
+cudaError_t rmsnorm_forward(const Launch& on, int64_t T, int64_t d, float eps, const bf16* x, const float* weight, bf16* y, int64_t ldy,
+                            float* rstd) {
   if (T == 0 || d == 0) return cudaSuccess;
-  const bool wide = d % 8 == 0 && aligned16(x) && aligned16(delta) && aligned16(weight) && aligned16(sum) && aligned16(y, ldy);
+  const bool wide = d % 8 == 0 && aligned16(x) && aligned16(weight) && aligned16(y, ldy);
   const int K = wide ? accesses(d / 8) : 0;
   const unsigned grid = (unsigned)T;
   const int threads = K ? round_to_warps(ceil_div(d / 8, K)) : MOST_THREADS;
   if (K == 1)
-    forward<8, 1><<<grid, threads, 0, on.stream>>>((int)d, eps, x, delta, weight, sum, y, ldy, rstd);
+    forward<8, 1><<<grid, threads, 0, on.stream>>>((int)d, eps, x, weight, y, ldy, rstd);
   else if (K == 2)
-    forward<8, 2><<<grid, threads, 0, on.stream>>>((int)d, eps, x, delta, weight, sum, y, ldy, rstd);
+    forward<8, 2><<<grid, threads, 0, on.stream>>>((int)d, eps, x, weight, y, ldy, rstd);
   else if (K == 4)
-    forward<8, 4><<<grid, threads, 0, on.stream>>>((int)d, eps, x, delta, weight, sum, y, ldy, rstd);
+    forward<8, 4><<<grid, threads, 0, on.stream>>>((int)d, eps, x, weight, y, ldy, rstd);
   else if (wide)
-    forward_long<8><<<grid, threads, 0, on.stream>>>(d, eps, x, delta, weight, sum, y, ldy, rstd);
+    forward_long<8><<<grid, threads, 0, on.stream>>>(d, eps, x, weight, y, ldy, rstd);
   else
-    forward_long<1><<<grid, threads, 0, on.stream>>>(d, eps, x, delta, weight, sum, y, ldy, rstd);
+    forward_long<1><<<grid, threads, 0, on.stream>>>(d, eps, x, weight, y, ldy, rstd);
   return cudaGetLastError();
 }
 

@@ -12,24 +12,27 @@ namespace cuda {
 
 static const int WARPS = OUTER_WARPS, THREADS = OUTER_THREADS;
 
-// Sizes of a block's tile: NR columns of the narrow side by WT of the wide side.
-template <int NR, int WT>
+// KiB of shared memory a block: all that devices 8.6 and 8.9 have, half a multiprocessor of 9.0, and nearly all of it.
+static const int SMALL = 99, HALF = 113, LARGE = 226;
+
+// Sizes of a block's tile: NR columns of the narrow side by WT of the wide side, in KIB of shared memory at most.
+template <int NR, int WT, int KIB>
 struct Tile {
   static const int ACROSS = WT / 32;                // warps beside each other, 32 wide columns each
   static const int DEEP = WARPS / ACROSS;           // warps behind each other: they take turns at the rows
-  static const int STEPS = 4 / DEEP;                // turns of 16 rows that a warp takes in one stage
-  static const int ROWS = 64;                       // rows of one stage of the pipeline
+  static const int ROWS = KIB < LARGE ? 64 : 128;   // rows of one stage of the pipeline
+  static const int STEPS = ROWS / 16 / DEEP;        // turns of 16 rows that a warp takes in one stage
   static const int NARROW_PITCH = NR * 2 + 16;      // bytes from row to row: 16 more than the data keep ldmatrix free of
   static const int WIDE_PITCH = WT * 2 + 16;        // bank conflicts
-  static const int STAGE = ROWS * (NARROW_PITCH + WIDE_PITCH);
-  static const int FIT = 98 * 1024 / STAGE;         // within the 99 KiB of devices 8.6 and 8.9
-  static const int STAGES = FIT < 4 ? FIT : 4;
+  static const int FACTORS = ROWS * (NARROW_PITCH + WIDE_PITCH);  // where a stage's row_scale begins
+  static const int STAGE = FACTORS + ROWS * 4;
+  static const int FIT = KIB * 1024 / STAGE, STAGES = FIT < 8 ? FIT : 8;
   // The sums lie in shared memory as in `out`: NR lines of WT floats, or WT lines of NR. Both pitches let a warp store its
   // fragments without bank conflicts, and lines be read 16 bytes at a time.
   static const int STRAIGHT_PITCH = WT + 8, TURNED_PITCH = NR + 4;
   static const int SUMS = 4 * (NR * STRAIGHT_PITCH > WT * TURNED_PITCH ? NR * STRAIGHT_PITCH : WT * TURNED_PITCH);
   static const int SHARED = STAGES * STAGE > SUMS ? STAGES * STAGE : SUMS;
-  static_assert(DEEP <= 4 && STAGES >= 2 && SHARED <= 99 * 1024, "");
+  static_assert(DEEP <= 4 && STAGES >= 2 && SHARED <= KIB * 1024, "");
 };
 
 struct Outer {
@@ -53,13 +56,14 @@ struct Outers {
 };
 
 // Two bf16, each times its factor.
-static __device__ __forceinline__ uint32_t scale2(uint32_t x, float low, float high) {
-  return pack2(__uint_as_float(x << 16) * low, __uint_as_float(x & 0xffff0000u) * high);
+static __device__ __forceinline__ uint32_t scale2(uint32_t x, float2 factors) {
+  return pack2(__uint_as_float(x << 16) * factors.x, __uint_as_float(x & 0xffff0000u) * factors.y);
 }
 
-template <int NR, int WT, bool ALIGNED>
-static __global__ void __launch_bounds__(THREADS, NR <= 64 ? 2 : 1) outer_kernel(const Outers all) {
-  using S = Tile<NR, WT>;
+template <int NR, int WT, int KIB, bool ALIGNED>
+static __global__ void __launch_bounds__(THREADS, NR <= 64 && KIB < LARGE ? 2 : 1) outer_kernel(const Outers all) {
+  using S = Tile<NR, WT, KIB>;
+  const bool SCALE_WIDE = NR > 32;  // the side of which a warp holds less takes the factors of rows
   extern __shared__ __align__(16) char memory[];
   unsigned block = blockIdx.x;
   const int rank = (int)(block % all.split);
@@ -84,6 +88,12 @@ static __global__ void __launch_bounds__(THREADS, NR <= 64 ? 2 : 1) outer_kernel
     load_tile<WT, S::ROWS, S::WIDE_PITCH, ALIGNED>(to, wide + row * o.ld_wide, o.ld_wide, rows - row, wide_left);
     load_tile<NR, S::ROWS, S::NARROW_PITCH, ALIGNED>(to + S::ROWS * S::WIDE_PITCH, narrow + row * o.ld_narrow, o.ld_narrow, rows - row,
                                                      narrow_left);
+    if (o.row_scale && threadIdx.x < S::ROWS) {
+      const int valid = row + (int)threadIdx.x < rows ? 4 : 0;
+      const uint32_t address = (uint32_t)__cvta_generic_to_shared(to + S::FACTORS + threadIdx.x * 4);
+      asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(address), "l"(o.row_scale + begin + row + threadIdx.x), "r"(valid)
+                   : "memory");
+    }
   };
 
   const int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, across = warp % S::ACROSS, deep = warp / S::ACROSS;
@@ -97,37 +107,36 @@ static __global__ void __launch_bounds__(THREADS, NR <= 64 ? 2 : 1) outer_kernel
     asm volatile("cp.async.commit_group;" ::: "memory");
   }
   for (int stage = first; stage < last; stage++) {
-    // Factors of the four rows that a lane's pairs of a step belong to; on their way while the stage arrives.
-    float factors[S::STEPS][4];
-    if (o.row_scale) {
-#pragma unroll
-      for (int step = 0; step < S::STEPS; step++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          const int row = stage * S::ROWS + (step * S::DEEP + deep) * 16 + lane % 4 * 2 + i / 2 * 8 + i % 2;
-          factors[step][i] = row < rows ? o.row_scale[begin + row] : 0.0f;
-        }
-    }
     asm volatile("cp.async.wait_group %0;" ::"n"(S::STAGES - 2) : "memory");
     __syncthreads();  // this stage has arrived, and everybody has left the one that is loaded next
     if (stage + S::STAGES - 1 < last) load_stage(stage + S::STAGES - 1);
     asm volatile("cp.async.commit_group;" ::: "memory");
-    const uint32_t at = (uint32_t)__cvta_generic_to_shared(memory + (stage - first) % S::STAGES * S::STAGE);
+    const char* here = memory + (stage - first) % S::STAGES * S::STAGE;
+    const uint32_t at = (uint32_t)__cvta_generic_to_shared(here);
 #pragma unroll
     for (int step = 0; step < S::STEPS; step++) {
       const int row = (step * S::DEEP + deep) * 16;
       const uint32_t wide_row = at + row * S::WIDE_PITCH + wide_lane;
       const uint32_t narrow_row = at + S::ROWS * S::WIDE_PITCH + row * S::NARROW_PITCH + narrow_lane;
+      // Factors of the four rows that a lane's pairs of a step belong to.
+      const float2* factors = reinterpret_cast<const float2*>(here + S::FACTORS + (row + lane % 4 * 2) * 4);
+      const float2 low = o.row_scale ? factors[0] : float2{}, high = o.row_scale ? factors[4] : float2{};
       uint32_t b[2][4];
       load_matrices(b[0], wide_row);
       load_matrices(b[1], wide_row + 32);
+      if (o.row_scale && SCALE_WIDE) {
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+#pragma unroll
+          for (int k = 0; k < 4; k++) b[j][k] = scale2(b[j][k], k % 2 ? high : low);
+      }
 #pragma unroll
       for (int i = 0; i < NR / 16; i++) {
         uint32_t a[4];
         load_matrices(a, narrow_row + i * 32);
-        if (o.row_scale) {
+        if (o.row_scale && !SCALE_WIDE) {
 #pragma unroll
-          for (int k = 0; k < 4; k++) a[k] = scale2(a[k], factors[step][k / 2 * 2], factors[step][k / 2 * 2 + 1]);
+          for (int k = 0; k < 4; k++) a[k] = scale2(a[k], k / 2 ? high : low);
         }
 #pragma unroll
         for (int j = 0; j < 4; j++) multiply(c[i][j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
@@ -184,15 +193,21 @@ static cudaError_t launch_outers(const Launch& on, int64_t S, Outers all) {
     all.tiles += o.narrow_tiles * o.wide_tiles;
   }
   const int64_t tiles = S * all.tiles;
+  const auto launch = [&](auto kernel, int shared) {
+    return launch_clusters(on, kernel, tiles * all.split, THREADS, shared, all.split, all);
+  };
   all.split = 1;
-  if (has_clusters(on))
-    while (all.split < MOST_SPLIT && tiles * all.split < on.units * 15 / 16) all.split *= 2;
-  return launch_clusters(on, outer_kernel<NR, WT, ALIGNED>, tiles * all.split, THREADS, Tile<NR, WT>::SHARED, all.split, all);
+  if (!has_clusters(on)) return launch(outer_kernel<NR, WT, SMALL, ALIGNED>, Tile<NR, WT, SMALL>::SHARED);
+  while (all.split < MOST_SPLIT && tiles * all.split < on.units * 15 / 16) all.split *= 2;
+  // A block alone on its multiprocessor needs more stages, or too little is on its way.
+  if constexpr (NR <= 64)
+    if (tiles * all.split > on.units) return launch(outer_kernel<NR, WT, HALF, ALIGNED>, Tile<NR, WT, HALF>::SHARED);
+  return launch(outer_kernel<NR, WT, LARGE, ALIGNED>, Tile<NR, WT, LARGE>::SHARED);
 }
 
 // The columns a block takes of the wide side: few where many would leave most of the device idle. With clusters that is below half a
-// block a multiprocessor: 8,192 rows of [96, 4096] take 73 us in 4 x 32 blocks of 128 columns, 47 us in 2 x 64 of 64; 4 segments of
-// 1,600 rows in all 16 us in 128 blocks of 128, 19 us in 256 of 64 (H100, `gpu-kernels time` of builds with fixed sizes).
+// block a multiprocessor: 8,192 rows of [64, 4096] take 48 us in 8 x 32 blocks of 128 columns, 38 us in 2 x 64 of 64 (H100, `gpu-kernels
+// time` of builds with fixed sizes).
 template <int NR>
 static cudaError_t choose_width(const Launch& on, int64_t S, const Outers& all) {
   int64_t tiles = 0, widest = 0;

@@ -23,7 +23,10 @@ export const RUNGS = ["none", "mlp", "block"] as const;
 /** How much a layer computes again. */
 export type Rung = typeof RUNGS[number];
 
-/** The first `layers` layers stand on `rung`, the others one rung lower. */
+/**
+ * The last `layers` layers stand on `rung`, the others one rung lower. The last layer of all need not be computed again: what layers
+ * share is still there from its forward pass.
+ */
 export interface Recompute {
   readonly rung: Rung;
   readonly layers: number;
@@ -32,9 +35,9 @@ export interface Recompute {
 /** Everything is kept. */
 export const KEEP_ALL: Recompute = { rung: "none", layers: 0 };
 
-/** The rung of layer l. */
-export function rungOf({ rung, layers }: Recompute, l: number): Rung {
-  return l < layers ? rung : RUNGS[Math.max(0, RUNGS.indexOf(rung) - 1)]!;
+/** The rung of layer l of L. */
+export function rungOf({ rung, layers }: Recompute, l: number, L: number): Rung {
+  return l >= L - layers ? rung : RUNGS[Math.max(0, RUNGS.indexOf(rung) - 1)]!;
 }
 
 /** The activations of one layer; which of them are its own and which are shared depends on its rung. */
@@ -109,7 +112,7 @@ export function reserveActivations(
     gateUp: ({ gateUp }) => arena.reserve("activations", T, 2 * f, { dtype, ld: roomBehind(2 * f, gateUp.rank, dtype) }),
   };
   const names = Object.keys(makers) as BufferName[];
-  const rungs = layers.map((_, l) => rungOf(recompute, l));
+  const rungs = layers.map((_, l) => rungOf(recompute, l, layers.length));
   // One shared buffer of each kind, wide enough for every layer that needs it.
   const widest = (rank: (linears: Linears) => number) => layers.reduce((most, each) => rank(each) > rank(most) ? each : most);
   const shared: Partial<Record<BufferName, Tensor>> = {};

@@ -257,7 +257,7 @@ export class Llama {
 
   /** rmsnorm(x) into `normed`. */
   #norm(T: number, x: Tensor, weight: Tensor, rstd: Tensor): void {
-    op.rmsnormForward(this.dev, T, { x, delta: null, sum: null, weight, eps: this.config.eps, y: this.#normed, rstd });
+    op.rmsnormForward(this.dev, T, { x, weight, eps: this.config.eps, y: this.#normed, rstd });
   }
 
   /** mid = x + o(attention(rope(q), rope(k), v)), with q, k, v of `normed`. */

@@ -169,7 +169,7 @@ gpuTest("a recorded graph gives the bits of its operators on whatever its inputs
   const batch = () => {
     ops.loraRefresh(dev, { dIn: d, groups, theta, W, aCast: A, dtype: on.dtype });
     ops.embeddingForward(dev, T, { table, ids, out: x });
-    ops.rmsnormForward(dev, T, { x, delta: null, weight, eps: 1e-5, sum: null, y: xh.columns(0, d), rstd });
+    ops.rmsnormForward(dev, T, { x, weight, eps: 1e-5, y: xh.columns(0, d), rstd });
     ops.linearForward(dev, T, { dIn: d, groups, xh, A, W, bias: null, y });
     ops.gatherRows(dev, R, { x: y, rows, out: few });
     ops.headCrossEntropy(dev, R, { x: few, W: table, labels, seeds, losses, argmax: null, dx, work });

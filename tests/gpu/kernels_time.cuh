@@ -112,12 +112,11 @@ inline void time_rows(Clock& clock, int64_t T) {
     return [=, &on] { return ops::scatter_rows(on, T / 2, T, d, x, d, at, out, d); };
   });
   for (int64_t width : {576, 2048, 4096, 8192}) {
-    snprintf(name, sizeof name, "rmsnorm_forward with delta d=%ld T=%ld", (long)width, (long)T);
-    measure(clock, name, (double)T * width * 8, [&]() -> std::function<cudaError_t()> {
-      bf16 *x = take<bf16>(clock, T * width), *delta = take<bf16>(clock, T * width), *sum = take<bf16>(clock, T * width);
-      bf16* y = take<bf16>(clock, T * (width + pad));
+    snprintf(name, sizeof name, "rmsnorm_forward d=%ld T=%ld", (long)width, (long)T);
+    measure(clock, name, (double)T * width * 4, [&]() -> std::function<cudaError_t()> {
+      bf16 *x = take<bf16>(clock, T * width), *y = take<bf16>(clock, T * (width + pad));
       float *w = take<float>(clock, width), *rstd = take<float>(clock, T);
-      return [=, &on] { return ops::rmsnorm_forward(on, T, width, 1e-5f, x, delta, w, sum, y, width + pad, rstd); };
+      return [=, &on] { return ops::rmsnorm_forward(on, T, width, 1e-5f, x, w, y, width + pad, rstd); };
     });
     snprintf(name, sizeof name, "rmsnorm_backward d=%ld T=%ld", (long)width, (long)T);
     measure(clock, name, (double)T * width * 8, [&]() -> std::function<cudaError_t()> {
@@ -176,6 +175,43 @@ inline void time_outer(Clock& clock, int64_t S, int64_t T, int64_t p, int64_t q,
     const metalora::OuterProduct one = {p, q, a, lda, b, ldb, {}, 1, out};
     return [=] { return ops::segment_outers(on, S, at, &one, 1, 0.0f, stride); };
   });
+}
+
+// The gradients of a linear layer's adapters of rank 32 as the model forms them: A of the input (NULL where it is formed elsewhere) with a
+// norm's factors, and B of each of G outputs.
+inline void time_layer(Clock& clock, const char* layer, int64_t T, int64_t d_in, std::vector<int64_t> outputs, bool x, bool norm, bool dy) {
+  const Launch& on = clock.on;
+  const int64_t r = 32, G = (int64_t)outputs.size(), Q = G * r;
+  int64_t N = 0;
+  for (int64_t n : outputs) N += n;
+  char name[100];
+  snprintf(name, sizeof name, "linear_gradients %s T=%ld", layer, (long)T);
+  const double bytes = (double)T * 2 * ((x ? d_in + Q : 0) + (dy ? N + Q : 0)) + 4.0 * ((x ? Q * d_in : 0) + (dy ? N * r : 0));
+  measure(clock, name, bytes, [&]() -> std::function<cudaError_t()> {
+    const int64_t ld = d_in + 128, lddy = N + 128;
+    bf16 *xs = take<bf16>(clock, T * ld), *gh = take<bf16>(clock, T * ld), *ys = take<bf16>(clock, T * lddy), *h = take<bf16>(clock, T * Q);
+    float *out = take<float>(clock, Q * d_in + N * r), *rstd = take<float>(clock, T), *weight = take<float>(clock, d_in);
+    int32_t* at = take_ints(clock, {0, (int32_t)T});
+    std::vector<metalora::OuterProduct> list;
+    if (x) {
+      metalora::OuterProduct a = {Q, d_in, gh + d_in, ld, xs, ld, {}, 1, out};
+      if (norm) a.scales = {rstd, weight};
+      list.push_back(a);
+    }
+    int64_t n = 0;
+    for (int64_t g = 0; dy && g < G; g++) {
+      list.push_back({outputs[g], r, ys + n, lddy, h + g * r, Q, {}, 1, out + Q * d_in + n * r});
+      n += outputs[g];
+    }
+    return [=, &on] { return ops::segment_outers(on, 1, at, list.data(), (int)list.size(), 0.0f, Q * d_in + N * r); };
+  });
+}
+
+inline void time_layers(Clock& clock, int64_t T, int64_t d, int64_t kv, int64_t f) {
+  time_layer(clock, (std::to_string(d) + " qkv").c_str(), T, d, {d, kv, kv}, true, true, true);
+  time_layer(clock, (std::to_string(d) + " o").c_str(), T, d, {d}, true, false, true);
+  time_layer(clock, (std::to_string(d) + " gate_up").c_str(), T, d, {f, f}, true, true, false);
+  time_layer(clock, (std::to_string(d) + " down").c_str(), T, f, {d}, false, false, true);
 }
 
 // Of rank 32, as in a LoRA of that rank on gate, up and down.
@@ -237,6 +273,8 @@ static void time_kernels(const metalora::cuda::Launch& on, const char* only) {
                                {1, 1600, 64, 4096},  {1, 1600, 96, 4096},  {1, 4096, 32, 576},   {1, 4096, 96, 576},   {1, 4096, 576, 32}};
   for (const auto& o : outers) time_outer(clock, o[0], o[1], o[2], o[3], on.arch);
   for (int64_t S : {1, 4}) time_outer(clock, S, 1600, 32, 4096, 80);
+  for (int64_t T : {1600, 8192}) time_layers(clock, T, 4096, 4096, 11008);
+  time_layers(clock, 4096, 576, 192, 1536);
   for (int64_t S : {1, 4})
     for (int64_t T : {1600, 8192}) time_swiglu_gradients(clock, S, T, 11008);
   time_swiglu_gradients(clock, 1, 4096, 1536);

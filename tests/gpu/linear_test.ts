@@ -99,15 +99,21 @@ function pass(on: Subject, problem: Problem, { below, behind, pad }: Layout): Re
     return on.act(padded, T, cols + scratch, ld);
   };
   const xh = wide(problem.x, dIn, Q, dIn + Q + pad), y = on.room(T, N, N + pad);
-  const bias = problem.bias && on.f32(problem.bias, 1, N);
-  ops.linearForward(on.dev, T, { dIn, groups, xh, A, W, bias, y });
+  const bias = problem.bias && on.act(problem.bias, 1, N), forward = { dIn, groups, xh, A, W, bias };
+  ops.linearForward(on.dev, T, { ...forward, y });
+  const stream = normals(T * N, 6), sum = on.room(T, N, N + pad), inPlace = on.act(stream, T, N, N + pad);
+  ops.linearForward(on.dev, T, { ...forward, add: on.act(stream, T, N, N + 2 * pad), y: sum });
+  ops.linearForward(on.dev, T, { ...forward, add: inPlace, y: inPlace });
   on.settle(xh);
   const lddy = N + (behind ? Q : 0) + pad;
   const dy = wide(problem.dy, N, lddy >= N + Q ? Q : 0, lddy); // Q columns behind dy are scratch wherever they fit
   const gxh = wide(null, dIn, Q, dIn + Q + 2 * pad);
   ops.linearBackward(on.dev, T, { dIn, groups, dy, A, W, gxh });
   on.settle(gxh);
-  const results: Results = { x: on.read(xh.columns(0, dIn)), y: on.read(y), dx: on.read(gxh.columns(0, dIn)) };
+  const results: Results = {
+    ...{ x: on.read(xh.columns(0, dIn)), y: on.read(y), dx: on.read(gxh.columns(0, dIn)) },
+    ...{ "y + add": on.read(sum), "y += add": on.read(inPlace) },
+  };
   assertEquals(on.read(dy.columns(0, N)), asBf16(problem.dy), "dy itself stays");
   if (Q === 0) return results;
 
@@ -158,6 +164,7 @@ const problems = (): Problem[] => [
   random(150, 2048, [[512, 16], [256, 16]], true),
   random(260, 4096, [[128, 8]], false), // a narrow product with a long sum, and a long sum of the gradient below
   random(130, 128, [[4096, 32]], false),
+  random(300, 1024, [[1536, 8], [512, 0]], true), // large enough for cublasLt
 ];
 
 for (
@@ -170,7 +177,8 @@ for (
   gpuTest(`loraRefresh(), linearForward() and linearBackward() on groups of any ranks: ${name}`, () => {
     for (const problem of problems()) {
       const adapted = problem.table.some(([, r]) => r > 0);
-      const always = { x: 0, y: ROUNDED, dx: ROUNDED };
+      // A bias and something to add are rounded once more where cuBLAS adds them one after the other.
+      const always = { x: 0, y: ROUNDED, dx: ROUNDED, "y + add": 2 * ROUNDED, "y += add": 2 * ROUNDED };
       // A and s B are rounded on both devices in the same way.
       const rest = {
         ...{ A: 0, "s B": 0, h: ROUNDED, gh: ROUNDED, "gh alone": ROUNDED },

@@ -73,11 +73,13 @@ const shapes: (readonly [number, readonly (readonly [number, number])[]])[] = [
   [26, [[15, 4], [9, 0], [14, 6]]], // one matrix of three without
 ];
 
-testEach("linearForward() computes h = x Aᵀ and y = x Wᵀ + s h Bᵀ + bias for groups of any ranks", (isa) => {
+testEach("linearForward() computes h = x Aᵀ and y = x Wᵀ + s h Bᵀ + bias + add for groups of any ranks", (isa) => {
   let seed = 1;
   for (const [dIn, table] of shapes) {
     for (const kind of ["f32", "bf16"] as const) {
-      for (const withBias of [false, true]) {
+      for (
+        const [withBias, adding] of [[false, "nothing"], [true, "nothing"], [true, "a matrix"], [false, "y itself"]] as const
+      ) {
         const layer = makeLayer(dIn, table, seed++, kind);
         const { N, Q } = layer, T = 37;
         using bench = new Workbench();
@@ -85,8 +87,10 @@ testEach("linearForward() computes h = x Aᵀ and y = x Wᵀ + s h Bᵀ + bias f
         const x = normals(T * dIn, seed), bias = normals(N, seed + 9);
         const wide = new Float32Array(T * (dIn + Q)).fill(NaN);
         for (let t = 0; t < T; t++) wide.set(x.subarray(t * dIn, (t + 1) * dIn), t * (dIn + Q));
-        const xh = bench.put(wide, T, dIn + Q, { ld: dIn + Q + 2 }), y = bench.out(T, N, N + 5);
-        linearForward(bench.dev, T, { dIn, groups, xh, A, W, bias: withBias ? bench.put(bias, 1, N) : null, y });
+        const xh = bench.put(wide, T, dIn + Q, { ld: dIn + Q + 2 }), stream = normals(T * N, seed + 10);
+        const y = adding === "y itself" ? bench.put(stream, T, N, { ld: N + 5 }) : bench.out(T, N, N + 5);
+        const add = adding === "y itself" ? y : adding === "a matrix" ? bench.put(stream, T, N, { ld: N + 3 }) : null;
+        linearForward(bench.dev, T, { dIn, groups, xh, A, W, bias: withBias ? bench.put(bias, 1, N) : null, add, y });
 
         const after = bench.read(xh);
         const h = new Float32Array(T * Q);
@@ -103,7 +107,7 @@ testEach("linearForward() computes h = x Aᵀ and y = x Wᵀ + s h Bᵀ + bias f
           dIn + Q,
           (t, k) => rounded[t * (dIn + Q) + k]!,
           (k, n) => k < dIn ? layer.frozen[n * dIn + k]! : sB[n * Q + k - dIn]!,
-          withBias ? { beta: 1, c: (_, n) => bias[n]! } : {},
+          withBias || add ? { beta: 1, c: (t, n) => (withBias ? bias[n]! : 0) + (add ? stream[t * N + n]! : 0) } : {},
         );
         assertBounded(bench.read(y), exact, `y of ${table} ${kind}`);
         bench.paddingUntouched(xh);

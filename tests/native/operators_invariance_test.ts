@@ -19,10 +19,10 @@ function runRows(threads: number, from: number, to: number): Record<string, Floa
   ops.embeddingForward(dev, n, { table: bench.put(normals(V * d, 1), V, d), ids: ids(V), out: embedded });
 
   const weight = bench.put(normals(d, 2), 1, d);
-  const [sum, normed, rstd] = [bench.out(n, d), bench.out(n, d), bench.out(1, n)];
-  ops.rmsnormForward(dev, n, { x: rows(d, 3), delta: rows(d, 4), weight, eps: 1e-5, sum, y: normed, rstd });
-  const dsum = rows(d, 5);
-  ops.rmsnormBackward(dev, n, { x: sum, weight, rstd, dy: rows(d, 6), dx: dsum });
+  const [x, normed, rstd] = [rows(d, 3), bench.out(n, d), bench.out(1, n)];
+  ops.rmsnormForward(dev, n, { x, weight, eps: 1e-5, y: normed, rstd });
+  const dnorm = rows(d, 5);
+  ops.rmsnormBackward(dev, n, { x, weight, rstd, dy: rows(d, 6), dx: dnorm });
 
   const angles = normals(T * D / 2, 7);
   const rotated = rows(heads * D, 8);
@@ -49,7 +49,7 @@ function runRows(threads: number, from: number, to: number): Record<string, Floa
   const head = { W: bench.put(normals(V * d, 16), V, d, { dtype: "bf16" }), labels: ids(V), seeds: rows(1, 17), argmax: null };
   ops.headCrossEntropy(dev, n, { ...head, x: rows(d, 18), losses, dx, work: bench.out(7, V) });
 
-  const results = { embedded, sum, normed, rstd, dsum, rotated, activated, gateUp, y, gxh, losses, dx };
+  const results = { embedded, normed, rstd, dnorm, rotated, activated, gateUp, y, gxh, losses, dx };
   return {
     ...Object.fromEntries(Object.entries(results).map(([name, tensor]) => [name, bench.read(tensor)])),
     h: bench.read(xh.columns(d, Q)),

@@ -33,36 +33,18 @@ Deno.test("gatherRows() picks rows and scatterRows() puts them back among zeros"
   bench.paddingUntouched(all);
 });
 
-Deno.test("rmsnormForward() adds the residual, normalises and keeps 1/rms", () => {
+Deno.test("rmsnormForward() normalises and keeps 1/rms", () => {
   using bench = new Workbench();
   for (const each of fixtureCases("rmsnorm")) {
     const [T, d] = [each.number("T"), each.number("d")];
     const y = bench.out(T, d, d + 5);
     const rstd = bench.out(1, T);
-    const sum = bench.out(T, d);
-    const x = bench.put(each.f32("x"), T, d);
+    const x = bench.put(each.f32("sum"), T, d);
     const weight = bench.put(each.f32("weight"), 1, d);
-    const delta = each.value<boolean>("delta") ? bench.put(each.f32("delta"), T, d) : null;
-    ops.rmsnormForward(bench.dev, T, { x, delta, weight, eps: each.number("eps"), sum: delta ? sum : null, y, rstd });
+    ops.rmsnormForward(bench.dev, T, { x, weight, eps: each.number("eps"), y, rstd });
     assertClose(bench.read(y), each.f32("y"), TOLERANCE, `${each.name} y`);
     assertClose(bench.read(rstd), each.f32("rstd"), TOLERANCE, `${each.name} rstd`);
-    if (delta) assertClose(bench.read(sum), each.f32("sum"), 1e-7, `${each.name} sum`);
     bench.paddingUntouched(y);
-  }
-});
-
-Deno.test("rmsnormForward() may write the sum over either of its terms", () => {
-  using bench = new Workbench();
-  const each = fixtureCases("rmsnorm").find((one) => one.value<boolean>("delta"))!;
-  const [T, d] = [each.number("T"), each.number("d")];
-  for (const target of ["x", "delta"] as const) {
-    const terms = { x: bench.put(each.f32("x"), T, d), delta: bench.put(each.f32("delta"), T, d) };
-    const weight = bench.put(each.f32("weight"), 1, d);
-    const y = bench.out(T, d);
-    const rstd = bench.out(1, T);
-    ops.rmsnormForward(bench.dev, T, { ...terms, weight, eps: each.number("eps"), sum: terms[target], y, rstd });
-    assertClose(bench.read(y), each.f32("y"), TOLERANCE, `y, sum over ${target}`);
-    assertClose(bench.read(terms[target]), each.f32("sum"), 1e-7, `sum over ${target}`);
   }
 });
 
