@@ -230,12 +230,14 @@ int32_t ml_segment_sum(ml_ctx* ctx, int32_t S, ml_ptr row_offsets, ml_ptr values
 
 /* ---- flat vectors of adapter parameters, all f32 ----------------------------------------------------------------- */
 
-/* out f64 [n], out[i] = sum_j a[i * lda + j] * b[i * ldb + j], j < P; ldb = 0 shares one b (similarity to V),
- * b = a gives squared norms. Accumulated in double, in an order that does not depend on the number of threads. */
-int32_t ml_row_dots(ml_ctx* ctx, int32_t n, int32_t P, ml_ptr a, int32_t lda, ml_ptr b, int32_t ldb, ml_ptr out);
-/* y [P] = beta * y + sum_i weights[i] * x[i * ldx + .]; weights f32 [n]. Weighted combine, accumulation, EMA. */
-int32_t ml_combine(ml_ctx* ctx, int32_t n, int32_t P, ml_ptr weights, ml_ptr x, int32_t ldx, float beta,
-                   ml_ptr y);
+/* n rows of P numbers that may lie in m pieces: pieces host int32 [m, 3] = (o, ld, length), of which row i lies 256 o bytes + i ld
+ * elements behind a (or x). The lengths, in order, add up to P. */
+
+/* out f64 [n], out[i] = sum_j a_i[j] * b[i * ldb + j], j < P; ldb = 0 shares one b (similarity to V), b NULL gives squared norms.
+ * Accumulated in double, in an order that does not depend on the number of threads. */
+int32_t ml_row_dots(ml_ctx* ctx, int32_t n, int32_t m, const int32_t* pieces_host, ml_ptr a, ml_ptr b, int32_t ldb, ml_ptr out);
+/* y [P] = beta * y + sum_i weights[i] * x_i; weights f32 [n]. Weighted combine, accumulation, EMA. */
+int32_t ml_combine(ml_ctx* ctx, int32_t n, int32_t m, const int32_t* pieces_host, ml_ptr weights, ml_ptr x, float beta, ml_ptr y);
 /* out = g / (sqrt(v / bias2) + eps): the Adam preconditioner of similarity exact-adam (algorithms 5.1). */
 int32_t ml_adam_precondition(ml_ctx* ctx, int32_t P, ml_ptr g, ml_ptr v, double bias2, double eps, ml_ptr out);
 /* g' = grad_scale * g; m = b1 m + (1-b1) g'; v = b2 v + (1-b2) g'^2; theta -= lr * wd * theta;

@@ -413,27 +413,60 @@ export function segmentSum(
 
 // ---- flat vectors of adapter parameters ----
 
-/** out f64 [n]: Σ_j a_i[j] · b[j] for n rows of a, j over the columns of b; `b` with as many rows as n pairs row with row. */
-export function rowDotsInto(dev: Device, n: number, { a, b, out }: { a: Tensor; b: Tensor; out: Tensor }): void {
-  const ldb = b.rows === 1 ? 0 : b.ld;
-  dev.check(dev.symbols.ml_row_dots(dev.ctx, n, b.cols, a.pointer, a.ld, b.pointer, ldb, out.pointer));
+/** Rows of P numbers each that need not lie together: their columns in pieces, one after the other. */
+export class Pieces {
+  /** P. */
+  readonly cols: number;
+  readonly #first: Tensor;
+  readonly #table: Int32Array<ArrayBuffer>;
+
+  /** @param pieces [n,length] each, in one memory, 256 bytes or a multiple apart */
+  constructor(pieces: readonly Tensor[]) {
+    this.#first = pieces.reduce((first, piece) => piece.byteOffset < first.byteOffset ? piece : first);
+    const behind = (piece: Tensor) => {
+      const units = (piece.byteOffset - this.#first.byteOffset) / 256;
+      if (!Number.isInteger(units)) {
+        throw new RangeError(`Cannot list a piece: it lies ${units} times 256 bytes behind the first`);
+      }
+      return units;
+    };
+    this.#table = Int32Array.from(pieces.flatMap((piece) => [behind(piece), piece.ld, piece.cols]));
+    this.cols = pieces.reduce((sum, { cols }) => sum + cols, 0);
+  }
+
+  /** What an operator is told: how many pieces, the table of them, and the address that it counts from. */
+  get parts(): [number, Int32Array<ArrayBuffer>, Deno.PointerValue] {
+    return [this.#table.length / 3, this.#table, this.#first.pointer];
+  }
 }
 
-/** The same, brought to the host. */
-export function rowDots(dev: Device, n: number, { a, b, out }: { a: Tensor; b: Tensor; out: Tensor }): Float64Array<ArrayBuffer> {
-  rowDotsInto(dev, n, { a, b, out });
+const partsOf = (x: Tensor | Pieces): Pieces["parts"] =>
+  x instanceof Pieces ? x.parts : [1, Int32Array.of(0, x.ld, x.cols), x.pointer];
+
+/**
+ * out f64 [n]: Σ_j a_i[j] · b[j] for n rows of a, j over the columns of a. `b` with as many rows as n pairs row with row; null stands
+ * for a itself.
+ */
+export function rowDots(
+  dev: Device,
+  n: number,
+  { a, b, out }: { a: Tensor | Pieces; b: Tensor | null; out: Tensor },
+): Float64Array<ArrayBuffer> {
+  const [m, table, pointerOfA] = partsOf(a), ldb = b === null || b.rows === 1 ? 0 : b.ld;
+  dev.check(dev.symbols.ml_row_dots(dev.ctx, n, m, table, pointerOfA, pointer(b), ldb, out.pointer));
   const sums = new Float64Array(n);
   download(dev, sums, out);
   return sums;
 }
 
-/** y = beta · y + Σ weights_i · x_i over the columns of y. */
+/** y = beta · y + Σ weights_i · x_i over the columns of x. */
 export function combine(
   dev: Device,
   n: number,
-  { weights, x, y, beta = 0 }: { weights: Tensor; x: Tensor; y: Tensor; beta?: number },
+  { weights, x, y, beta = 0 }: { weights: Tensor; x: Tensor | Pieces; y: Tensor; beta?: number },
 ): void {
-  dev.check(dev.symbols.ml_combine(dev.ctx, n, y.cols, weights.pointer, x.pointer, x.ld, beta, y.pointer));
+  const [m, table, pointerOfX] = partsOf(x);
+  dev.check(dev.symbols.ml_combine(dev.ctx, n, m, table, weights.pointer, pointerOfX, beta, y.pointer));
 }
 
 /** out = g / (√(v / bias2) + eps): algorithms §5.1. */

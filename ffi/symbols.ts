@@ -132,11 +132,12 @@ export const symbols = {
   ml_head_work_bytes: { parameters: ["pointer", "i32", "i32", "i32"], result: "u64" },
   // int32_t ml_segment_sum(ml_ctx* ctx, int32_t S, ml_ptr row_offsets, ml_ptr values, ml_ptr out)
   ml_segment_sum: { parameters: ["pointer", "i32", "pointer", "pointer", "pointer"], result: "i32" },
-  // int32_t ml_row_dots(ml_ctx* ctx, int32_t n, int32_t P, ml_ptr a, int32_t lda, ml_ptr b, int32_t ldb, ml_ptr out)
-  ml_row_dots: { parameters: ["pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "pointer"], result: "i32" },
-  // int32_t ml_combine(ml_ctx* ctx, int32_t n, int32_t P, ml_ptr weights, ml_ptr x, int32_t ldx, float beta, ml_ptr
-  //   y)
-  ml_combine: { parameters: ["pointer", "i32", "i32", "pointer", "pointer", "i32", "f32", "pointer"], result: "i32" },
+  // int32_t ml_row_dots(ml_ctx* ctx, int32_t n, int32_t m, const int32_t* pieces_host, ml_ptr a, ml_ptr b, int32_t
+  //   ldb, ml_ptr out)
+  ml_row_dots: { parameters: ["pointer", "i32", "i32", "buffer", "pointer", "pointer", "i32", "pointer"], result: "i32" },
+  // int32_t ml_combine(ml_ctx* ctx, int32_t n, int32_t m, const int32_t* pieces_host, ml_ptr weights, ml_ptr x, float
+  //   beta, ml_ptr y)
+  ml_combine: { parameters: ["pointer", "i32", "i32", "buffer", "pointer", "pointer", "f32", "pointer"], result: "i32" },
   // int32_t ml_adam_precondition(ml_ctx* ctx, int32_t P, ml_ptr g, ml_ptr v, double bias2, double eps, ml_ptr out)
   ml_adam_precondition: { parameters: ["pointer", "i32", "pointer", "pointer", "f64", "f64", "pointer"], result: "i32" },
   // int32_t ml_adam(ml_ctx* ctx, int32_t P, ml_ptr theta, ml_ptr g, ml_ptr m, ml_ptr v, double lr, double b1, double

@@ -44,4 +44,11 @@ struct NarrowSide {
   float scale;
 };
 
+// Columns first .. first + length - 1 of n long f32 rows: row i begins at x + i * ld.
+struct Piece {
+  const float* x;
+  int64_t ld, first, length;
+};
+constexpr int MOST_PIECES = 1024;
+
 }  // namespace metalora

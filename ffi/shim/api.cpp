@@ -349,28 +349,51 @@ int32_t ml_head_cross_entropy(ml_ctx* ctx, int32_t R, int32_t d, int32_t V, ml_p
   return call.status();
 }
 
-int32_t ml_row_dots(ml_ctx* ctx, int32_t n, int32_t P, ml_ptr a, int32_t lda, ml_ptr b, int32_t ldb, ml_ptr out) {
-  Call call(base(ctx), "take %lld inner products of %lld numbers", n, P);
-  call.positive("n", n);
-  call.positive("P", P);
-  call.matrix("a", a, n, P, lda, 4);
-  call.matrix("b", b, ldb == 0 ? 1 : n, P, ldb, 4);
+// What the lengths in a table of pieces add up to, as far as there is a table.
+static int64_t length_of(int32_t m, const int32_t* table) {
+  int64_t P = 0;
+  for (int32_t i = 0; table && i < m && i < MOST_PIECES; i++) P += table[3 * i + 2];
+  return P;
+}
+
+// The table of pieces of n rows behind `base`, checked; their lengths add up to P.
+static bool read_pieces(Call& call, const char* name, int64_t n, int32_t m, const int32_t* table, ml_ptr base, Piece (&pieces)[MOST_PIECES],
+                        int64_t* P) {
+  *P = 0;
+  if (!call.positive("n", n) || !call.positive("m", m) || !call.host("pieces", table)) return false;
+  if (m > MOST_PIECES) return call.fail("m is %d, at most %d pieces make a row", m, MOST_PIECES);
+  for (int32_t i = 0; i < m; i++) {
+    const int32_t* entry = table + 3 * i;
+    if (!call.at_least("an offset", entry[0], 0, "pieces lie behind the address") || !call.positive("the length of a piece", entry[2])) return false;
+    const float* x = (const float*)((const char*)base + (int64_t)entry[0] * 256);
+    if (!call.matrix(name, (ml_ptr)x, n, entry[2], entry[1], 4)) return false;
+    pieces[i] = {x, entry[1], *P, entry[2]};
+    *P += entry[2];
+  }
+  return *P <= INT32_MAX || call.fail("the pieces hold %lld numbers, at most %d", (long long)*P, INT32_MAX);
+}
+
+int32_t ml_row_dots(ml_ctx* ctx, int32_t n, int32_t m, const int32_t* pieces_host, ml_ptr a, ml_ptr b, int32_t ldb, ml_ptr out) {
+  Call call(base(ctx), "take %lld inner products of %lld numbers", n, length_of(m, pieces_host));
+  Piece pieces[MOST_PIECES];
+  int64_t P;
+  read_pieces(call, "a", n, m, pieces_host, a, pieces, &P);
+  if (b && !call.failed()) call.matrix("b", b, ldb == 0 ? 1 : n, P, ldb, 4);
   call.dense("out", out, 1, n, 8);
   if (call.failed()) return call.status();
-  backend::row_dots(call, *ctx, n, P, a, lda, b, ldb, (double*)out);
+  backend::row_dots(call, *ctx, n, pieces, m, b, ldb, (double*)out);
   return call.status();
 }
 
-int32_t ml_combine(ml_ctx* ctx, int32_t n, int32_t P, ml_ptr weights, ml_ptr x, int32_t ldx, float beta,
-                   ml_ptr y) {
-  Call call(base(ctx), "combine %lld vectors of %lld numbers", n, P);
-  call.positive("n", n);
-  call.positive("P", P);
+int32_t ml_combine(ml_ctx* ctx, int32_t n, int32_t m, const int32_t* pieces_host, ml_ptr weights, ml_ptr x, float beta, ml_ptr y) {
+  Call call(base(ctx), "combine %lld vectors of %lld numbers", n, length_of(m, pieces_host));
+  Piece pieces[MOST_PIECES];
+  int64_t P;
+  read_pieces(call, "x", n, m, pieces_host, x, pieces, &P);
   call.dense("weights", weights, 1, n, 4);
-  call.matrix("x", x, n, P, ldx, 4);
-  call.dense("y", y, 1, P, 4);
+  if (!call.failed()) call.dense("y", y, 1, P, 4);
   if (call.failed()) return call.status();
-  backend::combine(call, *ctx, n, P, weights, x, ldx, beta, y);
+  backend::combine(call, *ctx, n, pieces, m, weights, beta, y);
   return call.status();
 }
 

@@ -67,8 +67,8 @@ bool swiglu_gradients(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* gate_
 // chunk_rows rows at a time; work holds their logits, f32 [chunk_rows, V].
 void head_cross_entropy(Call& call, ml_ctx& ctx, int64_t R, int64_t d, int64_t V, const void* x, const void* W, int32_t wdtype, int64_t ldw,
                         const int32_t* labels, const void* seeds, void* losses, int32_t* argmax, void* dx, void* work, int64_t chunk_rows);
-void row_dots(Call& call, ml_ctx& ctx, int64_t n, int64_t P, const void* a, int64_t lda, const void* b, int64_t ldb, void* out);
-void combine(Call& call, ml_ctx& ctx, int64_t n, int64_t P, const void* weights, const void* x, int64_t ldx, float beta, void* y);
+void row_dots(Call& call, ml_ctx& ctx, int64_t n, const Piece* pieces, int count, const void* b, int64_t ldb, void* out);
+void combine(Call& call, ml_ctx& ctx, int64_t n, const Piece* pieces, int count, const void* weights, float beta, void* y);
 void adam_precondition(Call& call, ml_ctx& ctx, int64_t P, const void* g, const void* v, double bias2, double eps, void* out);
 void adam(Call& call, ml_ctx& ctx, int64_t P, void* theta, const void* g, void* m, void* v, double lr, double b1, double b2, double eps,
           double weight_decay, double bias1, double bias2, double grad_scale);

@@ -261,12 +261,19 @@ void head_cross_entropy(Call&, ml_ctx& ctx, int64_t R, int64_t d, int64_t V, con
   ctx.kernels->head_cross_entropy(ctx.pool, R, d, V, in(x), W, wdtype, ldw, labels, in(seeds), out_(losses), argmax, out_(dx), out_(work), chunk_rows);
 }
 
-void row_dots(Call&, ml_ctx& ctx, int64_t n, int64_t P, const void* a, int64_t lda, const void* b, int64_t ldb, void* out) {
-  ctx.kernels->row_dots(ctx.pool, n, P, in(a), lda, in(b), ldb, (double*)out);
+void row_dots(Call&, ml_ctx& ctx, int64_t n, const Piece* pieces, int count, const void* b, int64_t ldb, void* out) {
+  memset(out, 0, (size_t)n * 8);
+  for (int i = 0; i < count; i++) {
+    const Piece& piece = pieces[i];
+    ctx.kernels->row_dots(ctx.pool, n, piece.length, piece.x, piece.ld, b ? in(b) + piece.first : piece.x, b ? ldb : piece.ld, (double*)out);
+  }
 }
 
-void combine(Call&, ml_ctx& ctx, int64_t n, int64_t P, const void* weights, const void* x, int64_t ldx, float beta, void* y) {
-  ctx.kernels->combine(ctx.pool, n, P, in(weights), in(x), ldx, beta, out_(y));
+void combine(Call&, ml_ctx& ctx, int64_t n, const Piece* pieces, int count, const void* weights, float beta, void* y) {
+  for (int i = 0; i < count; i++) {
+    const Piece& piece = pieces[i];
+    ctx.kernels->combine(ctx.pool, n, piece.length, in(weights), piece.x, piece.ld, beta, out_(y) + piece.first);
+  }
 }
 
 void adam_precondition(Call&, ml_ctx& ctx, int64_t P, const void* g, const void* v, double bias2, double eps, void* out) {

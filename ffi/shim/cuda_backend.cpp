@@ -160,16 +160,16 @@ void head_cross_entropy(Call& call, ml_ctx& ctx, int64_t R, int64_t d, int64_t V
   }
 }
 
-void row_dots(Call& call, ml_ctx& ctx, int64_t n, int64_t P, const void* a, int64_t lda, const void* b, int64_t ldb, void* out) {
+void row_dots(Call& call, ml_ctx& ctx, int64_t n, const Piece* pieces, int count, const void* b, int64_t ldb, void* out) {
   if (!enter(call, ctx)) return;
-  const int64_t bytes = cuda::row_dots_parts(n, P) * (int64_t)sizeof(double);
+  const int64_t bytes = cuda::row_dots_parts(n, pieces, count) * (int64_t)sizeof(double);
   if (bytes > (int64_t)SCRATCH_BYTES)
     return (void)call.fail("its partial sums take %lld bytes, there is room for %lld", (long long)bytes, (long long)SCRATCH_BYTES);
-  launched(call, ctx, cuda::row_dots(ctx.on, n, P, f32(a), lda, f32(b), ldb, (double*)out, (double*)ctx.scratch));
+  launched(call, ctx, cuda::row_dots(ctx.on, n, pieces, count, f32(b), ldb, (double*)out, (double*)ctx.scratch));
 }
 
-void combine(Call& call, ml_ctx& ctx, int64_t n, int64_t P, const void* weights, const void* x, int64_t ldx, float beta, void* y) {
-  if (enter(call, ctx)) launched(call, ctx, cuda::combine(ctx.on, n, P, f32(weights), f32(x), ldx, beta, f32_out(y)));
+void combine(Call& call, ml_ctx& ctx, int64_t n, const Piece* pieces, int count, const void* weights, float beta, void* y) {
+  if (enter(call, ctx)) launched(call, ctx, cuda::combine(ctx.on, n, pieces, count, f32(weights), beta, f32_out(y)));
 }
 
 void adam_precondition(Call& call, ml_ctx& ctx, int64_t P, const void* g, const void* v, double bias2, double eps, void* out) {

@@ -27,6 +27,7 @@ static double dot(int64_t n, const float* a, const float* b) {
   return hsum((sum[0] + sum[1]) + (sum[2] + sum[3]));
 }
 
+// out += the inner products.
 void row_dots(Pool& pool, int64_t n, int64_t P, const float* a, int64_t lda, const float* b, int64_t ldb, double* out) {
   const int64_t chunks = ceil_div(P, DOT_CHUNK);
   double* parts = (double*)pool.scratch(0, 0, (size_t)(chunks * n) * sizeof(double));  // [chunks, n]
@@ -37,7 +38,7 @@ void row_dots(Pool& pool, int64_t n, int64_t P, const float* a, int64_t lda, con
   for (int64_t i = 0; i < n; i++) {
     double sum = 0;
     for (int64_t chunk = 0; chunk < chunks; chunk++) sum += parts[chunk * n + i];
-    out[i] = sum;
+    out[i] += sum;
   }
 }
 

@@ -89,11 +89,11 @@ cudaError_t skinny_product(const Launch& on, int64_t M, int64_t N, int64_t K, co
 bool skinny_fits(const Launch& on, int64_t M, int64_t N, int64_t K, const bf16* a, int64_t lda, const bf16* b, int64_t ldb, bool rows_are_k,
                  const bf16* c, int64_t ldc);
 
-// vector.cu. `parts` is scratch: at least row_dots_parts(n, P) doubles.
-int64_t row_dots_parts(int64_t n, int64_t P);
-cudaError_t row_dots(const Launch& on, int64_t n, int64_t P, const float* a, int64_t lda, const float* b, int64_t ldb, double* out,
-                     double* parts);
-cudaError_t combine(const Launch& on, int64_t n, int64_t P, const float* weights, const float* x, int64_t ldx, float beta, float* y);
+// vector.cu, rows in pieces (kernels/types.h). b: rows ldb apart, one row for all where ldb is 0, or NULL for the rows themselves. `parts`
+// is scratch: at least row_dots_parts() doubles.
+int64_t row_dots_parts(int64_t n, const Piece* pieces, int count);
+cudaError_t row_dots(const Launch& on, int64_t n, const Piece* pieces, int count, const float* b, int64_t ldb, double* out, double* parts);
+cudaError_t combine(const Launch& on, int64_t n, const Piece* pieces, int count, const float* weights, float beta, float* y);
 
 // adam.cu: rounds like lib/optim/adam.ts does in JavaScript (no contraction into fused multiply-adds).
 cudaError_t adam_precondition(const Launch& on, int64_t P, const float* g, const float* v, double bias2, double eps, float* out);

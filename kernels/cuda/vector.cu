@@ -11,6 +11,16 @@ static const int64_t CHUNK = 8192;
 static const int ROWS = 8;
 static const int EACH = (int)(CHUNK / THREADS);  // elements a thread
 
+// What one launch can be told: pieces, and how many blocks' worth of columns lie before each.
+constexpr int AT_ONCE = 96;
+struct Listed {
+  int count;
+  struct {
+    const float* x;
+    int ld, first, length, before;
+  } items[AT_ONCE];
+};
+
 // Where b comes from: rows of its own, one row for all (kept in registers), or a itself.
 enum class Second { rows, shared, same };
 
@@ -31,12 +41,57 @@ static __device__ __forceinline__ void load_chunk(const float* from, int64_t lef
   }
 }
 
-// parts [n, chunks] = dot products of the chunks.
+// The piece that a block works on: the last with no more than `unit` units of columns before it.
+static __device__ __forceinline__ int piece_of(const Listed& list, int unit) {
+  int low = 0, high = list.count - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (list.items[middle].before <= unit)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return low;
+}
+
+// Launches of at most AT_ONCE pieces each, cut into units of `columns` columns: launch(list, units, units before them).
+template <class Launcher>
+static cudaError_t each_list(const Piece* pieces, int count, int64_t columns, const Launcher& launch) {
+  int64_t before = 0;
+  for (int at = 0; at < count; at += AT_ONCE) {
+    Listed list = {};
+    int64_t units = 0;
+    for (int i = at; i < count && i < at + AT_ONCE; i++) {
+      const Piece& piece = pieces[i];
+      list.items[list.count++] = {piece.x, (int)piece.ld, (int)piece.first, (int)piece.length, (int)units};
+      units += ceil_div(piece.length, columns);
+    }
+    launch(list, units, before);
+    const cudaError_t error = cudaGetLastError();
+    if (error != cudaSuccess) return error;
+    before += units;
+  }
+  return cudaSuccess;
+}
+
+// Whether rows of all pieces, and of another matrix, may be read 16 bytes at a time.
+static bool aligned(int64_t n, const Piece* pieces, int count, const float* other, int64_t ld_other) {
+  bool all = aligned16(other, n > 1 ? ld_other : 0, 4);
+  for (int i = 0; i < count; i++) all = all && aligned16(pieces[i].x, n > 1 ? pieces[i].ld : 0, 4) && pieces[i].first % 4 == 0;
+  return all;
+}
+
+// parts [n, chunks] = dot products of the chunks of columns; a list's first is number `before` of all.
 template <int W, Second SECOND>
-static __global__ void __launch_bounds__(THREADS) chunk_dots(int64_t n, int64_t P, int64_t chunks, const float* a, int64_t lda,
+static __global__ void __launch_bounds__(THREADS) chunk_dots(int64_t n, const Listed list, int units, int64_t before, int64_t chunks,
                                                              const float* b, int64_t ldb, double* parts) {
   __shared__ double sums[ROWS][THREADS / WARP];
-  const int64_t chunk = blockIdx.x % chunks, first = blockIdx.x / chunks * ROWS, j = chunk * CHUNK;
+  const int unit = (int)(blockIdx.x % units);
+  const int64_t first = blockIdx.x / units * ROWS, chunk = before + unit;
+  const auto& piece = list.items[piece_of(list, unit)];
+  const int64_t j = (unit - piece.before) * CHUNK, P = piece.length, lda = piece.ld;
+  const float* a = piece.x;
+  if (SECOND != Second::same) b += piece.first;
   const int64_t left = P - j < CHUNK ? P - j : CHUNK;
   const int rows = (int)(n - first < ROWS ? n - first : ROWS);
   float y[EACH];
@@ -69,33 +124,34 @@ static __global__ void __launch_bounds__(1024) sum_parts(int64_t chunks, const d
   if (threadIdx.x == 0) out[blockIdx.x] = sum;
 }
 
-int64_t row_dots_parts(int64_t n, int64_t P) { return n * ceil_div(P, CHUNK); }
-
-template <int W>
-static void launch_dots(const Launch& on, int64_t n, int64_t P, const float* a, int64_t lda, const float* b, int64_t ldb, double* parts) {
-  const int64_t chunks = ceil_div(P, CHUNK);
-  const unsigned grid = (unsigned)(chunks * ceil_div(n, ROWS));
-  if (a == b && (lda == ldb || n == 1))
-    chunk_dots<W, Second::same><<<grid, THREADS, 0, on.stream>>>(n, P, chunks, a, lda, b, ldb, parts);
-  else if (ldb == 0)
-    chunk_dots<W, Second::shared><<<grid, THREADS, 0, on.stream>>>(n, P, chunks, a, lda, b, ldb, parts);
-  else
-    chunk_dots<W, Second::rows><<<grid, THREADS, 0, on.stream>>>(n, P, chunks, a, lda, b, ldb, parts);
+static int64_t chunks_of(const Piece* pieces, int count) {
+  int64_t chunks = 0;
+  for (int i = 0; i < count; i++) chunks += ceil_div(pieces[i].length, CHUNK);
+  return chunks;
 }
 
-cudaError_t row_dots(const Launch& on, int64_t n, int64_t P, const float* a, int64_t lda, const float* b, int64_t ldb, double* out,
-                     double* parts) {
-  if (n == 0) return cudaSuccess;
-  const int64_t chunks = ceil_div(P, CHUNK);
-  if (P > 0) {
-    const bool wide = aligned16(a, n > 1 ? lda : 0, 4) && aligned16(b, n > 1 ? ldb : 0, 4);
-    if (wide)
-      launch_dots<4>(on, n, P, a, lda, b, ldb, parts);
+int64_t row_dots_parts(int64_t n, const Piece* pieces, int count) { return n * chunks_of(pieces, count); }
+
+template <int W>
+static cudaError_t launch_dots(const Launch& on, int64_t n, const Piece* pieces, int count, const float* b, int64_t ldb, double* parts) {
+  const int64_t chunks = chunks_of(pieces, count);
+  return each_list(pieces, count, CHUNK, [&](const Listed& list, int64_t units, int64_t before) {
+    const unsigned grid = (unsigned)(units * ceil_div(n, ROWS));
+    if (!b)
+      chunk_dots<W, Second::same><<<grid, THREADS, 0, on.stream>>>(n, list, (int)units, before, chunks, b, ldb, parts);
+    else if (ldb == 0)
+      chunk_dots<W, Second::shared><<<grid, THREADS, 0, on.stream>>>(n, list, (int)units, before, chunks, b, ldb, parts);
     else
-      launch_dots<1>(on, n, P, a, lda, b, ldb, parts);
-    const cudaError_t error = cudaGetLastError();
-    if (error != cudaSuccess) return error;
-  }
+      chunk_dots<W, Second::rows><<<grid, THREADS, 0, on.stream>>>(n, list, (int)units, before, chunks, b, ldb, parts);
+  });
+}
+
+cudaError_t row_dots(const Launch& on, int64_t n, const Piece* pieces, int count, const float* b, int64_t ldb, double* out, double* parts) {
+  if (n == 0) return cudaSuccess;
+  const auto launch = aligned(n, pieces, count, b, ldb) ? launch_dots<4> : launch_dots<1>;
+  const cudaError_t error = launch(on, n, pieces, count, b, ldb, parts);
+  if (error != cudaSuccess) return error;
+  const int64_t chunks = chunks_of(pieces, count);
   const int threads = chunks >= 1024 ? 1024 : chunks <= WARP ? WARP : round_to_warps(chunks);
   sum_parts<<<(unsigned)n, threads, 0, on.stream>>>(chunks, parts, out);
   return cudaGetLastError();
@@ -103,10 +159,13 @@ cudaError_t row_dots(const Launch& on, int64_t n, int64_t P, const float* a, int
 
 // y = beta y + w_0 x_0 + w_1 x_1 + ..., fused multiply-adds in this order, as on the CPU. beta 0: y is not read, it may hold NaN.
 template <int W>
-static __global__ void __launch_bounds__(THREADS) combine_rows(int64_t n, int64_t P, const float* weights, const float* x, int64_t ldx,
-                                                               float beta, float* y) {
-  const int64_t j = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * W;
-  if (j >= P) return;
+static __global__ void __launch_bounds__(THREADS) combine_rows(int64_t n, const Listed list, const float* weights, float beta, float* y) {
+  const auto& piece = list.items[piece_of(list, (int)blockIdx.x)];
+  const int j = ((int)(blockIdx.x - piece.before) * THREADS + (int)threadIdx.x) * W;
+  if (j >= piece.length) return;
+  const float* x = piece.x;
+  const int64_t ldx = piece.ld;
+  y += piece.first;
   float sum[W] = {};
   if (beta != 0) {
     load<W>(y + j, sum);
@@ -137,15 +196,15 @@ static __global__ void __launch_bounds__(THREADS) combine_rows(int64_t n, int64_
   store<W>(y + j, sum);
 }
 
-cudaError_t combine(const Launch& on, int64_t n, int64_t P, const float* weights, const float* x, int64_t ldx, float beta, float* y) {
-  if (P == 0) return cudaSuccess;
-  const bool wide = P % 4 == 0 && aligned16(x, n > 1 ? ldx : 0, 4) && aligned16(y);
-  const unsigned grid = (unsigned)ceil_div(P, (wide ? 4 : 1) * THREADS);
-  if (wide)
-    combine_rows<4><<<grid, THREADS, 0, on.stream>>>(n, P, weights, x, ldx, beta, y);
-  else
-    combine_rows<1><<<grid, THREADS, 0, on.stream>>>(n, P, weights, x, ldx, beta, y);
-  return cudaGetLastError();
+cudaError_t combine(const Launch& on, int64_t n, const Piece* pieces, int count, const float* weights, float beta, float* y) {
+  bool wide = aligned(n, pieces, count, y, 0);
+  for (int i = 0; i < count; i++) wide = wide && pieces[i].length % 4 == 0;
+  return each_list(pieces, count, (wide ? 4 : 1) * THREADS, [&](const Listed& list, int64_t units, int64_t) {
+    if (wide)
+      combine_rows<4><<<(unsigned)units, THREADS, 0, on.stream>>>(n, list, weights, beta, y);
+    else
+      combine_rows<1><<<(unsigned)units, THREADS, 0, on.stream>>>(n, list, weights, beta, y);
+  });
 }
 
 }  // namespace cuda

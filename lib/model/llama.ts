@@ -101,6 +101,7 @@ export class Llama {
   readonly attentionParameters: number;
 
   readonly #saved: readonly LayerActivations[];
+  readonly #behind: { from: number; to: number };
   readonly #last: Tensor; // [T,d] residual stream after the last block
   readonly #rstd: Tensor; // [T]
   readonly #normed: Tensor; // [T,d+r] output of a norm, then h
@@ -176,11 +177,12 @@ export class Llama {
     const kept = train ? this.layers : [widestO];
     const shape = { T, d, f, H, K, D, dtype };
     this.#saved = reserveActivations(arena, kept, shape, { recompute: train ? recompute : KEEP_ALL, keepH: train });
+    this.losses = arena.reserve("activations", 1, R);
+    this.argmax = arena.reserve("activations", 1, R, { dtype: "i32" });
+    const from = arena.bytes;
     this.#last = buffer(T, d);
     this.#rstd = perRow();
     this.#hidden = buffer(R, d);
-    this.losses = arena.reserve("activations", 1, R);
-    this.argmax = arena.reserve("activations", 1, R, { dtype: "i32" });
 
     // Scratch. `act` and `gxh` are the same memory, and the logits lie over all of it: each is done with when the other is needed. So is
     // the head's input when its gradient is written over it.
@@ -190,8 +192,10 @@ export class Llama {
     const behind = (cols: number, layers: readonly Linear[]) =>
       roomBehind(cols, Math.max(...layers.map(({ rank }) => rank)), dtype);
     const lddx = behind(d, this.layers.flatMap(({ o, down }) => [o, down]));
-    const dx = train ? arena.reserve("workspace", T, d, { dtype, ld: lddx }) : null;
     this.#normed = beside(widest(({ qkv, gateUp }) => [qkv, gateUp]));
+    // The backward pass needs `normed` only to compute layers again.
+    this.#behind = { from, to: this.#saved.every(({ rung }) => rung === "none") ? arena.bytes : this.#normed.byteOffset };
+    const dx = train ? arena.reserve("workspace", T, d, { dtype, ld: lddx }) : null;
     const gxh = beside(widest(({ qkv, o, gateUp, down }) => train ? [qkv, o, gateUp, down] : [down]));
     this.#act = gxh;
     // dL/d(q, k, v) lies over gate and up, which are done with by then, if it has room there.
@@ -200,7 +204,7 @@ export class Llama {
       ? arena.reserve("workspace", T, width, { dtype, ld })
       : null;
     const dqkv = this.#saved.map(({ gateUp }) => own ?? new Tensor(arena, gateUp.byteOffset, T, width, dtype, ld));
-    const { byteOffset } = dx ?? this.#normed;
+    const { byteOffset } = this.#normed;
     const free = arena.bytes - byteOffset;
     const work = headWork(dev, { R, V, free });
     if (work > free) arena.reserve("workspace", 1, Math.ceil((work - free) / 4));
@@ -225,9 +229,12 @@ export class Llama {
     for (const layer of this.linears()) layer.refresh(this.dev, this.dev.activationDtype);
   }
 
-  /** Where layer l's own activations lie in the arena; free once the backward pass is past the layer. */
+  /**
+   * Where layer l's own activations lie in the arena; free once the backward pass is past the layer. Behind the last layer: what the
+   * final norm and the head leave.
+   */
   region(l: number): { from: number; to: number } {
-    return this.#saved[l]!;
+    return this.#saved[l] ?? this.#behind;
   }
 
   #activations(l: number): LayerActivations {

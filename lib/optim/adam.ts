@@ -57,7 +57,7 @@ export class Adam {
   update(theta: Tensor, grad: Tensor, lr: number): number {
     const [beta1, beta2] = this.options.betas;
     const { eps, weightDecay, clip } = this.options;
-    const norm = Math.sqrt(rowDots(this.dev, 1, { a: grad, b: grad, out: this.#sums })[0]!);
+    const norm = Math.sqrt(rowDots(this.dev, 1, { a: grad, b: null, out: this.#sums })[0]!);
     if (!Number.isFinite(norm)) throw new RangeError(`the gradient norm is ${norm}`);
     // torch.nn.utils.clip_grad_norm_ divides by (norm + 1e-6)
     const gradScale = clip > 0 ? Math.min(1, clip / (norm + 1e-6)) : 1;

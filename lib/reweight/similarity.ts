@@ -101,12 +101,12 @@ class CachedFeature {
   dots(n: number, rows: Tensor, direction: Tensor, normalize: "none" | "cosine"): Float64Array<ArrayBuffer> {
     const dots = rowDots(this.dev, n, { a: rows, b: direction, out: this.#sums });
     if (normalize === "none") return dots;
-    return cosines(dots, rowDots(this.dev, n, { a: rows, b: rows, out: this.#sums }), this.square(direction));
+    return cosines(dots, rowDots(this.dev, n, { a: rows, b: null, out: this.#sums }), this.square(direction));
   }
 
   /** Squared norm of a vector. */
   square(vector: Tensor): number {
-    return rowDots(this.dev, 1, { a: vector, b: vector, out: this.#sums })[0]!;
+    return rowDots(this.dev, 1, { a: vector, b: null, out: this.#sums })[0]!;
   }
 }
 

@@ -3,7 +3,7 @@
  * activations of a layer before it forms the gradients of the layer below, so these are written there.
  */
 import type { Device, Tensor } from "../../ffi/device.ts";
-import { combine, download, rowDotsInto } from "../../ffi/operators.ts";
+import { combine, download, Pieces, rowDots } from "../../ffi/operators.ts";
 import type { Linear } from "../model/linear.ts";
 import type { Llama } from "../model/llama.ts";
 import type { Arena } from "../tensor/arena.ts";
@@ -19,7 +19,7 @@ interface Block {
 /** Where a step's per-sample gradients lie. */
 export class StagedGradients {
   readonly #blocks: Block[];
-  readonly #sums: Tensor; // f64 [blocks,n]
+  readonly #sums: Tensor; // f64 [n]
 
   /**
    * @param samples n
@@ -31,13 +31,13 @@ export class StagedGradients {
     this.#blocks = layout === "whole" ? [{ first: 0, gradients: arena.reserve("reweighting", samples, P) }] : [];
     if (layout === "reuse") {
       model.layers.forEach(({ qkv, o, gateUp, down }, l) => {
-        const above = l + 1 < model.layers.length ? model.region(l + 1) : null;
-        let at = above?.from ?? 0;
+        const above = model.region(l + 1);
+        let at = above.from;
         for (const [head, tail] of [[qkv, o], [gateUp, down]] as [Linear, Linear][]) {
           const length = head.thetaLength + tail.thetaLength;
           if (length === 0) continue;
           const bytes = arena.alignedBytes(samples, length, "f32");
-          const fits = above !== null && at + bytes <= above.to;
+          const fits = at + bytes <= above.to;
           const gradients = fits ? arena.overlay(at, samples, length) : arena.reserve("reweighting", samples, length);
           if (fits) at += bytes;
           this.#blocks.push({ first: head.thetaOffset, gradients });
@@ -45,7 +45,7 @@ export class StagedGradients {
       });
       this.#blocks.sort((a, b) => a.first - b.first);
     }
-    this.#sums = arena.reserve("workspace", this.#blocks.length, samples, { dtype: "f64" });
+    this.#sums = arena.reserve("workspace", 1, samples, { dtype: "f64" });
   }
 
   /** Where a linear layer writes the gradients of `count` samples, sample `first` of the step the first. */
@@ -68,40 +68,25 @@ export class StagedGradients {
 
   /** ⟨∇ℓ_i, direction⟩ over parameters first .. first + count - 1, for the first n samples; direction [1,P]. */
   dots(n: number, direction: Tensor, { first, count }: { first: number; count: number }): Float64Array<ArrayBuffer> {
-    return this.#sum(n, { first, count }, (rows, from, length) => ({ a: rows, b: direction.columns(from, length) }));
+    return this.#dots(n, { first, count }, direction.columns(first, count));
   }
 
   /** Squared norms of the same. */
   squares(n: number, range: { first: number; count: number }): Float64Array<ArrayBuffer> {
-    return this.#sum(n, range, (rows) => ({ a: rows, b: rows }));
+    return this.#dots(n, range, null);
   }
 
-  #sum(
-    n: number,
-    { first, count }: { first: number; count: number },
-    operands: (rows: Tensor, from: number, length: number) => { a: Tensor; b: Tensor },
-  ): Float64Array<ArrayBuffer> {
-    let used = 0;
-    for (const block of this.#blocks) {
+  #dots(n: number, { first, count }: { first: number; count: number }, b: Tensor | null): Float64Array<ArrayBuffer> {
+    const pieces = this.#blocks.flatMap((block) => {
       const from = Math.max(first, block.first), to = Math.min(first + count, block.first + block.gradients.cols);
-      if (from >= to) continue;
-      const rows = block.gradients.columns(from - block.first, to - from).rowRange(0, n);
-      rowDotsInto(this.dev, n, { ...operands(rows, from, to - from), out: this.#sums.rowRange(used++, 1) });
-    }
-    const parts = new Float64Array(used * this.samples);
-    if (used > 0) download(this.dev, parts, this.#sums);
-    return Float64Array.from({ length: n }, (_, i) => {
-      let sum = 0;
-      for (let part = 0; part < used; part++) sum += parts[part * this.samples + i]!;
-      return sum;
+      return from < to ? [block.gradients.columns(from - block.first, to - from)] : [];
     });
+    return pieces.length === 0 ? new Float64Array(n) : rowDots(this.dev, n, { a: new Pieces(pieces), b, out: this.#sums });
   }
 
   /** out [1,P] = Σ_i weights_i ∇ℓ_i; weights f32 [n]. */
   combine(n: number, weights: Tensor, out: Tensor): void {
-    for (const { first, gradients } of this.#blocks) {
-      combine(this.dev, n, { weights, x: gradients, y: out.columns(first, gradients.cols) });
-    }
+    combine(this.dev, n, { weights, x: new Pieces(this.#blocks.map(({ gradients }) => gradients)), y: out });
   }
 
   /** A copy of the first n rows, [n,P]. */

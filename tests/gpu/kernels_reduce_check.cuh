@@ -151,16 +151,21 @@ static void check_segment_mean(const Launch& on, const std::vector<int32_t>& len
 
 enum class Other { rows, shared, same };
 
-static void check_vectors(const Launch& on, int64_t n, int64_t P, int64_t pad, int64_t shift, Other other) {
+// The rows in `count` pieces of about the same length, on the grid of four numbers.
+static void check_vectors(const Launch& on, int64_t n, int64_t P, int64_t pad, int64_t shift, Other other, int count = 1) {
   Random random(11);
   const Size size = {n, P, pad, shift};
   Matrix<float> a(n, P, P + pad, shift), b(n, P, P + pad, shift), weights(1, n), y(1, P, 0, shift), old(1, P);
-  Matrix<double> out(1, n), parts(1, ops::row_dots_parts(n, P));
+  std::vector<metalora::Piece> pieces;
+  const int64_t length = ((P + count - 1) / count + 3) / 4 * 4;
+  for (int64_t first = 0; first < P; first += length) pieces.push_back({a.device + first, a.ld, first, std::min(length, P - first)});
+  const int m = (int)pieces.size();
+  Matrix<double> out(1, n), parts(1, ops::row_dots_parts(n, pieces.data(), m));
   a.random(random).put(), b.random(random).put(), weights.random(random).put(), old.random(random);
-  const float* second = other == Other::same ? a.device : b.device;
+  const float* second = other == Other::same ? nullptr : b.device;
   const int64_t ldb = other == Other::shared ? 0 : b.ld;
   run_repeatedly(out, [&] { out.poison(), out.put(), parts.poison(), parts.put(); },
-                 [&] { return ops::row_dots(on, n, P, a.device, a.ld, second, ldb, out.device, parts.device); }, size.name("row_dots"));
+                 [&] { return ops::row_dots(on, n, pieces.data(), m, second, ldb, out.device, parts.device); }, size.name("row_dots"));
   const auto dot = [&](int64_t, int64_t i) {
     double sum = 0;
     for (int64_t j = 0; j < P; j++)
@@ -179,7 +184,7 @@ static void check_vectors(const Launch& on, int64_t n, int64_t P, int64_t pad, i
                        y.host = old.host;
                      y.put();
                    },
-                   [&] { return ops::combine(on, n, P, weights.device, a.device, a.ld, beta, y.device); }, size.name("combine"));
+                   [&] { return ops::combine(on, n, pieces.data(), m, weights.device, beta, y.device); }, size.name("combine"));
     bool same = true;
     for (int64_t j = 0; j < P; j++) {
       float sum = beta == 0 ? 0 : beta * old.at(0, j);
@@ -206,7 +211,8 @@ static void check_reductions(const Launch& on) {
       {few, 96, 264, 8, 8, 8, 0},     {one, 512, 32, 32, 8, 0, 0},  {few, 777, 16, 7, 0, 0, 0},   {many, 32, 32, 0, 0, 0, 0},
       {many, 8, 8, 8, 8, 0, 0},       {one, 96, 96, 0, 0, 0, 0},    {few, 33, 130, 1, 0, 0, 2},   {few, 130, 5, 0, 3, 1, 0},
       {one, 1, 1, 0, 0, 0, 0},        {few, 128, 200, 0, 8, 0, 0},  {few, 200, 192, 8, 0, 0, 0},  {{0, 0}, 16, 64, 0, 0, 0, 0},
-      {{0, 2100}, 24, 96, 0, 8, 0, 0}, {many, 48, 1000, 0, 0, 0, 0}};
+      {{0, 2100}, 24, 96, 0, 8, 0, 0}, {many, 48, 1000, 0, 0, 0, 0},
+      {many, 32, 2048, 0, 0, 0, 0},    {many, 64, 1024, 0, 8, 0, 0}, {many, 96, 2048, 8, 0, 0, 0}};
   for (const Outer& o : outers) {
     for (bool scaled : {false, true}) {
       check_segment_outer(on, o, scaled);
@@ -220,5 +226,7 @@ static void check_reductions(const Launch& on) {
       for (Other other : {Other::rows, Other::shared, Other::same}) {
         check_vectors(on, n, P, 0, 0, other);
         check_vectors(on, n, P, 5, 1, other);
+        if (P > 1) check_vectors(on, n, P, 4, 0, other, 3);
+        if (P > 1) check_vectors(on, n, P, 0, 0, other, 200);
       }
 }

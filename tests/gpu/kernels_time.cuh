@@ -237,19 +237,22 @@ inline void time_vectors(Clock& clock, int64_t n, int64_t P) {
   snprintf(name, sizeof name, "row_dots shared n=%ld P=%.0e", (long)n, (double)P);
   measure(clock, name, (double)(n + 1) * P * 4, [&]() -> std::function<cudaError_t()> {
     float *a = take<float>(clock, n * P), *b = take<float>(clock, P);
-    double *parts = take<double>(clock, ops::row_dots_parts(n, P)), *out = take<double>(clock, n);
-    return [=, &on] { return ops::row_dots(on, n, P, a, P, b, 0, out, parts); };
+    const metalora::Piece whole = {a, P, 0, P};
+    double *parts = take<double>(clock, ops::row_dots_parts(n, &whole, 1)), *out = take<double>(clock, n);
+    return [=, &on] { return ops::row_dots(on, n, &whole, 1, b, 0, out, parts); };
   });
   snprintf(name, sizeof name, "row_dots with itself n=%ld P=%.0e", (long)n, (double)P);
   measure(clock, name, (double)n * P * 4, [&]() -> std::function<cudaError_t()> {
     float* a = take<float>(clock, n * P);
-    double *parts = take<double>(clock, ops::row_dots_parts(n, P)), *out = take<double>(clock, n);
-    return [=, &on] { return ops::row_dots(on, n, P, a, P, a, P, out, parts); };
+    const metalora::Piece whole = {a, P, 0, P};
+    double *parts = take<double>(clock, ops::row_dots_parts(n, &whole, 1)), *out = take<double>(clock, n);
+    return [=, &on] { return ops::row_dots(on, n, &whole, 1, nullptr, 0, out, parts); };
   });
   snprintf(name, sizeof name, "combine n=%ld P=%.0e", (long)n, (double)P);
   measure(clock, name, (double)(n + 1) * P * 4, [&]() -> std::function<cudaError_t()> {
     float *x = take<float>(clock, n * P), *y = take<float>(clock, P), *w = take<float>(clock, n);
-    return [=, &on] { return ops::combine(on, n, P, w, x, P, 0.0f, y); };
+    const metalora::Piece whole = {x, P, 0, P};
+    return [=, &on] { return ops::combine(on, n, &whole, 1, w, 0.0f, y); };
   });
 }
 

@@ -3,6 +3,7 @@
  * (tests/fixtures), twice with the same bits. linear_test.ts, attention_test.ts and device_test.ts have the rest of metalora.h.
  */
 import { assert, assertEquals } from "@std/assert";
+import { Tensor } from "../../ffi/device.ts";
 import * as ops from "../../ffi/operators.ts";
 import { adamOnHost } from "../../lib/optim/adam.ts";
 import { fixtureCases, normals } from "../native/harness.ts";
@@ -325,7 +326,7 @@ gpuTest("rowDots() and combine() agree with float64", () => {
         ops.combine(on.dev, n, { weights, x: a, y, beta });
         ops.combine(on.dev, n, { weights, x: a, y: fresh, beta: 0 });
         return {
-          ...{ dots: ops.rowDots(on.dev, n, { a, b, out }), norms: ops.rowDots(on.dev, n, { a, b: a, out }) },
+          ...{ dots: ops.rowDots(on.dev, n, { a, b, out }), norms: ops.rowDots(on.dev, n, { a, b: null, out }) },
           shared: ops.rowDots(on.dev, n, { a, b: b.rowRange(0, 1), out }),
           ...{ combined: on.read(y), fresh: on.read(fresh) },
         };
@@ -333,6 +334,37 @@ gpuTest("rowDots() and combine() agree with float64", () => {
       const tolerances = { dots: 1e-12, norms: 1e-12, shared: 1e-12, combined: F32, fresh: F32 };
       compare(`vectors ${name}`, work, tolerances, expected ? { fixture: { expected, tolerance: F32 } } : {});
     }
+  }
+});
+
+gpuTest("rowDots() and combine() take rows in pieces", () => {
+  // More than one launch can list; one of them longer than a block's share.
+  for (const [n, lengths] of [[3, [12, 7, 20000, 1]], [9, Array.from({ length: 131 }, (_, i) => 4 + 4 * (i % 40))]] as const) {
+    const P = lengths.reduce((sum, length) => sum + length, 0);
+    const values = normals(n * P, 1), direction = normals(P, 2), mixture = normals(n, 3), old = normals(P, 4);
+    const work = (on: Subject) => {
+      // The pieces in one memory, the last first, in rows of their own width.
+      const room = on.f32(null, 1, lengths.reduce((sum, length) => sum + Math.ceil(n * (length + 4) / 64) * 64, 0));
+      let at = room.cols, first = P;
+      const pieces = lengths.toReversed().map((length) => {
+        at -= Math.ceil(n * (length + 4) / 64) * 64;
+        first -= length;
+        const piece = new Tensor(room.storage, room.byteOffset + 4 * at, n, length, "f32", length + 4 - length % 4);
+        for (let i = 0; i < n; i++) ops.upload(on.dev, piece.rowRange(i, 1), values.slice(i * P + first, i * P + first + length));
+        return piece;
+      });
+      const a = new ops.Pieces(pieces.reverse()), b = on.f32(direction, 1, P), y = on.f32(old, 1, P), out = on.doubles(n);
+      ops.combine(on.dev, n, { weights: on.f32(mixture, 1, n), x: a, y, beta: 0.5 });
+      const shared = ops.rowDots(on.dev, n, { a, b, out }), norms = ops.rowDots(on.dev, n, { a, b: null, out });
+      return { shared, norms, combined: on.read(y) };
+    };
+    const row = (i: number) => values.subarray(i * P, (i + 1) * P);
+    const dots = (other: (i: number) => Float32Array) =>
+      Float64Array.from({ length: n }, (_, i) => row(i).reduce((sum, x, j) => sum + x * other(i)[j]!, 0));
+    const combined = old.map((value, j) => mixture.reduce((sum, weight, i) => sum + weight * values[i * P + j]!, 0.5 * value));
+    const expected = { shared: dots(() => direction), norms: dots(row), combined };
+    const tolerances = { shared: 1e-12, norms: 1e-12, combined: F32 };
+    compare(`${lengths.length} pieces`, work, tolerances, { fixture: { expected, tolerance: F32 } });
   }
 });
 

@@ -70,7 +70,7 @@ Deno.test("every operator refuses a NULL context instead of crashing", () => {
   assertEquals(symbols.ml_gemm(null, 0, 0, 2, 3, 4, 1, null, 0, 4, null, 0, 3, 0, null, 0, 3), 1);
   assertEquals(lastError(), "Cannot multiply [2,4] by [4,3]: the context is NULL");
   assertEquals(symbols.ml_alloc(null, 8n, 0, new BigUint64Array(1)), 1);
-  assertEquals(symbols.ml_combine(null, 1, 1, null, null, 1, 0, null), 1);
+  assertEquals(symbols.ml_combine(null, 1, 1, null, null, null, 0, null), 1);
   assertEquals(symbols.ml_rope(null, 1, 1, 2, null, 2, null, null, null, 1, 0, 0), 1);
   assertEquals(symbols.ml_segment_sum(null, 1, null, null, null), 1);
   assertEquals([symbols.ml_allocated_bytes(null), symbols.ml_device_units(null)], [0n, 0]);
@@ -279,7 +279,7 @@ Deno.test("errors say what was attempted on which shapes, the value found and wh
   );
   assertMessage(
     () => rowDots(dev, 2, { a: x, b: w.rowRange(0, 1), out: bench.doubles(1) }),
-    "Cannot take 2 inner products of 4 numbers: out needs 16 bytes, its memory ends after 8",
+    "Cannot take 2 inner products of 8 numbers: out needs 16 bytes, its memory ends after 8",
   );
   assertMessage(
     () => gatherRows(dev, 1, { x: w, rows: bench.ints([8]), out: bench.out(1, 4) }),
