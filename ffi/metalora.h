@@ -37,7 +37,7 @@
 extern "C" {
 #endif
 
-#define ML_ABI_VERSION 4
+#define ML_ABI_VERSION 5
 
 typedef struct ml_ctx ml_ctx;
 typedef void* ml_ptr;
@@ -122,10 +122,11 @@ int32_t ml_gemm(ml_ctx* ctx, int32_t trans_a, int32_t trans_b, int32_t M, int32_
 
 /* ---- model operators: T rows of activations of type `dtype` ----------------------------------------------------- */
 
-/* out [T, ldo] = table[ids] ; table [V, d] of type wdtype, ids int32 [T]. Ids outside 0..V-1 are an error (on CUDA one
- * that ml_synchronize or ml_download tells). */
+/* out [T, ldo] = table[ids] + places[positions]; table [V, d] and places [n_positions, d] of type wdtype, ids and positions
+ * int32 [T]; places NULL: out = table[ids]. Ids outside 0..V-1 are an error (on CUDA one that ml_synchronize or ml_download
+ * tells). */
 int32_t ml_embedding_forward(ml_ctx* ctx, int32_t T, int32_t d, int32_t V, ml_ptr table, int32_t wdtype, ml_ptr ids,
-                             ml_ptr out, int32_t ldo, int32_t dtype);
+                             ml_ptr places, ml_ptr positions, int32_t n_positions, ml_ptr out, int32_t ldo, int32_t dtype);
 
 /* sum = x + delta (delta NULL: sum = x, and sum may be NULL); y = sum / rms(sum) * weight; rstd f32 [T] = 1 / rms.
  * x, delta, sum dense [T, d]; y [T, ldy]; weight f32 [d]. */
@@ -134,6 +135,17 @@ int32_t ml_rmsnorm_forward(ml_ctx* ctx, int32_t T, int32_t d, float eps, ml_ptr 
 /* dx += d rmsnorm(x) / dx applied to dy; x dense [T, d] is the normalised input (`sum` above), dx [T, lddx], dy [T, lddy]. */
 int32_t ml_rmsnorm_backward(ml_ctx* ctx, int32_t T, int32_t d, ml_ptr x, ml_ptr weight, ml_ptr rstd, ml_ptr dy,
                             int32_t lddy, ml_ptr dx, int32_t lddx, int32_t dtype);
+
+/* sum = x + delta + delta_bias (delta NULL: sum = x, and sum may be NULL); y = (sum - mean) / deviation * weight + bias, with
+ * deviation = sqrt(variance + eps); stats f32 [T, 2] = (mean, 1 / deviation) of each row. x, delta, sum dense [T, d]; y [T, ldy];
+ * weight, bias and delta_bias (NULL: none) f32 [d]: a product that leaves its bias to this operator is one that cuBLAS's fastest
+ * algorithms can make. */
+int32_t ml_layernorm_forward(ml_ctx* ctx, int32_t T, int32_t d, float eps, ml_ptr x, ml_ptr delta, ml_ptr delta_bias,
+                             ml_ptr weight, ml_ptr bias, ml_ptr sum, ml_ptr y, int32_t ldy, ml_ptr stats, int32_t dtype);
+/* dx += d layernorm(x) / dx applied to dy, and y [T, ldy] = layernorm(x) once more, which adapter gradients read; either may be
+ * NULL (dx NULL: dy is not read). x dense [T, d] is the normalised input (`sum` above), dx [T, lddx], dy [T, lddy]. */
+int32_t ml_layernorm_backward(ml_ctx* ctx, int32_t T, int32_t d, ml_ptr x, ml_ptr weight, ml_ptr bias, ml_ptr stats, ml_ptr dy,
+                              int32_t lddy, ml_ptr dx, int32_t lddx, ml_ptr y, int32_t ldy, int32_t dtype);
 
 /* theta (f32) -> what the GEMMs read: s_g B_g into the columns of W behind d_in, and A into a_cast [Q, lda] of type
  * dtype (a_cast NULL where activations are f32: A is then read from theta itself). a_cast may lie directly below W: then it is
@@ -209,6 +221,11 @@ int32_t ml_swiglu_gradients(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, i
                             ml_ptr cu_seqlens, int32_t r_y, ml_ptr gh, int32_t ldgh, ml_ptr out_y, int32_t r_gate, int32_t r_up,
                             ml_ptr h, int32_t ldh, float s_gate, float s_up, ml_ptr out_gate, float beta, int32_t out_stride,
                             int32_t dtype);
+
+/* In place: y = max(y + bias, 0); y [T, ldy], bias f32 [f] or NULL. */
+int32_t ml_relu_forward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr y, int32_t ldy, ml_ptr bias, int32_t dtype);
+/* In place of what the forward pass made, its gradient: y = dy where y > 0, else 0; y [T, ldy], dy [T, lddy]. */
+int32_t ml_relu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr y, int32_t ldy, ml_ptr dy, int32_t lddy, int32_t dtype);
 
 /* out [R, d] = x[rows], out rows ldo apart; x [.., ldx]. */
 int32_t ml_gather_rows(ml_ctx* ctx, int32_t R, int32_t d, ml_ptr x, int32_t ldx, ml_ptr rows, ml_ptr out, int32_t ldo,

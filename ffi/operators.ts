@@ -82,11 +82,21 @@ export function gemm(
 
 // ---- model operators ----
 
-/** out [T,d] = table[ids]. */
-export function embeddingForward(dev: Device, T: number, { table, ids, out }: { table: Tensor; ids: Tensor; out: Tensor }): void {
+/** out [T,d] = table[ids], with `places` + table[positions] of a second one. */
+export function embeddingForward(
+  dev: Device,
+  T: number,
+  { table, ids, places = null, out }: {
+    table: Tensor;
+    ids: Tensor;
+    places?: { readonly table: Tensor; readonly positions: Tensor } | null;
+    out: Tensor;
+  },
+): void {
   // deno-fmt-ignore
   dev.check(dev.symbols.ml_embedding_forward(dev.ctx, T, table.cols, table.rows, table.pointer, dtypeCode(table.dtype),
-    ids.pointer, out.pointer, out.ld, dtypeCode(out.dtype)));
+    ids.pointer, pointer(places?.table ?? null), pointer(places?.positions ?? null), places?.table.rows ?? 0, out.pointer, out.ld,
+    dtypeCode(out.dtype)));
 }
 
 /** sum = x + delta; y = sum / rms(sum) · weight. `delta` null: sum is x itself and is not written. */
@@ -117,6 +127,49 @@ export function rmsnormBackward(
   // deno-fmt-ignore
   dev.check(dev.symbols.ml_rmsnorm_backward(dev.ctx, T, weight.cols, x.pointer, weight.pointer, rstd.pointer, dy.pointer, dy.ld,
     dx.pointer, dx.ld, dtypeCode(x.dtype)));
+}
+
+/**
+ * sum = x + delta + deltaBias; y = (sum − mean) / deviation · weight + bias; stats [T,2] = mean and 1 / deviation of each row.
+ * `delta` null: sum is x itself and is not written.
+ */
+export function layernormForward(
+  dev: Device,
+  T: number,
+  { x, delta, deltaBias = null, weight, bias, eps, sum, y, stats }: {
+    x: Tensor;
+    delta: Tensor | null;
+    deltaBias?: Tensor | null;
+    weight: Tensor;
+    bias: Tensor;
+    eps: number;
+    sum: Tensor | null;
+    y: Tensor;
+    stats: Tensor;
+  },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_layernorm_forward(dev.ctx, T, weight.cols, eps, x.pointer, pointer(delta), pointer(deltaBias), weight.pointer,
+    bias.pointer, pointer(sum), y.pointer, y.ld, stats.pointer, dtypeCode(x.dtype)));
+}
+
+/** dx += ∂layernorm(x)/∂x · dy, and y = layernorm(x) once more; `dx` or `y` null: not wanted. */
+export function layernormBackward(
+  dev: Device,
+  T: number,
+  { x, weight, bias, stats, dy, dx, y }: {
+    x: Tensor;
+    weight: Tensor;
+    bias: Tensor;
+    stats: Tensor;
+    dy: Tensor;
+    dx: Tensor | null;
+    y: Tensor | null;
+  },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_layernorm_backward(dev.ctx, T, weight.cols, x.pointer, weight.pointer, bias.pointer, stats.pointer, dy.pointer,
+    dy.ld, pointer(dx), dx?.ld ?? 0, pointer(y), y?.ld ?? 0, dtypeCode(x.dtype)));
 }
 
 /** theta → s·B in the columns of W behind d_in, and A cast to the activation type where that is not f32. */
@@ -367,6 +420,16 @@ export function swigluGradients(
   dev.check(dev.symbols.ml_swiglu_gradients(dev.ctx, T, f, gateUp.pointer, gateUp.ld, dy.pointer, dy.ld, S, cu.pointer, y?.rank ?? 0,
     pointer(y?.gh ?? null), y?.gh.ld ?? 0, pointer(y?.out ?? null), rGate, rUp, pointer(gateAndUp?.h ?? null), gateAndUp?.h.ld ?? 0,
     sGate, sUp, pointer(gateAndUp?.out ?? null), beta, stride, dtypeCode(gateUp.dtype)));
+}
+
+/** In place: y [T,f] = max(y + bias, 0). */
+export function reluForward(dev: Device, T: number, { f, y, bias = null }: { f: number; y: Tensor; bias?: Tensor | null }): void {
+  dev.check(dev.symbols.ml_relu_forward(dev.ctx, T, f, y.pointer, y.ld, pointer(bias), dtypeCode(y.dtype)));
+}
+
+/** In place of what reluForward made, its gradient: y [T,f] = dy where y > 0, else 0. */
+export function reluBackward(dev: Device, T: number, { f, y, dy }: { f: number; y: Tensor; dy: Tensor }): void {
+  dev.check(dev.symbols.ml_relu_backward(dev.ctx, T, f, y.pointer, y.ld, dy.pointer, dy.ld, dtypeCode(y.dtype)));
 }
 
 /** out [R,d] = x[rows]. */

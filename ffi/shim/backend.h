@@ -31,8 +31,9 @@ void synchronize(Call& call, ml_ctx& ctx);
 // ---- operators ----
 void gemm(Call& call, ml_ctx& ctx, int64_t M, int64_t N, int64_t K, float alpha, Operand a, Operand b, float beta, void* c, int32_t c_dtype,
           int64_t ldc);
+// places NULL: no positions.
 void embedding_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, int64_t V, const void* table, int32_t wdtype, const int32_t* ids,
-                       void* out, int64_t ldo);
+                       const void* places, const int32_t* positions, void* out, int64_t ldo);
 void gather_rows(Call& call, ml_ctx& ctx, int64_t R, int64_t d, const void* x, int64_t ldx, const int32_t* rows, void* out, int64_t ldo);
 void scatter_rows(Call& call, ml_ctx& ctx, int64_t R, int64_t T, int64_t d, const void* x, int64_t ldx, const int32_t* rows, void* out,
                   int64_t ldo);
@@ -40,6 +41,10 @@ void rmsnorm_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, float eps, c
                      void* sum, void* y, int64_t ldy, void* rstd);
 void rmsnorm_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, const void* x, const void* weight, const void* rstd, const void* dy,
                       int64_t lddy, void* dx, int64_t lddx);
+void layernorm_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, float eps, const void* x, const void* delta, const void* delta_bias,
+                       const void* weight, const void* bias, void* sum, void* y, int64_t ldy, void* stats);
+void layernorm_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, const void* x, const void* weight, const void* bias, const void* stats,
+                        const void* dy, int64_t lddy, void* dx, int64_t lddx, void* y, int64_t ldy);
 void lora_refresh(Call& call, ml_ctx& ctx, int64_t d_in, int32_t G, const Group* groups, const float* scales, const void* theta, void* W,
                   int32_t wdtype, int64_t ldw, void* a_cast, int64_t lda);
 void linear_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, void* xh, int64_t ldx, const void* A, int64_t lda,
@@ -61,6 +66,8 @@ void attention_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t S, int64_t m
                         int64_t lddqkv, void* work, const void* cos, const void* sin, const int32_t* positions);
 void swiglu_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, void* y, int64_t ldy);
 void swiglu_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, const void* dy, int64_t lddy, void* dgate_up, void* y);
+void relu_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* y, int64_t ldy, const void* bias);
+void relu_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* y, int64_t ldy, const void* dy, int64_t lddy);
 // All of ml_swiglu_gradients in one kernel; false, and nothing done, where there is none for these shapes.
 bool swiglu_gradients(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* gate_up, int64_t ldg, const void* dy, int64_t lddy, int64_t S,
                       const int32_t* cu, const NarrowSide& y, const NarrowSide& gate, const NarrowSide& up, float beta, int64_t out_stride);

@@ -166,8 +166,8 @@ void gemm(Call&, ml_ctx& ctx, int64_t M, int64_t N, int64_t K, float alpha, Oper
   ctx.kernels->gemm(ctx.pool, M, N, K, alpha, a, b, beta, out_(c), ldc);
 }
 
-void embedding_forward(Call&, ml_ctx& ctx, int64_t T, int64_t d, int64_t, const void* table, int32_t wdtype, const int32_t* ids, void* out, int64_t ldo) {
-  ctx.kernels->embedding_forward(ctx.pool, T, d, table, wdtype, ids, out_(out), ldo);
+void embedding_forward(Call&, ml_ctx& ctx, int64_t T, int64_t d, int64_t, const void* table, int32_t wdtype, const int32_t* ids, const void* places, const int32_t* positions, void* out, int64_t ldo) {
+  ctx.kernels->embedding_forward(ctx.pool, T, d, table, wdtype, ids, places, positions, out_(out), ldo);
 }
 
 void gather_rows(Call&, ml_ctx& ctx, int64_t R, int64_t d, const void* x, int64_t ldx, const int32_t* rows, void* out, int64_t ldo) {
@@ -186,6 +186,14 @@ void rmsnorm_forward(Call&, ml_ctx& ctx, int64_t T, int64_t d, float eps, const 
 
 void rmsnorm_backward(Call&, ml_ctx& ctx, int64_t T, int64_t d, const void* x, const void* weight, const void* rstd, const void* dy, int64_t lddy, void* dx, int64_t lddx) {
   ctx.kernels->rmsnorm_backward(ctx.pool, T, d, in(x), in(weight), in(rstd), in(dy), lddy, out_(dx), lddx);
+}
+
+void layernorm_forward(Call&, ml_ctx& ctx, int64_t T, int64_t d, float eps, const void* x, const void* delta, const void* delta_bias, const void* weight, const void* bias, void* sum, void* y, int64_t ldy, void* stats) {
+  ctx.kernels->layernorm_forward(ctx.pool, T, d, eps, in(x), in(delta), in(delta_bias), in(weight), in(bias), out_(sum), out_(y), ldy, out_(stats));
+}
+
+void layernorm_backward(Call&, ml_ctx& ctx, int64_t T, int64_t d, const void* x, const void* weight, const void* bias, const void* stats, const void* dy, int64_t lddy, void* dx, int64_t lddx, void* y, int64_t ldy) {
+  ctx.kernels->layernorm_backward(ctx.pool, T, d, in(x), in(weight), in(bias), in(stats), in(dy), lddy, out_(dx), lddx, out_(y), ldy);
 }
 
 void lora_refresh(Call&, ml_ctx& ctx, int64_t d_in, int32_t G, const Group* groups, const float* scales, const void* theta, void* W, int32_t wdtype, int64_t ldw, void* a_cast, int64_t lda) {
@@ -251,6 +259,14 @@ void swiglu_forward(Call&, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_u
 
 void swiglu_backward(Call&, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, const void* dy, int64_t lddy, void* dgate_up, void* y) {
   ctx.kernels->swiglu_backward(ctx.pool, T, f, in(gate_up), ldg, in(dy), lddy, out_(dgate_up), out_(y));
+}
+
+void relu_forward(Call&, ml_ctx& ctx, int64_t T, int64_t f, void* y, int64_t ldy, const void* bias) {
+  ctx.kernels->relu_forward(ctx.pool, T, f, out_(y), ldy, in(bias));
+}
+
+void relu_backward(Call&, ml_ctx& ctx, int64_t T, int64_t f, void* y, int64_t ldy, const void* dy, int64_t lddy) {
+  ctx.kernels->relu_backward(ctx.pool, T, f, out_(y), ldy, in(dy), lddy);
 }
 
 bool swiglu_gradients(Call&, ml_ctx&, int64_t, int64_t, void*, int64_t, const void*, int64_t, int64_t, const int32_t*, const NarrowSide&, const NarrowSide&, const NarrowSide&, float, int64_t) {

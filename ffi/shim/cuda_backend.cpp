@@ -39,9 +39,10 @@ void gemm(Call& call, ml_ctx& ctx, int64_t M, int64_t N, int64_t K, float alpha,
   product(call, ctx, M, N, K, alpha, a.data, a.ld, a.trans, b.data, b.ld, b.trans, beta, c, c_dtype, ldc);
 }
 
-void embedding_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, int64_t V, const void* table, int32_t, const int32_t* ids, void* out,
-                       int64_t ldo) {
-  if (enter(call, ctx)) launched(call, ctx, cuda::embedding_forward(ctx.on, T, d, V, in(table), ids, out_(out), ldo, ctx.fault));
+void embedding_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, int64_t V, const void* table, int32_t, const int32_t* ids,
+                       const void* places, const int32_t* positions, void* out, int64_t ldo) {
+  if (!enter(call, ctx)) return;
+  launched(call, ctx, cuda::embedding_forward(ctx.on, T, d, V, in(table), ids, in(places), positions, out_(out), ldo, ctx.fault));
 }
 
 void gather_rows(Call& call, ml_ctx& ctx, int64_t R, int64_t d, const void* x, int64_t ldx, const int32_t* rows, void* out, int64_t ldo) {
@@ -64,6 +65,21 @@ void rmsnorm_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, const void*
                       int64_t lddy, void* dx, int64_t lddx) {
   if (!enter(call, ctx)) return;
   launched(call, ctx, cuda::rmsnorm_backward(ctx.on, T, d, in(x), f32(weight), f32(rstd), in(dy), lddy, out_(dx), lddx));
+}
+
+void layernorm_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, float eps, const void* x, const void* delta, const void* delta_bias,
+                       const void* weight, const void* bias, void* sum, void* y, int64_t ldy, void* stats) {
+  if (!enter(call, ctx)) return;
+  launched(call, ctx,
+           cuda::layernorm_forward(ctx.on, T, d, eps, in(x), in(delta), f32(delta_bias), f32(weight), f32(bias), out_(sum), out_(y), ldy,
+                                   f32_out(stats)));
+}
+
+void layernorm_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, const void* x, const void* weight, const void* bias, const void* stats,
+                        const void* dy, int64_t lddy, void* dx, int64_t lddx, void* y, int64_t ldy) {
+  if (!enter(call, ctx)) return;
+  launched(call, ctx,
+           cuda::layernorm_backward(ctx.on, T, d, in(x), f32(weight), f32(bias), f32(stats), in(dy), lddy, out_(dx), lddx, out_(y), ldy));
 }
 
 void lora_refresh(Call& call, ml_ctx& ctx, int64_t d_in, int32_t G, const Group* groups, const float* scales, const void* theta, void* W,
@@ -141,6 +157,14 @@ void swiglu_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* g
 
 void swiglu_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, const void* dy, int64_t lddy, void* dgate_up, void* y) {
   if (enter(call, ctx)) launched(call, ctx, cuda::swiglu_backward(ctx.on, T, f, in(gate_up), ldg, in(dy), lddy, out_(dgate_up), out_(y)));
+}
+
+void relu_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* y, int64_t ldy, const void* bias) {
+  if (enter(call, ctx)) launched(call, ctx, cuda::relu_forward(ctx.on, T, f, out_(y), ldy, f32(bias)));
+}
+
+void relu_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* y, int64_t ldy, const void* dy, int64_t lddy) {
+  if (enter(call, ctx)) launched(call, ctx, cuda::relu_backward(ctx.on, T, f, out_(y), ldy, in(dy), lddy));
 }
 
 bool swiglu_gradients(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* gate_up, int64_t ldg, const void* dy, int64_t lddy, int64_t S,

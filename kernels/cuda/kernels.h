@@ -29,9 +29,9 @@ struct Launch {
   int units;  // multiprocessors
 };
 
-// embedding.cu. ids outside 0 .. V-1 write zeros and set *fault to 1 + the id (any one of them; fault is never NULL).
-cudaError_t embedding_forward(const Launch& on, int64_t T, int64_t d, int64_t V, const bf16* table, const int32_t* ids, bf16* out,
-                              int64_t ldo, int32_t* fault);
+// embedding.cu. ids outside 0 .. V-1 write zeros and set *fault to 1 + the id (any one of them; fault is never NULL). places may be NULL.
+cudaError_t embedding_forward(const Launch& on, int64_t T, int64_t d, int64_t V, const bf16* table, const int32_t* ids, const bf16* places,
+                              const int32_t* positions, bf16* out, int64_t ldo, int32_t* fault);
 // out [R, d] = x[rows]
 cudaError_t gather_rows(const Launch& on, int64_t R, int64_t d, const bf16* x, int64_t ldx, const int32_t* rows, bf16* out, int64_t ldo);
 // out [T, d] = 0, then out[rows] = x. Rows that occur twice must carry the same values.
@@ -44,6 +44,13 @@ cudaError_t rmsnorm_forward(const Launch& on, int64_t T, int64_t d, float eps, c
 cudaError_t rmsnorm_backward(const Launch& on, int64_t T, int64_t d, const bf16* x, const float* weight, const float* rstd,
                              const bf16* dy, int64_t lddy, bf16* dx, int64_t lddx);
 
+// layernorm.cu. delta NULL: sum = x, and sum may be NULL; delta_bias may be NULL. stats [T, 2] = mean and 1 / deviation. Backward: dx
+// (and with it dy) or y may be NULL.
+cudaError_t layernorm_forward(const Launch& on, int64_t T, int64_t d, float eps, const bf16* x, const bf16* delta, const float* delta_bias,
+                              const float* weight, const float* bias, bf16* sum, bf16* y, int64_t ldy, float* stats);
+cudaError_t layernorm_backward(const Launch& on, int64_t T, int64_t d, const bf16* x, const float* weight, const float* bias,
+                               const float* stats, const bf16* dy, int64_t lddy, bf16* dx, int64_t lddx, bf16* y, int64_t ldy);
+
 // rope.cu: in place on x [T, heads * D].
 cudaError_t rope(const Launch& on, int64_t T, int64_t heads, int64_t D, bf16* x, int64_t ldx, const float* cos, const float* sin,
                  const int32_t* positions, bool inverse);
@@ -52,6 +59,10 @@ cudaError_t rope(const Launch& on, int64_t T, int64_t heads, int64_t D, bf16* x,
 cudaError_t swiglu_forward(const Launch& on, int64_t T, int64_t f, const bf16* gate_up, int64_t ldg, bf16* y, int64_t ldy);
 cudaError_t swiglu_backward(const Launch& on, int64_t T, int64_t f, const bf16* gate_up, int64_t ldg, const bf16* dy, int64_t lddy,
                             bf16* dgate_up, bf16* y);
+
+// relu.cu: in place on y [T, f]; bias may be NULL.
+cudaError_t relu_forward(const Launch& on, int64_t T, int64_t f, bf16* y, int64_t ldy, const float* bias);
+cudaError_t relu_backward(const Launch& on, int64_t T, int64_t f, bf16* y, int64_t ldy, const bf16* dy, int64_t lddy);
 
 // attention.cu, attention_hopper.cu. Rows of q, k, v are ldqkv apart, of dq, dk, dv lddqkv. T bounds cu_seqlens[S]; rows of
 // out, dq, dk, dv behind cu_seqlens[S] are set to zero (lse there to 0). kv_lens may be NULL; cos NULL: dq and dk are not rotated back.

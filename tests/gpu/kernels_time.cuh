@@ -99,7 +99,7 @@ inline void time_rows(Clock& clock, int64_t T) {
   measure(clock, title("embedding_forward d=4096"), (double)T * d * 4, [&]() -> std::function<cudaError_t()> {
     bf16 *table = take<bf16>(clock, V * d), *out = take<bf16>(clock, T * d);
     int32_t *at = take_ints(clock, ids), *fault = take_ints(clock, {0});
-    return [=, &on] { return ops::embedding_forward(on, T, d, V, table, at, out, d, fault); };
+    return [=, &on] { return ops::embedding_forward(on, T, d, V, table, at, nullptr, nullptr, out, d, fault); };
   });
   measure(clock, title("gather_rows half of d=4096"), (double)T * d * 2, [&]() -> std::function<cudaError_t()> {
     bf16 *x = take<bf16>(clock, T * d), *out = take<bf16>(clock, T / 2 * d);
@@ -126,6 +126,33 @@ inline void time_rows(Clock& clock, int64_t T) {
       return [=, &on] { return ops::rmsnorm_backward(on, T, width, x, w, rstd, dy, width + pad, dx, width); };
     });
   }
+  for (int64_t width : {768, 2048, 4096}) {
+    snprintf(name, sizeof name, "layernorm_forward with delta d=%ld T=%ld", (long)width, (long)T);
+    measure(clock, name, (double)T * width * 8, [&]() -> std::function<cudaError_t()> {
+      bf16 *x = take<bf16>(clock, T * width), *delta = take<bf16>(clock, T * width), *sum = take<bf16>(clock, T * width);
+      bf16* y = take<bf16>(clock, T * (width + pad));
+      float *w = take<float>(clock, width), *b = take<float>(clock, width), *c = take<float>(clock, width), *stats = take<float>(clock, 2 * T);
+      return [=, &on] { return ops::layernorm_forward(on, T, width, 1e-5f, x, delta, c, w, b, sum, y, width + pad, stats); };
+    });
+    snprintf(name, sizeof name, "layernorm_backward with y d=%ld T=%ld", (long)width, (long)T);
+    measure(clock, name, (double)T * width * 10, [&]() -> std::function<cudaError_t()> {
+      bf16 *x = take<bf16>(clock, T * width), *dx = take<bf16>(clock, T * width), *dy = take<bf16>(clock, T * (width + pad));
+      bf16* y = take<bf16>(clock, T * (width + pad));
+      float *w = take<float>(clock, width), *b = take<float>(clock, width), *stats = take<float>(clock, 2 * T);
+      return [=, &on] {
+        return ops::layernorm_backward(on, T, width, x, w, b, stats, dy, width + pad, dx, width, y, width + pad);
+      };
+    });
+  }
+  measure(clock, title("relu_forward with bias f=8192"), (double)T * 8192 * 4, [&]() -> std::function<cudaError_t()> {
+    bf16* y = take<bf16>(clock, T * (8192 + 64));
+    float* b = take<float>(clock, 8192);
+    return [=, &on] { return ops::relu_forward(on, T, 8192, y, 8192 + 64, b); };
+  });
+  measure(clock, title("relu_backward f=8192"), (double)T * 8192 * 6, [&]() -> std::function<cudaError_t()> {
+    bf16 *y = take<bf16>(clock, T * (8192 + 64)), *dy = take<bf16>(clock, T * (8192 + 64));
+    return [=, &on] { return ops::relu_backward(on, T, 8192, y, 8192 + 64, dy, 8192 + 64); };
+  });
   measure(clock, title("rope 40 heads of 128"), (double)T * H * D * 4, [&]() -> std::function<cudaError_t()> {
     bf16* x = take<bf16>(clock, T * (H + 8) * D);
     float *c = take<float>(clock, 400 * D / 2), *s = take<float>(clock, 400 * D / 2);

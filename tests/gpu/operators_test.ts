@@ -41,6 +41,31 @@ gpuTest("embeddingForward() copies the rows of a table", () => {
   }
 });
 
+gpuTest("embeddingForward() adds the rows of positions", () => {
+  const random = (T: number, d: number, V: number, n: number) => ({
+    ...{ name: `[${V},${d}]`, T, d, V, n, table: normals(V * d, 1), places: normals(n * d, 2), out: undefined },
+    ids: Int32Array.from({ length: T }, (_, t) => t * 7919 % V),
+    positions: Int32Array.from({ length: T }, (_, t) => t * 31 % n),
+  });
+  const fixtures = fixtureCases("places").map((each) => ({
+    ...{ name: each.name, T: each.number("T"), d: each.number("d"), V: each.number("V"), n: each.number("n") },
+    ...{ table: each.f32("table"), places: each.f32("places"), out: asBf16(each.f32("out")) },
+    ...{ ids: each.i32("ids"), positions: each.i32("positions") },
+  }));
+  const problems = [...fixtures, random(300, 64, 1000, 130), random(9, 2048, 50, 9), random(70, 33, 11, 80)];
+  for (const { name, T, d, V, n, table, places, ids, positions, out } of problems) {
+    for (const pad of [0, 3, 8]) {
+      const work = (on: Subject) => {
+        const rows = on.room(T, d, d + pad);
+        const learned = { table: on.weight(places, n, d), positions: on.ints(positions) };
+        ops.embeddingForward(on.dev, T, { table: on.weight(table, V, d), ids: on.ints(ids), places: learned, out: rows });
+        return { out: on.read(rows) };
+      };
+      compare(`places ${name}`, work, { out: ROUNDED }, out ? { fixture: { expected: { out }, tolerance: 0 } } : {});
+    }
+  }
+});
+
 gpuTest("gatherRows() picks rows, scatterRows() puts them back among zeros", () => {
   for (const [T, d, pads] of [[9, 21, [3, 2, 5]], [300, 64, [8, 0, 16]], [40, 1032, [0, 8, 0]]] as const) {
     const picked = [7, 0, 8, 3, T - 1].filter((row, i, all) => all.indexOf(row) === i), R = picked.length;
@@ -110,6 +135,71 @@ gpuTest("rmsnormForward() adds the residual and normalises, rmsnormBackward() ad
       const tolerances = { y: ROUNDED, sum: ROUNDED, rstd: problem.delta ? 2e-3 : F32, dx: ROUNDED };
       const fixture = expected && { fixture: { expected, tolerance: FROM_ROUNDED } };
       compare(`rmsnorm ${name}${problem.delta ? " with a residual" : ""}`, work, tolerances, fixture ?? {});
+    }
+  }
+});
+
+gpuTest("layernormForward() adds the residual and its bias, layernormBackward() adds to the gradient and forms the norm", () => {
+  const random = (T: number, d: number, delta: boolean) => ({
+    ...{ name: `[${T},${d}]`, T, d, eps: 1e-5, x: normals(T * d, 1).map((x) => x + 0.5), dx0: normals(T * d, 5) },
+    ...{ delta: delta ? normals(T * d, 2) : null, deltaBias: normals(d, 6), expected: undefined },
+    ...{ weight: normals(d, 3), bias: normals(d, 7), dy: normals(T * d, 4) },
+  });
+  const fixtures = fixtureCases("layernorm").map((each) => ({
+    ...{ name: each.name, T: each.number("T"), d: each.number("d"), eps: each.number("eps"), x: each.f32("x") },
+    ...{ delta: each.value<boolean>("delta") ? each.f32("delta") : null, deltaBias: each.f32("delta_bias") },
+    ...{ weight: each.f32("weight"), bias: each.f32("bias"), dy: each.f32("dy"), dx0: each.f32("dx0") },
+    expected: { sum: each.f32("sum") },
+  }));
+  // Rows of one, two and four accesses a thread, too long for registers, and off the 16-byte grid.
+  const shapes = [[300, 64], [7, 100], [5, 2048], [5, 5120], [3, 16400], [3, 4097]] as const;
+  for (const problem of [...fixtures, ...shapes.flatMap(([T, d]) => [random(T, d, false), random(T, d, true)])]) {
+    const { name, T, d, eps, expected } = problem;
+    for (const pad of [8, 5]) {
+      const work = (on: Subject) => {
+        const x = on.act(problem.x, T, d), delta = problem.delta && on.act(problem.delta, T, d);
+        const deltaBias = delta && on.f32(problem.deltaBias, 1, d);
+        const weights = { weight: on.f32(problem.weight, 1, d), bias: on.f32(problem.bias, 1, d) };
+        const sum = on.room(T, d), stats = on.f32(null, T, 2), first = on.room(T, d, d + pad);
+        ops.layernormForward(on.dev, T, { x, delta, deltaBias, ...weights, eps, sum, y: first, stats });
+        // A GPU normalises the sum that it has rounded.
+        on.settle(sum);
+        const y = on.room(T, d, d + pad), again = on.room(T, d, d + pad);
+        ops.layernormForward(on.dev, T, { x: sum, delta: null, ...weights, eps, sum: null, y, stats });
+        const dx = on.act(problem.dx0, T, d, d + 2 * pad), dy = on.act(problem.dy, T, d, d + pad);
+        ops.layernormBackward(on.dev, T, { x: sum, ...weights, stats, dy, dx, y: again });
+        assertEquals(on.read(again), on.read(y), "the norm in the backward pass");
+        return { first: on.read(first), y: on.read(y), sum: on.read(sum), stats: on.read(stats), dx: on.read(dx) };
+      };
+      // The sum is rounded before it is normalised.
+      const tolerances = { first: ROUNDED, y: ROUNDED, sum: ROUNDED, stats: problem.delta ? 2e-3 : F32, dx: ROUNDED };
+      const fixture = expected && { fixture: { expected, tolerance: FROM_ROUNDED } };
+      compare(`layernorm ${name}${problem.delta ? " with a residual" : ""}`, work, tolerances, fixture ?? {});
+    }
+  }
+});
+
+gpuTest("reluForward() adds the bias and rectifies in place, reluBackward() follows the sign", () => {
+  const random = (T: number, f: number) => ({
+    ...{ name: `[${T},${f}]`, T, f, x: normals(T * f, 1), bias: normals(f, 3), dy: normals(T * f, 2), expected: undefined },
+  });
+  const fixtures = fixtureCases("relu").map((each) => ({
+    ...{ name: each.name, T: each.number("T"), f: each.number("f"), x: each.f32("x"), dy: each.f32("dy") },
+    bias: each.value<boolean>("bias") ? each.f32("bias") : null,
+    expected: { y: each.f32("y") },
+  }));
+  for (const problem of [...fixtures, random(300, 64), random(5, 172), random(3, 8192), random(7, 33)]) {
+    const { name, T, f, expected } = problem;
+    for (const pad of [0, 8, 3]) {
+      const work = (on: Subject) => {
+        const y = on.act(problem.x, T, f, f + pad), dy = on.act(problem.dy, T, f, f + pad);
+        ops.reluForward(on.dev, T, { f, y, bias: problem.bias && on.f32(problem.bias, 1, f) });
+        const made = on.read(y);
+        ops.reluBackward(on.dev, T, { f, y, dy });
+        return { y: made, dx: on.read(y) };
+      };
+      const fixture = expected && { fixture: { expected, tolerance: FROM_ROUNDED } };
+      compare(`relu ${name}`, work, { y: ROUNDED, dx: 0 }, fixture ?? {});
     }
   }
 });
