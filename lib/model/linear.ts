@@ -68,6 +68,8 @@ export class Linear {
   /** [dOut, dIn + rank]: the frozen weight, then s·B. */
   readonly W: Tensor;
   readonly bias: Tensor | null;
+  /** The bias, where `forward` leaves it to the operator behind. */
+  readonly leftBias: Tensor | null;
   readonly #aCast: Tensor | null;
   #theta: Tensor | undefined;
   #A: Tensor | null = null;
@@ -76,13 +78,14 @@ export class Linear {
     readonly kind: ModuleKind,
     readonly dIn: number,
     readonly matrices: readonly MatrixSpec[],
-    { arena, adapterOf, thetaOffset, weightDtype, activationDtype, hasBias }: {
+    { arena, adapterOf, thetaOffset, weightDtype, activationDtype, bias }: {
       arena: Arena;
       adapterOf: AdapterOf;
       thetaOffset: number;
       weightDtype: "f32" | "bf16";
       activationDtype: "f32" | "bf16";
-      hasBias: boolean;
+      /** "left": there is one, which the operator behind adds. */
+      bias: "none" | "added" | "left";
     },
   ) {
     const lora = matrices.map((matrix) => adapterOf(matrix.name));
@@ -109,7 +112,8 @@ export class Linear {
     const ld = paddedWidth(this.width, activationDtype);
     const whole = arena.reserve("weights", this.dOut + below, this.width, { dtype: weightDtype, ld });
     this.W = whole.rowRange(0, this.dOut);
-    this.bias = hasBias ? arena.reserve("weights", 1, this.dOut) : null;
+    this.bias = bias === "none" ? null : arena.reserve("weights", 1, this.dOut);
+    this.leftBias = bias === "left" ? this.bias : null;
     this.#aCast = below === 0 ? null : new Tensor(arena, whole.byteOffset + this.dOut * ld * 2, below, dIn, weightDtype, ld);
   }
 
@@ -132,9 +136,10 @@ export class Linear {
     loraRefresh(dev, { dIn, groups, theta: this.#theta, W, aCast: this.#aCast, dtype: activationDtype });
   }
 
-  /** xh [T, dIn + rank] (x given, h written) → y [T, dOut]. */
+  /** xh [T, dIn + rank] (x given, h written) → y [T, dOut], without `leftBias`. */
   forward(dev: Device, T: number, xh: Tensor, y: Tensor): void {
-    linearForward(dev, T, { dIn: this.dIn, groups: this.groups, xh, A: this.#A, W: this.W, bias: this.bias, y });
+    const bias = this.leftBias ? null : this.bias;
+    linearForward(dev, T, { dIn: this.dIn, groups: this.groups, xh, A: this.#A, W: this.W, bias, y });
   }
 
   /** dy [T, dOut] → gxh [T, dIn + rank] = (dL/dx, dL/dh); without `needDx` only dL/dh. */

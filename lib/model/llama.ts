@@ -1,11 +1,12 @@
 /**
- * The Llama family: a forward and a backward pass over one packed stream, written out in full.
+ * The Llama family, and OPT: a forward and a backward pass over one packed stream, written out in full.
  *
- *   x = embedding[ids]
- *   L times:  x += o(attention(rope(q(n), k(n)), v(n))),  n = rmsnorm(x)
- *             x += down(silu(gate(n)) · up(n)),           n = rmsnorm(x)
- *   loss = cross-entropy(head · rmsnorm(x)) on the rows that carry a label
+ *   x = embedding[ids]                                                        OPT: + places[positions]
+ *   L times:  x += o(attention(rope(q(n), k(n)), v(n))),  n = norm(x)         OPT: no rope
+ *             x += down(silu(gate(n)) · up(n)),           n = norm(x)         OPT: down(relu(up(n)))
+ *   loss = cross-entropy(head · norm(x)) on the rows that carry a label
  *
+ * norm is RMSNorm; in OPT LayerNorm (norms.ts), which with ReLU adds the biases of the products before it: that costs nothing there.
  * Letters: T rows of the stream, R labelled rows, d width, f MLP width, H query heads, K key/value heads, D head size,
  * V vocabulary, L layers, r rank. The base is frozen: the backward pass hands what adapter gradients are made of to a sink, which
  * forms them (summed, or one per sample).
@@ -15,7 +16,9 @@ import * as op from "../../ffi/operators.ts";
 import type { Arena } from "../tensor/arena.ts";
 import { KEEP_ALL, keepH, type LayerActivations, type Recompute, reserveActivations } from "./activations.ts";
 import { type AdapterOf, Linear, paddedWidth, roomBehind } from "./linear.ts";
-import type { LlamaConfig } from "./config.ts";
+import type { ModelConfig } from "./config.ts";
+import { NAMES } from "./names.ts";
+import { LayerNorm, type Norm, type NormedInput, type NormInput, RmsNorm } from "./norms.ts";
 
 /** The largest batch that the buffers must hold. */
 export interface Limits {
@@ -26,13 +29,16 @@ export interface Limits {
 }
 
 interface Layer {
-  norm1: Tensor; // [d]
+  norm1: Norm;
   qkv: Linear;
   o: Linear;
-  norm2: Tensor; // [d]
-  gateUp: Linear;
-  down: Linear;
+  norm2: Norm;
+  gateUp: Linear; // gate and up; in OPT fc1
+  down: Linear; // in OPT fc2
 }
+
+/** Rows of OPT's table of positions before that of the first one; no position reads them. */
+const PLACES_BEFORE = 2;
 
 /** A packed batch in device memory. */
 export interface DeviceBatch {
@@ -49,7 +55,7 @@ export interface DeviceBatch {
 /** What the gradients of a linear layer's adapters are made of. */
 export interface LinearTensors {
   /** The layer's input [T,dIn], or with `norm` what its norm makes that input of; null when dL/dA is formed already. */
-  readonly x: { readonly rows: Tensor; readonly norm: op.Norm | null } | null;
+  readonly x: NormedInput | null;
   readonly h: Tensor | null; // [T,r] = x Aᵀ
   readonly dy: Tensor | null; // [T,dOut] dL/dy; null when dL/dB is formed already
   readonly gh: Tensor; // [T,r] dL/dh
@@ -85,14 +91,14 @@ function headWork(dev: Device, { R, V, free }: { R: number; V: number; free: num
   return row * Math.ceil(R / Math.ceil(R / Math.max(worthwhile, Math.floor(free / row))));
 }
 
-/** A Llama model with LoRA adapters, its weights and its activation buffers in one arena. */
+/** A model with LoRA adapters, its weights and its activation buffers in one arena. */
 export class Llama {
   readonly layers: Layer[] = [];
   readonly embedding: Tensor; // [V,d]
   readonly head: Tensor; // [V,d]; the embedding itself when tied
-  readonly finalNorm: Tensor; // [d]
-  readonly cos: Tensor; // [positions,D/2]
-  readonly sin: Tensor;
+  readonly places: Tensor | null; // [maxPositions + PLACES_BEFORE,d] learned positions; null where they are rotary
+  readonly finalNorm: Norm;
+  readonly rope: { readonly cos: Tensor; readonly sin: Tensor } | null; // [positions,D/2] each; null where positions are learned
   readonly losses: Tensor; // f32 [R]
   readonly argmax: Tensor; // i32 [R]
   /** Number of adapter parameters, P. */
@@ -103,7 +109,7 @@ export class Llama {
   readonly #saved: readonly LayerActivations[];
   readonly #delta: Tensor; // [T,d] what a block adds to the residual stream
   readonly #last: Tensor; // [T,d] residual stream after the last block
-  readonly #rstd: Tensor; // [T]
+  readonly #stats: Tensor; // [T,1 or 2] of the last norm
   readonly #normed: Tensor; // [T,d+r] output of a norm, then h
   readonly #act: Tensor; // [T,f+r] silu(gate)·up, then h of down
   readonly #hidden: Tensor; // [R,d] labelled rows, then their gradient
@@ -118,7 +124,7 @@ export class Llama {
    */
   constructor(
     readonly dev: Device,
-    readonly config: LlamaConfig,
+    readonly config: ModelConfig,
     { arena, embeddingArena = arena, limits, adapterOf, weightDtype, purpose, recompute = KEEP_ALL }: {
       arena: Arena;
       embeddingArena?: Arena;
@@ -129,43 +135,51 @@ export class Llama {
       recompute?: Recompute;
     },
   ) {
-    const { d, f, L, H, K, D, V } = config;
+    const { family, d, f, L, H, K, D, V } = config;
     const { tokens: T, rows: R } = limits;
     const dtype = dev.activationDtype;
     const train = purpose === "train";
+    const names = NAMES[family];
+    const [SomeNorm, left] = family === "opt" ? [LayerNorm, "left"] as const : [RmsNorm, "added"] as const;
 
     // Weights. θ holds all attention adapters first, so that each half is one range of it.
     this.embedding = (config.tied ? arena : embeddingArena).reserve("weights", V, d, { dtype: weightDtype });
     this.head = config.tied ? this.embedding : arena.reserve("weights", V, d, { dtype: weightDtype });
-    this.finalNorm = arena.reserve("weights", 1, d);
+    this.places = names.positions
+      ? arena.reserve("weights", config.maxPositions + PLACES_BEFORE, d, { dtype: weightDtype })
+      : null;
+    this.finalNorm = new SomeNorm(arena, d);
     let theta = 0;
-    const linear = (kind: "attention" | "mlp", dIn: number, matrices: { name: string; dOut: number }[], hasBias: boolean) => {
-      const options = { arena, adapterOf, thetaOffset: theta, weightDtype, activationDtype: dtype, hasBias };
+    const linear = (
+      kind: "attention" | "mlp",
+      dIn: number,
+      matrices: { name: string; dOut: number }[],
+      bias: "none" | "added" | "left",
+    ) => {
+      const options = { arena, adapterOf, thetaOffset: theta, weightDtype, activationDtype: dtype, bias };
       const layer = new Linear(kind, dIn, matrices, options);
       theta += layer.thetaLength;
       return layer;
     };
     const attention = Array.from({ length: L }, (_, l) => {
-      const name = (matrix: string) => `model.layers.${l}.self_attn.${matrix}`;
-      const qkv = [
-        { name: name("q_proj"), dOut: H * D },
-        { name: name("k_proj"), dOut: K * D },
-        { name: name("v_proj"), dOut: K * D },
-      ];
+      const name = (matrix: string) => `${names.block(l)}.${matrix}`;
+      const [q, k, v] = names.qkv;
+      const qkv = [{ name: name(q), dOut: H * D }, { name: name(k), dOut: K * D }, { name: name(v), dOut: K * D }];
       return {
-        qkv: linear("attention", d, qkv, config.qkvBias),
-        o: linear("attention", H * D, [{ name: name("o_proj"), dOut: d }], config.outputBias),
+        qkv: linear("attention", d, qkv, config.qkvBias ? "added" : "none"),
+        o: linear("attention", H * D, [{ name: name(names.o), dOut: d }], config.outputBias ? left : "none"),
       };
     });
     this.attentionParameters = theta;
     for (let l = 0; l < L; l++) {
-      const name = (matrix: string) => `model.layers.${l}.mlp.${matrix}`;
+      const named = (matrix: string, dOut: number) => ({ name: `${names.block(l)}.${matrix}`, dOut });
+      const bias = config.mlpBias ? left : "none";
       this.layers.push({
-        norm1: arena.reserve("weights", 1, d),
-        norm2: arena.reserve("weights", 1, d),
+        norm1: new SomeNorm(arena, d),
+        norm2: new SomeNorm(arena, d),
         ...attention[l]!,
-        gateUp: linear("mlp", d, [{ name: name("gate_proj"), dOut: f }, { name: name("up_proj"), dOut: f }], config.mlpBias),
-        down: linear("mlp", f, [{ name: name("down_proj"), dOut: d }], config.mlpBias),
+        gateUp: linear("mlp", d, names.up.map((matrix) => named(matrix, f)), bias),
+        down: linear("mlp", f, [named(names.down, d)], bias),
       });
     }
     this.parameters = theta;
@@ -173,12 +187,14 @@ export class Llama {
     // Activations: kept per layer to train, one set for all layers to evaluate.
     const buffer = (rows: number, cols: number) => arena.reserve("activations", rows, cols, { dtype });
     const perRow = (cols = 1) => arena.reserve("activations", T, cols);
-    const widestO = this.layers.reduce((most, each) => each.o.rank > most.o.rank ? each : most);
-    const kept = train ? this.layers : [widestO];
-    const shape = { T, d, f, H, K, D, dtype };
+    const widestOf = (name: "qkv" | "o" | "gateUp" | "down") =>
+      this.layers.reduce((most, each) => each[name].rank > most[name].rank ? each : most)[name];
+    const widestLayer = { qkv: widestOf("qkv"), o: widestOf("o"), gateUp: widestOf("gateUp"), down: widestOf("down") };
+    const kept = train ? this.layers : [widestLayer];
+    const shape = { T, d, f, H, K, D, stats: SomeNorm.STATS, gated: family === "llama", dtype };
     this.#saved = reserveActivations(arena, kept, shape, { recompute: train ? recompute : KEEP_ALL, keepH: train });
     this.#last = buffer(T, d);
-    this.#rstd = perRow();
+    this.#stats = perRow(SomeNorm.STATS);
     this.#hidden = buffer(R, d);
     this.losses = arena.reserve("activations", 1, R);
     this.argmax = arena.reserve("activations", 1, R, { dtype: "i32" });
@@ -207,8 +223,8 @@ export class Llama {
       dqkv,
       work: arena.reserve("workspace", T, H),
     };
-    this.cos = arena.reserve("weights", limits.positions, D / 2);
-    this.sin = arena.reserve("weights", limits.positions, D / 2);
+    const angles = () => arena.reserve("weights", limits.positions, D / 2);
+    this.rope = names.positions ? null : { cos: angles(), sin: angles() };
   }
 
   /** Every linear layer, in the order of θ. */
@@ -238,57 +254,68 @@ export class Llama {
   /** Runs the blocks over a batch and leaves the normed labelled rows ready for `loss`. */
   forward(batch: DeviceBatch): void {
     const { dev, config } = this;
-    const { T } = batch;
-    const { f, eps } = config;
-    op.embeddingForward(dev, T, { table: this.embedding, ids: batch.ids, out: this.#activations(0).x });
+    const { T, positions } = batch;
+    const { eps } = config;
+    const places = this.places && { table: this.places.rowRange(PLACES_BEFORE, config.maxPositions), positions };
+    op.embeddingForward(dev, T, { table: this.embedding, ids: batch.ids, places, out: this.#activations(0).x });
     this.layers.forEach((layer, l) => {
       const a = this.#activations(l);
       // x += o(attention(rope(q), rope(k), v))
-      const before = l === 0 ? a.x : this.#activations(l - 1).mid;
-      const add = l === 0 ? { delta: null, sum: null } : { delta: this.#delta, sum: a.x };
-      op.rmsnormForward(dev, T, { x: before, ...add, weight: layer.norm1, eps, y: this.#normed, rstd: a.rstd1 });
+      const first: NormInput = l === 0
+        ? { x: a.x, delta: null, sum: null }
+        : { x: this.#activations(l - 1).mid, delta: this.#added(this.layers[l - 1]!.down), sum: a.x };
+      layer.norm1.forward(dev, T, { ...first, eps, y: this.#normed, stats: a.stats1 });
       this.#attention(batch, layer, a, this.#delta);
       // x += down(silu(gate) · up)
-      const second = { x: a.x, delta: this.#delta, sum: a.mid };
-      op.rmsnormForward(dev, T, { ...second, weight: layer.norm2, eps, y: this.#normed, rstd: a.rstd2 });
+      const second = { x: a.x, delta: this.#added(layer.o), sum: a.mid };
+      layer.norm2.forward(dev, T, { ...second, eps, y: this.#normed, stats: a.stats2 });
       this.#gateUp(T, layer, a);
-      op.swigluForward(dev, T, { f, gateUp: a.gateUp, y: this.#act });
-      layer.down.forward(dev, T, this.#act, this.#delta);
-      keepH(dev, T, layer.down, this.#act, a.h.down);
+      const act = this.#activate(T, a);
+      layer.down.forward(dev, T, act, this.#delta);
+      keepH(dev, T, layer.down, act, a.h.down);
     });
     const x = this.#activations(config.L - 1).mid;
-    op.rmsnormForward(dev, T, {
-      x,
-      delta: this.#delta,
-      sum: this.#last,
-      weight: this.finalNorm,
-      eps,
-      y: this.#normed,
-      rstd: this.#rstd,
-    });
+    const last = { x, delta: this.#added(this.layers[config.L - 1]!.down), sum: this.#last };
+    this.finalNorm.forward(dev, T, { ...last, eps, y: this.#normed, stats: this.#stats });
     op.gatherRows(dev, batch.R, { x: this.#normed, rows: batch.rows, out: this.#hidden });
+  }
+
+  /** What the product of a layer, in `delta`, adds to the residual stream. */
+  #added({ leftBias }: Linear): NonNullable<NormInput["delta"]> {
+    return { rows: this.#delta, bias: leftBias };
   }
 
   /** q, k, v of `normed`, rotated; attention; its output projection [T,d] into `out`. */
   #attention(batch: DeviceBatch, layer: Layer, a: LayerActivations, out: Tensor): void {
     const { dev } = this;
-    const { T } = batch;
+    const { T, positions } = batch;
     const { H, K, D } = this.config;
-    const { cos, sin } = this;
     layer.qkv.forward(dev, T, this.#normed, a.qkv);
     keepH(dev, T, layer.qkv, this.#normed, a.h.qkv);
     // The query and key heads lie side by side in [T,(H+2K)D].
-    op.rope(dev, T, { heads: H + K, D, x: a.qkv, cos, sin, positions: batch.positions });
+    if (this.rope) op.rope(dev, T, { heads: H + K, D, x: a.qkv, ...this.rope, positions });
     const { q, k, v } = this.#split(a.qkv);
     const scale = 1 / Math.sqrt(D);
     op.attentionForward(dev, T, batch.segments, { H, K, D, scale, q, k, v, out: a.attention, lse: a.lse });
     layer.o.forward(dev, T, a.attention, out);
   }
 
-  /** gate and up of `normed`. */
+  /** gate and up of `normed`, or ReLU of up. */
   #gateUp(T: number, layer: Layer, a: LayerActivations): void {
     layer.gateUp.forward(this.dev, T, this.#normed, a.gateUp);
     keepH(this.dev, T, layer.gateUp, this.#normed, a.h.gateUp);
+    if (!this.#gated) op.reluForward(this.dev, T, { f: this.config.f, y: a.gateUp, bias: layer.gateUp.leftBias });
+  }
+
+  /** The input of down: silu(gate) · up, or ReLU of up, which is there already. */
+  #activate(T: number, a: LayerActivations): Tensor {
+    if (!this.#gated) return a.gateUp;
+    op.swigluForward(this.dev, T, { f: this.config.f, gateUp: a.gateUp, y: this.#act });
+    return this.#act;
+  }
+
+  get #gated(): boolean {
+    return this.config.family === "llama";
   }
 
   /** Computes again what layer l did not keep, in the buffers that all layers share. */
@@ -296,14 +323,14 @@ export class Llama {
     const { dev } = this;
     const { T } = batch;
     const { eps } = this.config;
-    let second: { x: Tensor; delta: Tensor | null; sum: Tensor | null } = { x: a.mid, delta: null, sum: null };
+    let second: NormInput = { x: a.mid, delta: null, sum: null };
     if (a.rung === "block") {
       const { delta } = this.#training;
-      op.rmsnormForward(dev, T, { x: a.x, delta: null, sum: null, weight: layer.norm1, eps, y: this.#normed, rstd: a.rstd1 });
+      layer.norm1.forward(dev, T, { x: a.x, delta: null, sum: null, eps, y: this.#normed, stats: a.stats1 });
       this.#attention(batch, layer, a, delta);
-      second = { x: a.x, delta, sum: a.mid };
+      second = { x: a.x, delta: { rows: delta, bias: layer.o.leftBias }, sum: a.mid };
     }
-    op.rmsnormForward(dev, T, { ...second, weight: layer.norm2, eps, y: this.#normed, rstd: a.rstd2 });
+    layer.norm2.forward(dev, T, { ...second, eps, y: this.#normed, stats: a.stats2 });
     this.#gateUp(T, layer, a);
   }
 
@@ -338,9 +365,10 @@ export class Llama {
     const { dev, config } = this;
     const { T, R } = batch;
     const { f, H, K, D } = config;
-    const { cos, sin } = this;
     const scale = 1 / Math.sqrt(D);
     const { dx, gxh, dqkv, work } = this.#training; // dx: gradient of the residual stream
+    const rope = this.rope && { ...this.rope, positions: batch.positions };
+    const scratch = this.#normed;
     const hand = (linear: Linear, tensors: Omit<LinearTensors, "gh">) => {
       const all = { ...tensors, gh: gxh.columns(linear.dIn, linear.rank) };
       adapters.linear(linear, T, all);
@@ -348,33 +376,35 @@ export class Llama {
     };
     op.scatterRows(dev, R, T, { x: this.#hidden, rows: batch.rows, out: this.#normed });
     op.zero(dev, dx, T);
-    op.rmsnormBackward(dev, T, { x: this.#last, weight: this.finalNorm, rstd: this.#rstd, dy: this.#normed, dx });
+    this.finalNorm.backward(dev, T, { x: this.#last, stats: this.#stats, dy: this.#normed, dx, scratch: null });
     for (let l = config.L - 1; l >= 0; l--) {
       const layer = this.layers[l]!;
       const a = this.#activations(l);
       // The shared buffers still hold what the forward pass left there: the last layer.
       if (a.rung !== "none" && l < config.L - 1) this.#restore(batch, layer, a);
-      // x += down(silu(gate) · up)
+      // x += down(silu(gate) · up), or down(relu(up))
       layer.down.backward(dev, T, dx, gxh);
-      const gh = gxh.columns(layer.down.dIn, layer.down.rank);
-      adapters.swiglu(layer, T, { f, gateUp: a.gateUp, dy: gxh.columns(0, f), gh, h: a.h.gateUp });
-      hand(layer.down, { x: null, h: a.h.down, dy: dx });
+      if (this.#gated) {
+        const gh = gxh.columns(layer.down.dIn, layer.down.rank);
+        adapters.swiglu(layer, T, { f, gateUp: a.gateUp, dy: gxh.columns(0, f), gh, h: a.h.gateUp });
+        hand(layer.down, { x: null, h: a.h.down, dy: dx });
+      } else {
+        hand(layer.down, { x: { rows: a.gateUp, norm: null }, h: a.h.down, dy: dx });
+        op.reluBackward(dev, T, { f, y: a.gateUp, dy: gxh });
+      }
       layer.gateUp.backward(dev, T, a.gateUp, gxh);
-      const norm2 = { rstd: a.rstd2, weight: layer.norm2 };
-      hand(layer.gateUp, { x: { rows: a.mid, norm: norm2 }, h: a.h.gateUp, dy: null });
-      op.rmsnormBackward(dev, T, { x: a.mid, ...norm2, dy: gxh, dx });
+      const normed2 = layer.norm2.backward(dev, T, { x: a.mid, stats: a.stats2, dy: gxh, dx, scratch });
+      hand(layer.gateUp, { x: normed2, h: a.h.gateUp, dy: this.#gated ? null : a.gateUp });
       // x += o(attention(rope(q), rope(k), v))
       layer.o.backward(dev, T, dx, gxh);
       hand(layer.o, { x: { rows: a.attention, norm: null }, h: a.attention.columns(layer.o.dIn, layer.o.rank), dy: dx });
       const { q, k, v } = this.#split(a.qkv);
       const { q: dq, k: dk, v: dv } = this.#split(dqkv);
-      const rope = { cos, sin, positions: batch.positions };
       const gradients = { dout: gxh, dq, dk, dv, work, rope };
       op.attentionBackward(dev, T, batch.segments, { H, K, D, scale, q, k, v, out: a.attention, lse: a.lse, ...gradients });
       layer.qkv.backward(dev, T, dqkv, gxh, { needDx: l > 0 });
-      const norm1 = { rstd: a.rstd1, weight: layer.norm1 };
-      hand(layer.qkv, { x: { rows: a.x, norm: norm1 }, h: a.h.qkv, dy: dqkv });
-      if (l > 0) op.rmsnormBackward(dev, T, { x: a.x, ...norm1, dy: gxh, dx });
+      const normed1 = layer.norm1.backward(dev, T, { x: a.x, stats: a.stats1, dy: gxh, dx: l > 0 ? dx : null, scratch });
+      hand(layer.qkv, { x: normed1, h: a.h.qkv, dy: dqkv });
     }
   }
 

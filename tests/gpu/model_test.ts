@@ -7,7 +7,7 @@ import { Device } from "../../ffi/device.ts";
 import { download } from "../../ffi/operators.ts";
 import { chooseDevice } from "../../lib/devices.ts";
 import { type Recompute, RUNGS } from "../../lib/model/activations.ts";
-import { type LlamaConfig, parseModelConfig } from "../../lib/model/config.ts";
+import { type ModelConfig, parseModelConfig } from "../../lib/model/config.ts";
 import { randomWeights } from "../../lib/model/load.ts";
 import type { Tokens } from "../../lib/train/batch.ts";
 import { Engine, type EngineOptions } from "../../lib/train/engine.ts";
@@ -16,11 +16,11 @@ import { normals } from "../native/harness.ts";
 const hasGpu = chooseDevice(null).backend === "cuda";
 if (!hasGpu) console.log("skipped: no GPU here that can be used");
 
-function config(values: Record<string, unknown>): LlamaConfig {
+function config(values: Record<string, unknown>): ModelConfig {
   return parseModelConfig("test", { model_type: "llama", ...values });
 }
 
-const SHAPES: Record<string, LlamaConfig> = {
+const SHAPES: Record<string, ModelConfig> = {
   "heads of 8": config({
     vocab_size: 512,
     hidden_size: 64,
@@ -67,7 +67,7 @@ interface Result {
 }
 
 /** Losses and gradients of a fresh engine; `rounds` repeats the passes, so that graphs are recorded and replayed. */
-function run(backend: "cpu" | "cuda", shape: LlamaConfig, options: Partial<EngineOptions> = {}, rounds = 1): Result {
+function run(backend: "cpu" | "cuda", shape: ModelConfig, options: Partial<EngineOptions> = {}, rounds = 1): Result {
   using dev = Device.open({ backend });
   using engine = new Engine(dev, shape, {
     adapterOf: () => ({ rank: 8, scale: 0.5 }),
