@@ -226,6 +226,15 @@ int32_t ml_swiglu_gradients(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, i
 int32_t ml_relu_forward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr y, int32_t ldy, ml_ptr bias, int32_t dtype);
 /* In place of what the forward pass made, its gradient: y = dy where y > 0, else 0; y [T, ldy], dy [T, lddy]. */
 int32_t ml_relu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr y, int32_t ldy, ml_ptr dy, int32_t lddy, int32_t dtype);
+/* ml_relu_backward, and on its way the adapter gradients that are made of y and of what takes its place, dx, one of each kind a
+ * segment, as ml_segment_outer forms them:
+ *   out_y [r_y, f] = beta * out_y + outer(gh, y)         gh [T, r_y], rows ldgh apart
+ *   out_x [f, r_x] = beta * out_x + s * outer(dx, h)     h [T, r_x], rows ldh apart
+ * Outputs start out_stride elements after those of the segment before. A rank of 0 leaves its gradient out (pointers may be
+ * NULL). dx of rows of no segment is zero or of no use. */
+int32_t ml_relu_gradients(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr y, int32_t ldy, ml_ptr dy, int32_t lddy, int32_t S,
+                          ml_ptr cu_seqlens, int32_t r_y, ml_ptr gh, int32_t ldgh, ml_ptr out_y, int32_t r_x, ml_ptr h, int32_t ldh,
+                          float s, ml_ptr out_x, float beta, int32_t out_stride, int32_t dtype);
 
 /* out [R, d] = x[rows], out rows ldo apart; x [.., ldx]. */
 int32_t ml_gather_rows(ml_ctx* ctx, int32_t R, int32_t d, ml_ptr x, int32_t ldx, ml_ptr rows, ml_ptr out, int32_t ldo,

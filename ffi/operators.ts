@@ -432,6 +432,31 @@ export function reluBackward(dev: Device, T: number, { f, y, dy }: { f: number; 
   dev.check(dev.symbols.ml_relu_backward(dev.ctx, T, f, y.pointer, y.ld, dy.pointer, dy.ld, dtypeCode(y.dtype)));
 }
 
+/**
+ * reluBackward on y [T,f] from dy [T,f], and the adapter gradients of every segment on its way: outY [rY,f] = outer(gh, y), outX [f,rX] =
+ * scale · outer(dx, h), where dx is what takes y's place. null leaves a gradient out.
+ */
+export function reluGradients(
+  dev: Device,
+  T: number,
+  S: number,
+  { cu, f, y, dy, behind, before, beta, stride }: {
+    cu: Tensor;
+    f: number;
+    y: Tensor;
+    dy: Tensor;
+    behind: { rank: number; gh: Tensor; out: Tensor } | null;
+    before: { rank: number; scale: number; h: Tensor; out: Tensor } | null;
+    beta: number;
+    stride: number;
+  },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_relu_gradients(dev.ctx, T, f, y.pointer, y.ld, dy.pointer, dy.ld, S, cu.pointer, behind?.rank ?? 0,
+    pointer(behind?.gh ?? null), behind?.gh.ld ?? 0, pointer(behind?.out ?? null), before?.rank ?? 0, pointer(before?.h ?? null),
+    before?.h.ld ?? 0, before?.scale ?? 0, pointer(before?.out ?? null), beta, stride, dtypeCode(y.dtype)));
+}
+
 /** out [R,d] = x[rows]. */
 export function gatherRows(dev: Device, R: number, { x, rows, out }: { x: Tensor; rows: Tensor; out: Tensor }): void {
   dev.check(

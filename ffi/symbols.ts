@@ -129,6 +129,10 @@ export const symbols = {
   // int32_t ml_relu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr y, int32_t ldy, ml_ptr dy, int32_t lddy,
   //   int32_t dtype)
   ml_relu_backward: { parameters: ["pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "i32"], result: "i32" },
+  // int32_t ml_relu_gradients(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr y, int32_t ldy, ml_ptr dy, int32_t lddy,
+  //   int32_t S, ml_ptr cu_seqlens, int32_t r_y, ml_ptr gh, int32_t ldgh, ml_ptr out_y, int32_t r_x, ml_ptr h, int32_t
+  //   ldh, float s, ml_ptr out_x, float beta, int32_t out_stride, int32_t dtype)
+  ml_relu_gradients: { parameters: ["pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "pointer", "i32", "pointer", "i32", "f32", "pointer", "f32", "i32", "i32"], result: "i32" },
   // int32_t ml_gather_rows(ml_ctx* ctx, int32_t R, int32_t d, ml_ptr x, int32_t ldx, ml_ptr rows, ml_ptr out,
   //   int32_t ldo, int32_t dtype)
   ml_gather_rows: { parameters: ["pointer", "i32", "i32", "pointer", "i32", "pointer", "pointer", "i32", "i32"], result: "i32" },

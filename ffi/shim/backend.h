@@ -71,6 +71,9 @@ void relu_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* y, int64
 // All of ml_swiglu_gradients in one kernel; false, and nothing done, where there is none for these shapes.
 bool swiglu_gradients(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* gate_up, int64_t ldg, const void* dy, int64_t lddy, int64_t S,
                       const int32_t* cu, const NarrowSide& y, const NarrowSide& gate, const NarrowSide& up, float beta, int64_t out_stride);
+// The same of ml_relu_gradients.
+bool relu_gradients(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* y, int64_t ldy, const void* dy, int64_t lddy, int64_t S,
+                    const int32_t* cu, const NarrowSide& behind, const NarrowSide& before, float beta, int64_t out_stride);
 // chunk_rows rows at a time; work holds their logits, f32 [chunk_rows, V].
 void head_cross_entropy(Call& call, ml_ctx& ctx, int64_t R, int64_t d, int64_t V, const void* x, const void* W, int32_t wdtype, int64_t ldw,
                         const int32_t* labels, const void* seeds, void* losses, int32_t* argmax, void* dx, void* work, int64_t chunk_rows);

@@ -273,6 +273,10 @@ bool swiglu_gradients(Call&, ml_ctx&, int64_t, int64_t, void*, int64_t, const vo
   return false;
 }
 
+bool relu_gradients(Call&, ml_ctx&, int64_t, int64_t, void*, int64_t, const void*, int64_t, int64_t, const int32_t*, const NarrowSide&, const NarrowSide&, float, int64_t) {
+  return false;
+}
+
 void head_cross_entropy(Call&, ml_ctx& ctx, int64_t R, int64_t d, int64_t V, const void* x, const void* W, int32_t wdtype, int64_t ldw, const int32_t* labels, const void* seeds, void* losses, int32_t* argmax, void* dx, void* work, int64_t chunk_rows) {
   ctx.kernels->head_cross_entropy(ctx.pool, R, d, V, in(x), W, wdtype, ldw, labels, in(seeds), out_(losses), argmax, out_(dx), out_(work), chunk_rows);
 }

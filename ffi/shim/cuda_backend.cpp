@@ -175,6 +175,13 @@ bool swiglu_gradients(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* gate_
   return true;
 }
 
+bool relu_gradients(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* y, int64_t ldy, const void* dy, int64_t lddy, int64_t S,
+                    const int32_t* cu, const NarrowSide& behind, const NarrowSide& before, float beta, int64_t out_stride) {
+  if (!cuda::relu_gradients_fits(f, in(y), ldy, in(dy), lddy, behind, before)) return false;
+  if (enter(call, ctx)) launched(call, ctx, cuda::relu_gradients(ctx.on, T, f, out_(y), ldy, in(dy), lddy, S, cu, behind, before, beta, out_stride));
+  return true;
+}
+
 // Logits of a chunk of rows in f32, loss and gradient in place (dlogits in bf16 over the first half of each row), dx from them.
 void head_cross_entropy(Call& call, ml_ctx& ctx, int64_t R, int64_t d, int64_t V, const void* x, const void* W, int32_t, int64_t ldw,
                         const int32_t* labels, const void* seeds, void* losses, int32_t* argmax, void* dx, void* work, int64_t chunk_rows) {

@@ -87,6 +87,12 @@ cudaError_t swiglu_gradients(const Launch& on, int64_t T, int64_t f, bf16* gate_
                              const int32_t* cu, const NarrowSide& y, const NarrowSide& gate, const NarrowSide& up, float beta,
                              int64_t out_stride);
 
+// Also swiglu_gradients.cu: relu_backward and the adapter gradients beside it, of the layer behind (made of y) and of the one before.
+bool relu_gradients_fits(int64_t f, const bf16* y, int64_t ldy, const bf16* dy, int64_t lddy, const NarrowSide& behind,
+                         const NarrowSide& before);
+cudaError_t relu_gradients(const Launch& on, int64_t T, int64_t f, bf16* y, int64_t ldy, const bf16* dy, int64_t lddy, int64_t S,
+                           const int32_t* cu, const NarrowSide& behind, const NarrowSide& before, float beta, int64_t out_stride);
+
 // segment.cu: a list of at most MOST_OUTERS outer products over the same segments, in one launch.
 constexpr int MOST_OUTERS = 1 + MOST_GROUPS;
 cudaError_t segment_outers(const Launch& on, int64_t S, const int32_t* cu, const OuterProduct* products, int count, float beta,

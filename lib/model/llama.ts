@@ -77,6 +77,12 @@ export interface AdapterSink extends GradientSink {
     T: number,
     tensors: { f: number; gateUp: Tensor; dy: Tensor; gh: Tensor; h: Tensor | null },
   ): void;
+  /** The same of y = relu(x): dL/dx takes the place of y [T,f], and `gateUp` is the layer that made x. */
+  relu(
+    layer: { readonly gateUp: Linear; readonly down: Linear },
+    T: number,
+    tensors: { f: number; y: Tensor; dy: Tensor; gh: Tensor; h: Tensor | null },
+  ): void;
 }
 
 /**
@@ -384,17 +390,13 @@ export class Llama {
       if (a.rung !== "none" && l < config.L - 1) this.#restore(batch, layer, a);
       // x += down(silu(gate) · up), or down(relu(up))
       layer.down.backward(dev, T, dx, gxh);
-      if (this.#gated) {
-        const gh = gxh.columns(layer.down.dIn, layer.down.rank);
-        adapters.swiglu(layer, T, { f, gateUp: a.gateUp, dy: gxh.columns(0, f), gh, h: a.h.gateUp });
-        hand(layer.down, { x: null, h: a.h.down, dy: dx });
-      } else {
-        hand(layer.down, { x: { rows: a.gateUp, norm: null }, h: a.h.down, dy: dx });
-        op.reluBackward(dev, T, { f, y: a.gateUp, dy: gxh });
-      }
+      const sides = { f, dy: gxh.columns(0, f), gh: gxh.columns(layer.down.dIn, layer.down.rank), h: a.h.gateUp };
+      if (this.#gated) adapters.swiglu(layer, T, { gateUp: a.gateUp, ...sides });
+      else adapters.relu(layer, T, { y: a.gateUp, ...sides });
+      hand(layer.down, { x: null, h: a.h.down, dy: dx });
       layer.gateUp.backward(dev, T, a.gateUp, gxh);
       const normed2 = layer.norm2.backward(dev, T, { x: a.mid, stats: a.stats2, dy: gxh, dx, scratch });
-      hand(layer.gateUp, { x: normed2, h: a.h.gateUp, dy: this.#gated ? null : a.gateUp });
+      hand(layer.gateUp, { x: normed2, h: a.h.gateUp, dy: null });
       // x += o(attention(rope(q), rope(k), v))
       layer.o.backward(dev, T, dx, gxh);
       hand(layer.o, { x: { rows: a.attention, norm: null }, h: a.attention.columns(layer.o.dIn, layer.o.rank), dy: dx });

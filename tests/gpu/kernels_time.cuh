@@ -222,6 +222,22 @@ inline void time_swiglu_gradients(Clock& clock, int64_t S, int64_t T, int64_t f)
   });
 }
 
+inline void time_relu_gradients(Clock& clock, int64_t S, int64_t T, int64_t f) {
+  const Launch& on = clock.on;
+  const int64_t r = 32, ld = f + 64;
+  std::vector<int32_t> cu(S + 1);
+  for (int64_t i = 0; i <= S; i++) cu[i] = (int32_t)(T * i / S);
+  char name[100];
+  snprintf(name, sizeof name, "relu_gradients S=%ld T=%ld f=%ld", (long)S, (long)T, (long)f);
+  measure(clock, name, (double)T * f * 6 + (double)S * f * r * 8, [&]() -> std::function<cudaError_t()> {
+    bf16 *y = take<bf16>(clock, T * ld), *dy = take<bf16>(clock, T * ld), *h = take<bf16>(clock, T * r);
+    float* out = take<float>(clock, S * 2 * f * r);
+    int32_t* at = take_ints(clock, cu);
+    const metalora::NarrowSide behind = {r, dy + f, ld, out, 1}, before = {r, h, r, out + f * r, 1};
+    return [=, &on] { return ops::relu_gradients(on, T, f, y, ld, dy, ld, S, at, behind, before, 0.0f, 2 * f * r); };
+  });
+}
+
 inline void time_vectors(Clock& clock, int64_t n, int64_t P) {
   const Launch& on = clock.on;
   char name[100];
@@ -267,6 +283,7 @@ static void time_kernels(const metalora::cuda::Launch& on, const char* only) {
   for (int64_t S : {1, 4})
     for (int64_t T : {1600, 8192}) time_swiglu_gradients(clock, S, T, 11008);
   time_swiglu_gradients(clock, 1, 4096, 1536);
+  for (int64_t S : {1, 4}) time_relu_gradients(clock, S, 8192, 8192);
   measure(clock, "segment_mean S=4 T=1600 q=4096", 1600.0 * 4096 * 2, [&]() -> std::function<cudaError_t()> {
     bf16* a = take<bf16>(clock, 1600 * 4192);
     float* out = take<float>(clock, 4 * 4096);

@@ -300,6 +300,45 @@ gpuTest("swigluGradients() gates backwards and forms the adapters' gradients, wh
   }
 });
 
+gpuTest("reluGradients() follows the sign and forms the adapters' gradients, whichever there are", () => {
+  const problems: { lengths: number[]; f: number; ranks: [number, number]; beta: number }[] = [
+    { lengths: [37, 0, 200, 1, 64], f: 64, ranks: [8, 8], beta: 0 },
+    { lengths: [500, 300], f: 264, ranks: [32, 32], beta: 1 },
+    { lengths: [700], f: 1032, ranks: [32, 16], beta: 0 },
+    { lengths: [700], f: 136, ranks: [64, 40], beta: 0 },
+    { lengths: [90, 41], f: 136, ranks: [0, 8], beta: 1 },
+    { lengths: [90, 41], f: 136, ranks: [8, 0], beta: 0 },
+    { lengths: [90, 41], f: 136, ranks: [0, 0], beta: 0 },
+    { lengths: [90, 41], f: 33, ranks: [5, 2], beta: 0 },
+    { lengths: [90, 41], f: 72, ranks: [96, 8], beta: 0 },
+  ];
+  for (const { lengths, f, ranks, beta } of problems) {
+    const offsets = lengths.reduce((list, n) => [...list, list.at(-1)! + n], [0]), S = lengths.length, used = offsets.at(-1)!;
+    const T = used + 5, [rY, rX] = ranks, r = Math.max(1, rY + rX);
+    const values = {
+      ...{ y: normals(T * f, 1).map((x) => Math.max(0, x)), dy: normals(T * f, 2), out: normals(S * r * f, 5) },
+      ...{ gh: normals(T * Math.max(1, rY), 3), h: normals(T * Math.max(1, rX), 4) },
+    };
+    for (const pad of [8, 3]) {
+      const work = (on: Subject) => {
+        const y = on.act(values.y, T, f, f + 2 * pad), dy = on.act(values.dy, T, f, f + pad);
+        const gh = on.act(values.gh, T, Math.max(1, rY), Math.max(1, rY) + pad);
+        const h = on.act(values.h, T, Math.max(1, rX), Math.max(1, rX) + pad), stride = r * f + 4 * pad;
+        const out = on.f32(beta === 0 ? null : values.out, S, r * f, stride);
+        ops.reluGradients(on.dev, T, S, {
+          ...{ cu: on.ints(offsets), f, y, dy, beta, stride },
+          behind: rY > 0 ? { rank: rY, gh, out } : null,
+          before: rX > 0 ? { rank: rX, scale: 0.5, h, out: out.columns(rY * f, 1) } : null,
+        });
+        return { dx: on.read(y.rowRange(0, used)), ...(rY + rX > 0 ? { out: on.read(out) } : {}) };
+      };
+      // dx has the bits of dy; y and dx are bf16 numbers on both devices.
+      const tolerances = { dx: 0, ...(rY + rX > 0 ? { out: PRODUCTS } : {}) };
+      compare(`f ${f}, ranks ${ranks}, segments of ${lengths}, ${pad} apart`, work, tolerances, { archs: ["80"] });
+    }
+  }
+});
+
 gpuTest("segmentOuter(), segmentMean() and segmentSum() work segment by segment", () => {
   const random = (lengths: number[], p: number, q: number, alpha: number, beta: number) => {
     const cu = lengths.reduce((list, n) => [...list, list.at(-1)! + n], [0]), S = lengths.length, T = cu.at(-1)!;
