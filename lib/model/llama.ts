@@ -151,6 +151,9 @@ export class Llama {
     // Weights. θ holds all attention adapters first, so that each half is one range of it.
     this.embedding = (config.tied ? arena : embeddingArena).reserve("weights", V, d, { dtype: weightDtype });
     this.head = config.tied ? this.embedding : arena.reserve("weights", V, d, { dtype: weightDtype });
+    if (names.positions && limits.positions > config.maxPositions) {
+      throw new RangeError(`Cannot hold ${limits.positions} positions: the model has learned ${config.maxPositions}`);
+    }
     this.places = names.positions
       ? arena.reserve("weights", config.maxPositions + PLACES_BEFORE, d, { dtype: weightDtype })
       : null;

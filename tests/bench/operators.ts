@@ -84,6 +84,14 @@ function report(name: string, work: { flops: number } | { bytes: number }, run: 
     () => ops.rmsnormForward(dev, T, { x, delta, weight, eps: 1e-5, sum, y, rstd }),
   );
   report("rmsnorm backward", { bytes: 16 * T * d }, () => ops.rmsnormBackward(dev, T, { x, weight, rstd, dy: y, dx }));
+  const [weights, stats] = [{ weight, bias: tensor(1, d) }, tensor(T, 2)], again = tensor(T, d);
+  report(
+    "layernorm forward with residual",
+    { bytes: 16 * T * d },
+    () => ops.layernormForward(dev, T, { x, delta, deltaBias: weights.bias, ...weights, eps: 1e-5, sum, y, stats }),
+  );
+  const backward = { x, ...weights, stats, dy: y, dx, y: again };
+  report("layernorm backward and once more", { bytes: 20 * T * d }, () => ops.layernormBackward(dev, T, backward));
 }
 {
   const x = tensor(T, (H + K) * D, "f32", (H + 2 * K) * D);
@@ -95,6 +103,9 @@ function report(name: string, work: { flops: number } | { bytes: number }, run: 
   const [gateUp, y, dGateUp] = [tensor(T, 2 * f), tensor(T, f, "f32", f + r), tensor(T, 2 * f)];
   report("swiglu forward", { bytes: 12 * T * f }, () => ops.swigluForward(dev, T, { f, gateUp, y }));
   report("swiglu backward", { bytes: 20 * T * f }, () => ops.swigluBackward(dev, T, { f, gateUp, dy: y, dGateUp }));
+  const bias = tensor(1, f), dy = tensor(T, f);
+  report("relu forward", { bytes: 8 * T * f }, () => ops.reluForward(dev, T, { f, y, bias }));
+  report("relu backward", { bytes: 12 * T * f }, () => ops.reluBackward(dev, T, { f, y, dy }));
 }
 
 // ---- attention ----

@@ -56,6 +56,20 @@ Deno.test("the gradient of every sample's loss is that of transformers + PEFT", 
   }
 });
 
+Deno.test("a segment beyond the learned positions is refused before memory is taken", () => {
+  using dev = Device.open({ threads: 1 });
+  const make = (positions: number) =>
+    new Engine(dev, config, {
+      adapterOf: uniformAdapters(fixture.targets, fixture.rank, fixture.alpha),
+      weightDtype: "f32",
+      limits: { tokens: 80, rows: 80, segments: 1, positions },
+      purpose: "evaluate",
+      staged: 0,
+    });
+  make(64)[Symbol.dispose]();
+  assertThrows(() => make(65), RangeError, "Cannot hold 65 positions: the model has learned 64");
+});
+
 Deno.test("ten LoRA steps follow transformers + PEFT", () => {
   using dev = Device.open({ threads: 2 });
   using engine = layOut(dev);
