@@ -121,11 +121,11 @@ for (const lengths of [[128, 128, 128, 128], [512], [2048]]) {
   const shape = { H, K, D, scale: D ** -0.5, q, k, v, out, lse };
   const flops = lengths.reduce((sum, n) => sum + 2 * n * (n + 1) * D * H, 0);
   const name = `attention ${lengths.length} x ${lengths[0]}`;
-  report(`${name} forward`, { flops }, () => ops.attentionForward(dev, T, segments, shape));
+  report(`${name} forward`, { flops }, () => ops.attentionForward(dev, rows, segments, shape));
   report(
     `${name} backward`,
     { flops: 2.5 * flops },
-    () => ops.attentionBackward(dev, T, segments, { ...shape, dout, dq, dk, dv, work }),
+    () => ops.attentionBackward(dev, rows, segments, { ...shape, dout, dq, dk, dv, work }),
   );
 }
 

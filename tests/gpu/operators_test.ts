@@ -169,6 +169,7 @@ gpuTest("layernormForward() adds the residual and its bias, layernormBackward() 
         const dx = on.act(problem.dx0, T, d, d + 2 * pad), dy = on.act(problem.dy, T, d, d + pad);
         ops.layernormBackward(on.dev, T, { x: sum, ...weights, stats, dy, dx, y: again });
         assertEquals(on.read(again), on.read(y), "the norm in the backward pass");
+        if (!on.rounding) assertEquals(on.read(first), on.read(y), "the sum normalised again");
         return { first: on.read(first), y: on.read(y), sum: on.read(sum), stats: on.read(stats), dx: on.read(dx) };
       };
       // The sum is rounded before it is normalised.

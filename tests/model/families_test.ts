@@ -14,7 +14,7 @@ Native.load("cpu"); // before any test, whose sanitizer would take the library f
 const SHAPES = { mistral: [false, false, 48], qwen2: [true, false, 64], opt: [true, true, 64] };
 
 for (const [family, shape] of Object.entries(SHAPES)) {
-  Deno.test(`a ${family} checkpoint gives the losses that transformers gives`, () => {
+  Deno.test(`a checkpoint of ${family} gives the losses that transformers gives`, () => {
     const dir = new URL(`../fixtures/families/${family}`, import.meta.url).pathname;
     const { ids, losses } = JSON.parse(Deno.readTextFileSync(`${dir}/expected.json`)) as { ids: number[]; losses: number[] };
     const config = loadModelConfig(dir);
