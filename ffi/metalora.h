@@ -122,10 +122,11 @@ int32_t ml_gemm(ml_ctx* ctx, int32_t trans_a, int32_t trans_b, int32_t M, int32_
 
 /* ---- model operators: T rows of activations of type `dtype` ----------------------------------------------------- */
 
-/* out [T, ldo] = table[ids] ; table [V, d] of type wdtype, ids int32 [T]. Ids outside 0..V-1 are an error (on CUDA one
- * that ml_synchronize or ml_download tells). */
+/* out [T, ldo] = table[ids] + places[positions]; table [V, d] and places [n_positions, d] of type wdtype, ids and positions
+ * int32 [T]; places NULL: out = table[ids]. Ids outside 0..V-1 are an error (on CUDA one that ml_synchronize or ml_download
+ * tells). */
 int32_t ml_embedding_forward(ml_ctx* ctx, int32_t T, int32_t d, int32_t V, ml_ptr table, int32_t wdtype, ml_ptr ids,
-                             ml_ptr out, int32_t ldo, int32_t dtype);
+                             ml_ptr places, ml_ptr positions, int32_t n_positions, ml_ptr out, int32_t ldo, int32_t dtype);
 
 /* y = x / rms(x) * weight; rstd f32 [T] = 1 / rms. x dense [T, d]; y [T, ldy]; weight f32 [d]. */
 int32_t ml_rmsnorm_forward(ml_ctx* ctx, int32_t T, int32_t d, float eps, ml_ptr x, ml_ptr weight, ml_ptr y, int32_t ldy,
@@ -134,16 +135,25 @@ int32_t ml_rmsnorm_forward(ml_ctx* ctx, int32_t T, int32_t d, float eps, ml_ptr 
 int32_t ml_rmsnorm_backward(ml_ctx* ctx, int32_t T, int32_t d, ml_ptr x, ml_ptr weight, ml_ptr rstd, ml_ptr dy,
                             int32_t lddy, ml_ptr dx, int32_t lddx, int32_t dtype);
 
+/* y = (x - mean) / deviation * weight + bias, with deviation = sqrt(variance + eps); stats f32 [T, 2] = (mean, 1 / deviation) of each
+ * row. x dense [T, d]; y [T, ldy]; weight and bias f32 [d]. */
+int32_t ml_layernorm_forward(ml_ctx* ctx, int32_t T, int32_t d, float eps, ml_ptr x, ml_ptr weight, ml_ptr bias, ml_ptr y, int32_t ldy,
+                             ml_ptr stats, int32_t dtype);
+/* dx += d layernorm(x) / dx applied to dy, and y [T, ldy] = layernorm(x) once more, which adapter gradients read; either may be
+ * NULL (dx NULL: dy is not read). x dense [T, d], dx [T, lddx], dy [T, lddy]. */
+int32_t ml_layernorm_backward(ml_ctx* ctx, int32_t T, int32_t d, ml_ptr x, ml_ptr weight, ml_ptr bias, ml_ptr stats, ml_ptr dy,
+                              int32_t lddy, ml_ptr dx, int32_t lddx, ml_ptr y, int32_t ldy, int32_t dtype);
+
 /* theta (f32) -> what the GEMMs read: s_g B_g into the columns of W behind d_in, and A into a_cast [Q, lda] of type
  * dtype (a_cast NULL where activations are f32: A is then read from theta itself). a_cast may lie directly below W: then it is
  * W's rows N .. N+Q-1, lda = ldw. */
 int32_t ml_lora_refresh(ml_ctx* ctx, int32_t d_in, int32_t G, const int32_t* groups_host, const float* scales_host,
                         ml_ptr theta, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr a_cast, int32_t lda, int32_t dtype);
-/* h = x A^T behind x; y [T, ldy] = x W^T + sum_g s_g h_g B_g^T + bias + add. A [Q, lda] and bias [N] (or NULL) of type dtype;
- * add [T, ldadd] (or NULL), such as the residual stream, may be y itself. */
+/* h = x A^T behind x; y [T, ldy] = x W^T + sum_g s_g h_g B_g^T + bias + add, or with relu = 1 max(x W^T + ... + bias, 0). A [Q, lda]
+ * and bias [N] (or NULL) of type dtype; add [T, ldadd] (or NULL; NULL with relu), such as the residual stream, may be y itself. */
 int32_t ml_linear_forward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr xh,
                           int32_t ldx, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr bias,
-                          ml_ptr add, int32_t ldadd, ml_ptr y, int32_t ldy, int32_t dtype);
+                          int32_t relu, ml_ptr add, int32_t ldadd, ml_ptr y, int32_t ldy, int32_t dtype);
 /* g_h = s dY B behind dx; dx = dY W + g_h A (need_dx = 0 computes g_h alone). dy [T, lddy]. Overwrites gxh. Where rows of dy
  * have room for Q columns behind their N (lddy >= N + Q), these are scratch: with A below W, dx is then one product over
  * K = N + Q. */
@@ -209,6 +219,18 @@ int32_t ml_swiglu_gradients(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, i
                             ml_ptr cu_seqlens, int32_t r_y, ml_ptr gh, int32_t ldgh, ml_ptr out_y, int32_t r_gate, int32_t r_up,
                             ml_ptr h, int32_t ldh, float s_gate, float s_up, ml_ptr out_gate, float beta, int32_t out_stride,
                             int32_t dtype);
+
+/* In place of what a linear layer with ReLU made, the gradient in front of ReLU: y = dy where y > 0, else 0; y [T, ldy], dy [T, lddy]. */
+int32_t ml_relu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr y, int32_t ldy, ml_ptr dy, int32_t lddy, int32_t dtype);
+/* ml_relu_backward, and on its way the adapter gradients that are made of y and of what takes its place, dx, one of each kind a
+ * segment, as ml_segment_outer forms them:
+ *   out_y [r_y, f] = beta * out_y + outer(gh, y)         gh [T, r_y], rows ldgh apart
+ *   out_x [f, r_x] = beta * out_x + s * outer(dx, h)     h [T, r_x], rows ldh apart
+ * Outputs start out_stride elements after those of the segment before. A rank of 0 leaves its gradient out (pointers may be
+ * NULL). dx of rows of no segment is zero or of no use. */
+int32_t ml_relu_gradients(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr y, int32_t ldy, ml_ptr dy, int32_t lddy, int32_t S,
+                          ml_ptr cu_seqlens, int32_t r_y, ml_ptr gh, int32_t ldgh, ml_ptr out_y, int32_t r_x, ml_ptr h, int32_t ldh,
+                          float s, ml_ptr out_x, float beta, int32_t out_stride, int32_t dtype);
 
 /* out [R, d] = x[rows], out rows ldo apart; x [.., ldx]. */
 int32_t ml_gather_rows(ml_ctx* ctx, int32_t R, int32_t d, ml_ptr x, int32_t ldx, ml_ptr rows, ml_ptr out, int32_t ldo,

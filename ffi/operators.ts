@@ -82,11 +82,21 @@ export function gemm(
 
 // ---- model operators ----
 
-/** out [T,d] = table[ids]. */
-export function embeddingForward(dev: Device, T: number, { table, ids, out }: { table: Tensor; ids: Tensor; out: Tensor }): void {
+/** out [T,d] = table[ids], with `places` + table[positions] of a second one. */
+export function embeddingForward(
+  dev: Device,
+  T: number,
+  { table, ids, places = null, out }: {
+    table: Tensor;
+    ids: Tensor;
+    places?: { readonly table: Tensor; readonly positions: Tensor } | null;
+    out: Tensor;
+  },
+): void {
   // deno-fmt-ignore
   dev.check(dev.symbols.ml_embedding_forward(dev.ctx, T, table.cols, table.rows, table.pointer, dtypeCode(table.dtype),
-    ids.pointer, out.pointer, out.ld, dtypeCode(out.dtype)));
+    ids.pointer, pointer(places?.table ?? null), pointer(places?.positions ?? null), places?.table.rows ?? 0, out.pointer, out.ld,
+    dtypeCode(out.dtype)));
 }
 
 /** y = x / rms(x) · weight, and rstd [T] = 1 / rms. */
@@ -111,6 +121,36 @@ export function rmsnormBackward(
     dx.pointer, dx.ld, dtypeCode(x.dtype)));
 }
 
+/** y = (x − mean) / deviation · weight + bias; stats [T,2] = mean and 1 / deviation of each row. */
+export function layernormForward(
+  dev: Device,
+  T: number,
+  { x, weight, bias, eps, y, stats }: { x: Tensor; weight: Tensor; bias: Tensor; eps: number; y: Tensor; stats: Tensor },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_layernorm_forward(dev.ctx, T, weight.cols, eps, x.pointer, weight.pointer, bias.pointer, y.pointer, y.ld,
+    stats.pointer, dtypeCode(x.dtype)));
+}
+
+/** dx += ∂layernorm(x)/∂x · dy, and y = layernorm(x) once more; `dx` or `y` null: not wanted. */
+export function layernormBackward(
+  dev: Device,
+  T: number,
+  { x, weight, bias, stats, dy, dx, y }: {
+    x: Tensor;
+    weight: Tensor;
+    bias: Tensor;
+    stats: Tensor;
+    dy: Tensor;
+    dx: Tensor | null;
+    y: Tensor | null;
+  },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_layernorm_backward(dev.ctx, T, weight.cols, x.pointer, weight.pointer, bias.pointer, stats.pointer, dy.pointer,
+    dy.ld, pointer(dx), dx?.ld ?? 0, pointer(y), y?.ld ?? 0, dtypeCode(x.dtype)));
+}
+
 /** theta → s·B in the columns of W behind d_in, and A cast to the activation type where that is not f32. */
 export function loraRefresh(
   dev: Device,
@@ -128,24 +168,25 @@ export function loraRefresh(
     dtypeCode(W.dtype), W.ld, pointer(aCast), aCast?.ld ?? 0, dtypeCode(dtype)));
 }
 
-/** h = x Aᵀ behind x; y = x Wᵀ + Σ s h_g B_gᵀ + bias + add. `add` [T, N] may be y itself. */
+/** h = x Aᵀ behind x; y = x Wᵀ + Σ s h_g B_gᵀ + bias + add, or ReLU of it without `add`. `add` [T, N] may be y itself. */
 export function linearForward(
   dev: Device,
   T: number,
-  { dIn, groups, xh, A, W, bias, add = null, y }: {
+  { dIn, groups, xh, A, W, bias, relu = false, add = null, y }: {
     dIn: number;
     groups: Groups;
     xh: Tensor;
     A: Tensor | null;
     W: Tensor;
     bias: Tensor | null;
+    relu?: boolean;
     add?: Tensor | null;
     y: Tensor;
   },
 ): void {
   // deno-fmt-ignore
   dev.check(dev.symbols.ml_linear_forward(dev.ctx, T, dIn, groups.count, groups.table, xh.pointer, xh.ld, pointer(A), A?.ld ?? 0, W.pointer,
-    dtypeCode(W.dtype), W.ld, pointer(bias), pointer(add), add?.ld ?? 0, y.pointer, y.ld, dtypeCode(y.dtype)));
+    dtypeCode(W.dtype), W.ld, pointer(bias), relu ? 1 : 0, pointer(add), add?.ld ?? 0, y.pointer, y.ld, dtypeCode(y.dtype)));
 }
 
 /** g_h = s dY B behind dx; dx = dY W + g_h A. `needDx: false` computes g_h alone. */
@@ -360,6 +401,36 @@ export function swigluGradients(
   dev.check(dev.symbols.ml_swiglu_gradients(dev.ctx, T, f, gateUp.pointer, gateUp.ld, dy.pointer, dy.ld, S, cu.pointer, y?.rank ?? 0,
     pointer(y?.gh ?? null), y?.gh.ld ?? 0, pointer(y?.out ?? null), rGate, rUp, pointer(gateAndUp?.h ?? null), gateAndUp?.h.ld ?? 0,
     sGate, sUp, pointer(gateAndUp?.out ?? null), beta, stride, dtypeCode(gateUp.dtype)));
+}
+
+/** In place of what a linear layer with ReLU made, the gradient in front of ReLU: y [T,f] = dy where y > 0, else 0. */
+export function reluBackward(dev: Device, T: number, { f, y, dy }: { f: number; y: Tensor; dy: Tensor }): void {
+  dev.check(dev.symbols.ml_relu_backward(dev.ctx, T, f, y.pointer, y.ld, dy.pointer, dy.ld, dtypeCode(y.dtype)));
+}
+
+/**
+ * reluBackward on y [T,f] from dy [T,f], and the adapter gradients of every segment on its way: outY [rY,f] = outer(gh, y), outX [f,rX] =
+ * scale · outer(dx, h), where dx is what takes y's place. null leaves a gradient out.
+ */
+export function reluGradients(
+  dev: Device,
+  T: number,
+  S: number,
+  { cu, f, y, dy, behind, before, beta, stride }: {
+    cu: Tensor;
+    f: number;
+    y: Tensor;
+    dy: Tensor;
+    behind: { rank: number; gh: Tensor; out: Tensor } | null;
+    before: { rank: number; scale: number; h: Tensor; out: Tensor } | null;
+    beta: number;
+    stride: number;
+  },
+): void {
+  // deno-fmt-ignore
+  dev.check(dev.symbols.ml_relu_gradients(dev.ctx, T, f, y.pointer, y.ld, dy.pointer, dy.ld, S, cu.pointer, behind?.rank ?? 0,
+    pointer(behind?.gh ?? null), behind?.gh.ld ?? 0, pointer(behind?.out ?? null), before?.rank ?? 0, pointer(before?.h ?? null),
+    before?.h.ld ?? 0, before?.scale ?? 0, pointer(before?.out ?? null), beta, stride, dtypeCode(y.dtype)));
 }
 
 /** out [R,d] = x[rows]. */

@@ -64,21 +64,27 @@ export const symbols = {
   //   c_dtype, int32_t ldc)
   ml_gemm: { parameters: ["pointer", "i32", "i32", "i32", "i32", "i32", "f32", "pointer", "i32", "i32", "pointer", "i32", "i32", "f32", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_embedding_forward(ml_ctx* ctx, int32_t T, int32_t d, int32_t V, ml_ptr table, int32_t wdtype, ml_ptr
-  //   ids, ml_ptr out, int32_t ldo, int32_t dtype)
-  ml_embedding_forward: { parameters: ["pointer", "i32", "i32", "i32", "pointer", "i32", "pointer", "pointer", "i32", "i32"], result: "i32" },
+  //   ids, ml_ptr places, ml_ptr positions, int32_t n_positions, ml_ptr out, int32_t ldo, int32_t dtype)
+  ml_embedding_forward: { parameters: ["pointer", "i32", "i32", "i32", "pointer", "i32", "pointer", "pointer", "pointer", "i32", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_rmsnorm_forward(ml_ctx* ctx, int32_t T, int32_t d, float eps, ml_ptr x, ml_ptr weight, ml_ptr y,
   //   int32_t ldy, ml_ptr rstd, int32_t dtype)
   ml_rmsnorm_forward: { parameters: ["pointer", "i32", "i32", "f32", "pointer", "pointer", "pointer", "i32", "pointer", "i32"], result: "i32" },
   // int32_t ml_rmsnorm_backward(ml_ctx* ctx, int32_t T, int32_t d, ml_ptr x, ml_ptr weight, ml_ptr rstd, ml_ptr dy,
   //   int32_t lddy, ml_ptr dx, int32_t lddx, int32_t dtype)
   ml_rmsnorm_backward: { parameters: ["pointer", "i32", "i32", "pointer", "pointer", "pointer", "pointer", "i32", "pointer", "i32", "i32"], result: "i32" },
+  // int32_t ml_layernorm_forward(ml_ctx* ctx, int32_t T, int32_t d, float eps, ml_ptr x, ml_ptr weight, ml_ptr bias,
+  //   ml_ptr y, int32_t ldy, ml_ptr stats, int32_t dtype)
+  ml_layernorm_forward: { parameters: ["pointer", "i32", "i32", "f32", "pointer", "pointer", "pointer", "pointer", "i32", "pointer", "i32"], result: "i32" },
+  // int32_t ml_layernorm_backward(ml_ctx* ctx, int32_t T, int32_t d, ml_ptr x, ml_ptr weight, ml_ptr bias, ml_ptr
+  //   stats, ml_ptr dy, int32_t lddy, ml_ptr dx, int32_t lddx, ml_ptr y, int32_t ldy, int32_t dtype)
+  ml_layernorm_backward: { parameters: ["pointer", "i32", "i32", "pointer", "pointer", "pointer", "pointer", "pointer", "i32", "pointer", "i32", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_lora_refresh(ml_ctx* ctx, int32_t d_in, int32_t G, const int32_t* groups_host, const float*
   //   scales_host, ml_ptr theta, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr a_cast, int32_t lda, int32_t dtype)
   ml_lora_refresh: { parameters: ["pointer", "i32", "i32", "buffer", "buffer", "pointer", "pointer", "i32", "i32", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_linear_forward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr
-  //   xh, int32_t ldx, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr bias, ml_ptr add, int32_t
-  //   ldadd, ml_ptr y, int32_t ldy, int32_t dtype)
-  ml_linear_forward: { parameters: ["pointer", "i32", "i32", "i32", "buffer", "pointer", "i32", "pointer", "i32", "pointer", "i32", "i32", "pointer", "pointer", "i32", "pointer", "i32", "i32"], result: "i32" },
+  //   xh, int32_t ldx, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr bias, int32_t relu, ml_ptr
+  //   add, int32_t ldadd, ml_ptr y, int32_t ldy, int32_t dtype)
+  ml_linear_forward: { parameters: ["pointer", "i32", "i32", "i32", "buffer", "pointer", "i32", "pointer", "i32", "pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_linear_backward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr
   //   dy, int32_t lddy, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, int32_t need_dx, ml_ptr gxh,
   //   int32_t ldg, int32_t dtype)
@@ -118,6 +124,13 @@ export const symbols = {
   //   r_up, ml_ptr h, int32_t ldh, float s_gate, float s_up, ml_ptr out_gate, float beta, int32_t out_stride, int32_t
   //   dtype)
   ml_swiglu_gradients: { parameters: ["pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "pointer", "i32", "i32", "pointer", "i32", "f32", "f32", "pointer", "f32", "i32", "i32"], result: "i32" },
+  // int32_t ml_relu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr y, int32_t ldy, ml_ptr dy, int32_t lddy,
+  //   int32_t dtype)
+  ml_relu_backward: { parameters: ["pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "i32"], result: "i32" },
+  // int32_t ml_relu_gradients(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr y, int32_t ldy, ml_ptr dy, int32_t lddy,
+  //   int32_t S, ml_ptr cu_seqlens, int32_t r_y, ml_ptr gh, int32_t ldgh, ml_ptr out_y, int32_t r_x, ml_ptr h, int32_t
+  //   ldh, float s, ml_ptr out_x, float beta, int32_t out_stride, int32_t dtype)
+  ml_relu_gradients: { parameters: ["pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "pointer", "i32", "pointer", "i32", "f32", "pointer", "f32", "i32", "i32"], result: "i32" },
   // int32_t ml_gather_rows(ml_ctx* ctx, int32_t R, int32_t d, ml_ptr x, int32_t ldx, ml_ptr rows, ml_ptr out,
   //   int32_t ldo, int32_t dtype)
   ml_gather_rows: { parameters: ["pointer", "i32", "i32", "pointer", "i32", "pointer", "pointer", "i32", "i32"], result: "i32" },

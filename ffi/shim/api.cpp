@@ -38,7 +38,7 @@ int32_t ml_gemm(ml_ctx* ctx, int32_t trans_a, int32_t trans_b, int32_t M, int32_
 }
 
 int32_t ml_embedding_forward(ml_ctx* ctx, int32_t T, int32_t d, int32_t V, ml_ptr table, int32_t wdtype, ml_ptr ids,
-                             ml_ptr out, int32_t ldo, int32_t dtype) {
+                             ml_ptr places, ml_ptr positions, int32_t n_positions, ml_ptr out, int32_t ldo, int32_t dtype) {
   Call call(base(ctx), "look up %lld ids in an embedding [%lld,%lld]", T, V, d);
   call.positive("T", T);
   call.positive("d", d);
@@ -47,9 +47,14 @@ int32_t ml_embedding_forward(ml_ctx* ctx, int32_t T, int32_t d, int32_t V, ml_pt
   call.activation_dtype(dtype);
   call.dense("table", table, V, d, dtype_size(wdtype));
   call.indices("ids", ids, T, 0, V);
+  if (places) {
+    call.positive("n_positions", n_positions);
+    call.dense("places", places, n_positions, d, dtype_size(wdtype));
+    call.indices("positions", positions, T, 0, n_positions);
+  }
   call.matrix("out", out, T, d, ldo, call.activation_size());
   if (call.failed()) return call.status();
-  backend::embedding_forward(call, *ctx, T, d, V, table, wdtype, ints(ids), out, ldo);
+  backend::embedding_forward(call, *ctx, T, d, V, table, wdtype, ints(ids), places, ints(positions), out, ldo);
   return call.status();
 }
 
@@ -84,6 +89,40 @@ int32_t ml_rmsnorm_backward(ml_ctx* ctx, int32_t T, int32_t d, ml_ptr x, ml_ptr 
   return call.status();
 }
 
+int32_t ml_layernorm_forward(ml_ctx* ctx, int32_t T, int32_t d, float eps, ml_ptr x, ml_ptr weight, ml_ptr bias, ml_ptr y, int32_t ldy,
+                             ml_ptr stats, int32_t dtype) {
+  Call call(base(ctx), "normalise [%lld,%lld]", T, d);
+  call.positive("T", T);
+  call.positive("d", d);
+  call.activation_dtype(dtype);
+  call.dense("x", x, T, d, call.activation_size());
+  call.dense("weight", weight, 1, d, 4);
+  call.dense("bias", bias, 1, d, 4);
+  call.matrix("y", y, T, d, ldy, call.activation_size());
+  call.dense("stats", stats, T, 2, 4);
+  if (call.failed()) return call.status();
+  backend::layernorm_forward(call, *ctx, T, d, eps, x, weight, bias, y, ldy, stats);
+  return call.status();
+}
+
+int32_t ml_layernorm_backward(ml_ctx* ctx, int32_t T, int32_t d, ml_ptr x, ml_ptr weight, ml_ptr bias, ml_ptr stats, ml_ptr dy,
+                              int32_t lddy, ml_ptr dx, int32_t lddx, ml_ptr y, int32_t ldy, int32_t dtype) {
+  Call call(base(ctx), "differentiate the norm of [%lld,%lld]", T, d);
+  call.positive("T", T);
+  call.positive("d", d);
+  call.activation_dtype(dtype);
+  call.dense("x", x, T, d, call.activation_size());
+  call.dense("weight", weight, 1, d, 4);
+  call.dense("bias", bias, 1, d, 4);
+  call.dense("stats", stats, T, 2, 4);
+  if (dx) call.matrix("dy", dy, T, d, lddy, call.activation_size());
+  if (dx) call.matrix("dx", dx, T, d, lddx, call.activation_size());
+  if (y) call.matrix("y", y, T, d, ldy, call.activation_size());
+  if (call.failed()) return call.status();
+  backend::layernorm_backward(call, *ctx, T, d, x, weight, bias, stats, dy, lddy, dx, lddx, y, ldy);
+  return call.status();
+}
+
 int32_t ml_lora_refresh(ml_ctx* ctx, int32_t d_in, int32_t G, const int32_t* groups_host, const float* scales_host,
                         ml_ptr theta, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr a_cast, int32_t lda, int32_t dtype) {
   Call call(base(ctx), "refresh %lld adapters of a linear layer with %lld inputs", G, d_in);
@@ -105,7 +144,7 @@ int32_t ml_lora_refresh(ml_ctx* ctx, int32_t d_in, int32_t G, const int32_t* gro
 
 int32_t ml_linear_forward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr xh,
                           int32_t ldx, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr bias,
-                          ml_ptr add, int32_t ldadd, ml_ptr y, int32_t ldy, int32_t dtype) {
+                          int32_t relu, ml_ptr add, int32_t ldadd, ml_ptr y, int32_t ldy, int32_t dtype) {
   Call call(base(ctx), "apply a linear layer of %lld inputs to %lld rows", d_in, T);
   int64_t N, Q;
   call.positive("T", T);
@@ -117,9 +156,10 @@ int32_t ml_linear_forward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const
   call.matrix("W", W, N, d_in + Q, ldw, dtype_size(wdtype));
   if (bias) call.dense("bias", bias, 1, N, call.activation_size());
   if (add) call.matrix("add", add, T, N, ldadd, call.activation_size());
+  if (add && relu) call.fail("relu is %d, must be 0 with something to add", relu);
   call.matrix("y", y, T, N, ldy, call.activation_size());
   if (call.failed()) return call.status();
-  backend::linear_forward(call, *ctx, T, d_in, G, (const Group*)groups_host, xh, ldx, A, lda, W, wdtype, ldw, bias, add, ldadd, y, ldy);
+  backend::linear_forward(call, *ctx, T, d_in, G, (const Group*)groups_host, xh, ldx, A, lda, W, wdtype, ldw, bias, relu != 0, add, ldadd, y, ldy);
   return call.status();
 }
 
@@ -268,6 +308,18 @@ int32_t ml_swiglu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, in
   if (y) call.matrix("y", y, T, f, lddy, call.activation_size());
   if (call.failed()) return call.status();
   backend::swiglu_backward(call, *ctx, T, f, gate_up, ldg, dy, lddy, dgate_up, y);
+  return call.status();
+}
+
+int32_t ml_relu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr y, int32_t ldy, ml_ptr dy, int32_t lddy, int32_t dtype) {
+  Call call(base(ctx), "differentiate the rectifier of [%lld,%lld]", T, f);
+  call.positive("T", T);
+  call.positive("f", f);
+  call.activation_dtype(dtype);
+  call.matrix("y", y, T, f, ldy, call.activation_size());
+  call.matrix("dy", dy, T, f, lddy, call.activation_size());
+  if (call.failed()) return call.status();
+  backend::relu_backward(call, *ctx, T, f, y, ldy, dy, lddy);
   return call.status();
 }
 

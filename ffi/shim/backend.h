@@ -31,8 +31,9 @@ void synchronize(Call& call, ml_ctx& ctx);
 // ---- operators ----
 void gemm(Call& call, ml_ctx& ctx, int64_t M, int64_t N, int64_t K, float alpha, Operand a, Operand b, float beta, void* c, int32_t c_dtype,
           int64_t ldc);
+// places NULL: no positions.
 void embedding_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, int64_t V, const void* table, int32_t wdtype, const int32_t* ids,
-                       void* out, int64_t ldo);
+                       const void* places, const int32_t* positions, void* out, int64_t ldo);
 void gather_rows(Call& call, ml_ctx& ctx, int64_t R, int64_t d, const void* x, int64_t ldx, const int32_t* rows, void* out, int64_t ldo);
 void scatter_rows(Call& call, ml_ctx& ctx, int64_t R, int64_t T, int64_t d, const void* x, int64_t ldx, const int32_t* rows, void* out,
                   int64_t ldo);
@@ -40,10 +41,14 @@ void rmsnorm_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, float eps, c
                      int64_t ldy, void* rstd);
 void rmsnorm_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, const void* x, const void* weight, const void* rstd, const void* dy,
                       int64_t lddy, void* dx, int64_t lddx);
+void layernorm_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, float eps, const void* x, const void* weight, const void* bias, void* y,
+                       int64_t ldy, void* stats);
+void layernorm_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, const void* x, const void* weight, const void* bias, const void* stats,
+                        const void* dy, int64_t lddy, void* dx, int64_t lddx, void* y, int64_t ldy);
 void lora_refresh(Call& call, ml_ctx& ctx, int64_t d_in, int32_t G, const Group* groups, const float* scales, const void* theta, void* W,
                   int32_t wdtype, int64_t ldw, void* a_cast, int64_t lda);
 void linear_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, void* xh, int64_t ldx, const void* A, int64_t lda,
-                    const void* W, int32_t wdtype, int64_t ldw, const void* bias, const void* add, int64_t ldadd, void* y, int64_t ldy);
+                    const void* W, int32_t wdtype, int64_t ldw, const void* bias, bool relu, const void* add, int64_t ldadd, void* y, int64_t ldy);
 void linear_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, const void* dy, int64_t lddy,
                      const void* A, int64_t lda, const void* W, int32_t wdtype, int64_t ldw, bool need_dx, void* gxh, int64_t ldg);
 void segment_outers(Call& call, ml_ctx& ctx, int64_t S, const int32_t* cu, const OuterProduct* products, int count, float beta,
@@ -61,9 +66,13 @@ void attention_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t S, int64_t m
                         int64_t lddqkv, void* work, const void* cos, const void* sin, const int32_t* positions);
 void swiglu_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, void* y, int64_t ldy);
 void swiglu_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_up, int64_t ldg, const void* dy, int64_t lddy, void* dgate_up, void* y);
+void relu_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* y, int64_t ldy, const void* dy, int64_t lddy);
 // All of ml_swiglu_gradients in one kernel; false, and nothing done, where there is none for these shapes.
 bool swiglu_gradients(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* gate_up, int64_t ldg, const void* dy, int64_t lddy, int64_t S,
                       const int32_t* cu, const NarrowSide& y, const NarrowSide& gate, const NarrowSide& up, float beta, int64_t out_stride);
+// The same of ml_relu_gradients.
+bool relu_gradients(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* y, int64_t ldy, const void* dy, int64_t lddy, int64_t S,
+                    const int32_t* cu, const NarrowSide& behind, const NarrowSide& before, float beta, int64_t out_stride);
 // chunk_rows rows at a time; work holds their logits, f32 [chunk_rows, V].
 void head_cross_entropy(Call& call, ml_ctx& ctx, int64_t R, int64_t d, int64_t V, const void* x, const void* W, int32_t wdtype, int64_t ldw,
                         const int32_t* labels, const void* seeds, void* losses, int32_t* argmax, void* dx, void* work, int64_t chunk_rows);

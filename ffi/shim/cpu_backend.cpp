@@ -166,8 +166,8 @@ void gemm(Call&, ml_ctx& ctx, int64_t M, int64_t N, int64_t K, float alpha, Oper
   ctx.kernels->gemm(ctx.pool, M, N, K, alpha, a, b, beta, out_(c), ldc);
 }
 
-void embedding_forward(Call&, ml_ctx& ctx, int64_t T, int64_t d, int64_t, const void* table, int32_t wdtype, const int32_t* ids, void* out, int64_t ldo) {
-  ctx.kernels->embedding_forward(ctx.pool, T, d, table, wdtype, ids, out_(out), ldo);
+void embedding_forward(Call&, ml_ctx& ctx, int64_t T, int64_t d, int64_t, const void* table, int32_t wdtype, const int32_t* ids, const void* places, const int32_t* positions, void* out, int64_t ldo) {
+  ctx.kernels->embedding_forward(ctx.pool, T, d, table, wdtype, ids, places, positions, out_(out), ldo);
 }
 
 void gather_rows(Call&, ml_ctx& ctx, int64_t R, int64_t d, const void* x, int64_t ldx, const int32_t* rows, void* out, int64_t ldo) {
@@ -188,6 +188,14 @@ void rmsnorm_backward(Call&, ml_ctx& ctx, int64_t T, int64_t d, const void* x, c
   ctx.kernels->rmsnorm_backward(ctx.pool, T, d, in(x), in(weight), in(rstd), in(dy), lddy, out_(dx), lddx);
 }
 
+void layernorm_forward(Call&, ml_ctx& ctx, int64_t T, int64_t d, float eps, const void* x, const void* weight, const void* bias, void* y, int64_t ldy, void* stats) {
+  ctx.kernels->layernorm_forward(ctx.pool, T, d, eps, in(x), in(weight), in(bias), out_(y), ldy, out_(stats));
+}
+
+void layernorm_backward(Call&, ml_ctx& ctx, int64_t T, int64_t d, const void* x, const void* weight, const void* bias, const void* stats, const void* dy, int64_t lddy, void* dx, int64_t lddx, void* y, int64_t ldy) {
+  ctx.kernels->layernorm_backward(ctx.pool, T, d, in(x), in(weight), in(bias), in(stats), in(dy), lddy, out_(dx), lddx, out_(y), ldy);
+}
+
 void lora_refresh(Call&, ml_ctx& ctx, int64_t d_in, int32_t G, const Group* groups, const float* scales, const void* theta, void* W, int32_t wdtype, int64_t ldw, void* a_cast, int64_t lda) {
   ctx.kernels->lora_refresh(ctx.pool, d_in, G, groups, scales, in(theta), W, wdtype, ldw);
   if (!a_cast || a_cast == theta) return;
@@ -196,8 +204,8 @@ void lora_refresh(Call&, ml_ctx& ctx, int64_t d_in, int32_t G, const Group* grou
   for (int64_t i = 0; i < Q; i++) memcpy(out_(a_cast) + i * lda, in(theta) + i * d_in, (size_t)d_in * 4);
 }
 
-void linear_forward(Call&, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, void* xh, int64_t ldx, const void* A, int64_t lda, const void* W, int32_t wdtype, int64_t ldw, const void* bias, const void* add, int64_t ldadd, void* y, int64_t ldy) {
-  ctx.kernels->linear_forward(ctx.pool, T, d_in, G, groups, out_(xh), ldx, in(A), lda, W, wdtype, ldw, in(bias), in(add), ldadd, out_(y), ldy);
+void linear_forward(Call&, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, void* xh, int64_t ldx, const void* A, int64_t lda, const void* W, int32_t wdtype, int64_t ldw, const void* bias, bool relu, const void* add, int64_t ldadd, void* y, int64_t ldy) {
+  ctx.kernels->linear_forward(ctx.pool, T, d_in, G, groups, out_(xh), ldx, in(A), lda, W, wdtype, ldw, in(bias), relu, in(add), ldadd, out_(y), ldy);
 }
 
 void linear_backward(Call&, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, const void* dy, int64_t lddy, const void* A, int64_t lda, const void* W, int32_t wdtype, int64_t ldw, bool need_dx, void* gxh, int64_t ldg) {
@@ -253,7 +261,15 @@ void swiglu_backward(Call&, ml_ctx& ctx, int64_t T, int64_t f, const void* gate_
   ctx.kernels->swiglu_backward(ctx.pool, T, f, in(gate_up), ldg, in(dy), lddy, out_(dgate_up), out_(y));
 }
 
+void relu_backward(Call&, ml_ctx& ctx, int64_t T, int64_t f, void* y, int64_t ldy, const void* dy, int64_t lddy) {
+  ctx.kernels->relu_backward(ctx.pool, T, f, out_(y), ldy, in(dy), lddy);
+}
+
 bool swiglu_gradients(Call&, ml_ctx&, int64_t, int64_t, void*, int64_t, const void*, int64_t, int64_t, const int32_t*, const NarrowSide&, const NarrowSide&, const NarrowSide&, float, int64_t) {
+  return false;
+}
+
+bool relu_gradients(Call&, ml_ctx&, int64_t, int64_t, void*, int64_t, const void*, int64_t, int64_t, const int32_t*, const NarrowSide&, const NarrowSide&, float, int64_t) {
   return false;
 }
 

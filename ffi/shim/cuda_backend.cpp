@@ -39,9 +39,10 @@ void gemm(Call& call, ml_ctx& ctx, int64_t M, int64_t N, int64_t K, float alpha,
   product(call, ctx, M, N, K, alpha, a.data, a.ld, a.trans, b.data, b.ld, b.trans, beta, c, c_dtype, ldc);
 }
 
-void embedding_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, int64_t V, const void* table, int32_t, const int32_t* ids, void* out,
-                       int64_t ldo) {
-  if (enter(call, ctx)) launched(call, ctx, cuda::embedding_forward(ctx.on, T, d, V, in(table), ids, out_(out), ldo, ctx.fault));
+void embedding_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, int64_t V, const void* table, int32_t, const int32_t* ids,
+                       const void* places, const int32_t* positions, void* out, int64_t ldo) {
+  if (!enter(call, ctx)) return;
+  launched(call, ctx, cuda::embedding_forward(ctx.on, T, d, V, in(table), ids, in(places), positions, out_(out), ldo, ctx.fault));
 }
 
 void gather_rows(Call& call, ml_ctx& ctx, int64_t R, int64_t d, const void* x, int64_t ldx, const int32_t* rows, void* out, int64_t ldo) {
@@ -64,6 +65,19 @@ void rmsnorm_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, const void*
   launched(call, ctx, cuda::rmsnorm_backward(ctx.on, T, d, in(x), f32(weight), f32(rstd), in(dy), lddy, out_(dx), lddx));
 }
 
+void layernorm_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, float eps, const void* x, const void* weight, const void* bias, void* y,
+                       int64_t ldy, void* stats) {
+  if (!enter(call, ctx)) return;
+  launched(call, ctx, cuda::layernorm_forward(ctx.on, T, d, eps, in(x), f32(weight), f32(bias), out_(y), ldy, f32_out(stats)));
+}
+
+void layernorm_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, const void* x, const void* weight, const void* bias, const void* stats,
+                        const void* dy, int64_t lddy, void* dx, int64_t lddx, void* y, int64_t ldy) {
+  if (!enter(call, ctx)) return;
+  launched(call, ctx,
+           cuda::layernorm_backward(ctx.on, T, d, in(x), f32(weight), f32(bias), f32(stats), in(dy), lddy, out_(dx), lddx, out_(y), ldy));
+}
+
 void lora_refresh(Call& call, ml_ctx& ctx, int64_t d_in, int32_t G, const Group* groups, const float* scales, const void* theta, void* W,
                   int32_t, int64_t ldw, void* a_cast, int64_t lda) {
   if (enter(call, ctx)) launched(call, ctx, cuda::lora_refresh(ctx.on, d_in, G, groups, scales, f32(theta), out_(W), ldw, out_(a_cast), lda));
@@ -71,10 +85,10 @@ void lora_refresh(Call& call, ml_ctx& ctx, int64_t d_in, int32_t G, const Group*
 
 // h = x A^T behind x, then one product over K = d_in + Q gives y = x W^T + s h B^T: the adapters are inside it (design, section 4).
 void linear_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, void* xh, int64_t ldx, const void* A,
-                    int64_t lda, const void* W, int32_t, int64_t ldw, const void* bias, const void* add, int64_t ldadd, void* y, int64_t ldy) {
+                    int64_t lda, const void* W, int32_t, int64_t ldw, const void* bias, bool relu, const void* add, int64_t ldadd, void* y, int64_t ldy) {
   const int64_t Q = rank_of(G, groups), N = outputs_of(G, groups);
   if (Q > 0) product(call, ctx, T, Q, d_in, 1, xh, ldx, false, A, lda, true, 0, out_(xh) + d_in, ML_BF16, ldx);
-  product(call, ctx, {T, N, d_in + Q, xh, ldx, false, W, ldw, true, 1, 0, y, ML_BF16, ldy, add, ldadd, bias});
+  product(call, ctx, {T, N, d_in + Q, xh, ldx, false, W, ldw, true, 1, 0, y, ML_BF16, ldy, add, ldadd, bias, relu});
 }
 
 // g_h = s dY B. With A below W and room for g_h behind dY, dx = [dY | g_h] [W; A] is one product over K = N + Q: four products of a
@@ -139,11 +153,22 @@ void swiglu_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, const void* 
   if (enter(call, ctx)) launched(call, ctx, cuda::swiglu_backward(ctx.on, T, f, in(gate_up), ldg, in(dy), lddy, out_(dgate_up), out_(y)));
 }
 
+void relu_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* y, int64_t ldy, const void* dy, int64_t lddy) {
+  if (enter(call, ctx)) launched(call, ctx, cuda::relu_backward(ctx.on, T, f, out_(y), ldy, in(dy), lddy));
+}
+
 bool swiglu_gradients(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* gate_up, int64_t ldg, const void* dy, int64_t lddy, int64_t S,
                       const int32_t* cu, const NarrowSide& y, const NarrowSide& gate, const NarrowSide& up, float beta, int64_t out_stride) {
   if (!cuda::swiglu_gradients_fits(f, in(gate_up), ldg, in(dy), lddy, y, gate, up)) return false;
   if (enter(call, ctx))
     launched(call, ctx, cuda::swiglu_gradients(ctx.on, T, f, out_(gate_up), ldg, in(dy), lddy, S, cu, y, gate, up, beta, out_stride));
+  return true;
+}
+
+bool relu_gradients(Call& call, ml_ctx& ctx, int64_t T, int64_t f, void* y, int64_t ldy, const void* dy, int64_t lddy, int64_t S,
+                    const int32_t* cu, const NarrowSide& behind, const NarrowSide& before, float beta, int64_t out_stride) {
+  if (!cuda::relu_gradients_fits(f, in(y), ldy, in(dy), lddy, behind, before)) return false;
+  if (enter(call, ctx)) launched(call, ctx, cuda::relu_gradients(ctx.on, T, f, out_(y), ldy, in(dy), lddy, S, cu, behind, before, beta, out_stride));
   return true;
 }
 

@@ -15,7 +15,7 @@ namespace metalora {
 namespace {
 
 constexpr int R_32F = 0, R_16BF = 14, COMPUTE_32F = 68, OP_N = 0, OP_T = 1;  // cudaDataType, cublasComputeType_t, cublasOperation_t
-constexpr int DESC_TRANSA = 3, DESC_TRANSB = 4, DESC_EPILOGUE = 7, DESC_BIAS = 8, EPILOGUE_BIAS = 4, PREFERENCE_WORKSPACE = 1, PREFERENCE_REDUCTION = 3, PREFERENCE_ALIGNMENT = 5;
+constexpr int DESC_TRANSA = 3, DESC_TRANSB = 4, DESC_EPILOGUE = 7, DESC_BIAS = 8, EPILOGUE_RELU = 2, EPILOGUE_BIAS = 4, PREFERENCE_WORKSPACE = 1, PREFERENCE_REDUCTION = 3, PREFERENCE_ALIGNMENT = 5;
 constexpr uint32_t SUMS_IN_COMPUTE_TYPE = 2, SUMS_IN_OUTPUT_TYPE = 4;
 
 constexpr int PROPOSALS = 16, REPEATS = 4;
@@ -32,14 +32,17 @@ constexpr unsigned long long SCANTY_MIB = 128;  // less may be too little for a 
 // What the choice of an algorithm depends on.
 struct Shape {
   int64_t M, N, K, lda, ldb, ldc, ld_add;
-  int32_t flags;      // trans_a, trans_b, c_dtype, whether there is a bias
+  int32_t flags;      // trans_a, trans_b, epilogue, c_dtype
   int32_t alignment;  // of all matrices, in bytes, at most 256
   bool operator==(const Shape& other) const { return memcmp(this, &other, sizeof other) == 0; }
 };
 
+// What is done to the sums on their way to memory.
+uint32_t epilogue_of(const Product& p) { return (p.bias ? EPILOGUE_BIAS : 0) | (p.relu ? EPILOGUE_RELU : 0); }
+
 Shape shape_of(const Product& p) {
   const uintptr_t all = (uintptr_t)p.a | (uintptr_t)p.b | (uintptr_t)p.c | (uintptr_t)p.add | 256;
-  const int32_t flags = (int32_t)p.trans_a | (int32_t)p.trans_b << 1 | (int32_t)(p.bias != nullptr) << 2 | p.c_dtype << 3;
+  const int32_t flags = (int32_t)p.trans_a | (int32_t)p.trans_b << 1 | (int32_t)epilogue_of(p) << 2 | p.c_dtype << 5;
   return {p.M, p.N, p.K, p.lda, p.ldb, p.ldc, p.add ? p.ld_add : 0, flags, (int32_t)(all & -all)};
 }
 
@@ -99,8 +102,8 @@ void destroy(const CublasLt& lt, Plan& plan) {
   if (plan.operation) lt.destroy_operation(plan.operation);
 }
 
-// Whether something is added that cublasLt alone can add.
-bool adds(const Product& p) { return p.add || p.bias; }
+// Whether more is asked than cuBLAS itself can do.
+bool beyond(const Product& p) { return p.add || p.bias || p.relu; }
 
 // Descriptors of a product. cuBLAS thinks in columns: it computes c^T = op(b)^T op(a)^T, so our b is its first operand.
 bool describe(const CublasLt& lt, const Product& p, Plan& plan) {
@@ -108,12 +111,12 @@ bool describe(const CublasLt& lt, const Product& p, Plan& plan) {
   plan.own = true;
   plan.shape = shape_of(p);
   const int first = p.trans_b ? OP_T : OP_N, second = p.trans_a ? OP_T : OP_N, c_type = p.c_dtype == ML_F32 ? R_32F : R_16BF;
-  const uint32_t epilogue = EPILOGUE_BIAS;
+  const uint32_t epilogue = epilogue_of(p);
   return lt.create_operation(&plan.operation, COMPUTE_32F, R_32F) == 0 &&
          lt.set_operation(plan.operation, DESC_TRANSA, &first, sizeof first) == 0 &&
          lt.set_operation(plan.operation, DESC_TRANSB, &second, sizeof second) == 0 &&
-         (!p.bias || (lt.set_operation(plan.operation, DESC_EPILOGUE, &epilogue, sizeof epilogue) == 0 &&
-                      lt.set_operation(plan.operation, DESC_BIAS, &p.bias, sizeof p.bias) == 0)) &&
+         (epilogue == 0 || lt.set_operation(plan.operation, DESC_EPILOGUE, &epilogue, sizeof epilogue) == 0) &&
+         (!p.bias || lt.set_operation(plan.operation, DESC_BIAS, &p.bias, sizeof p.bias) == 0) &&
          lt.create_layout(&plan.a, R_16BF, (uint64_t)(p.trans_b ? p.K : p.N), (uint64_t)(p.trans_b ? p.N : p.K), p.ldb) == 0 &&
          lt.create_layout(&plan.b, R_16BF, (uint64_t)(p.trans_a ? p.M : p.K), (uint64_t)(p.trans_a ? p.K : p.M), p.lda) == 0 &&
          lt.create_layout(&plan.c, c_type, (uint64_t)p.N, (uint64_t)p.M, p.add ? p.ld_add : p.ldc) == 0 &&
@@ -176,7 +179,7 @@ float shortest(ml_ctx& ctx, cudaEvent_t from, cudaEvent_t to, const Run& run) {
 }
 
 // The standard whose bits every algorithm must give.
-int run_standard(ml_ctx& ctx, const Product& p, const Plan& plan) { return adds(p) ? run(ctx, p, plan, plan.first) : run_own(ctx, p); }
+int run_standard(ml_ctx& ctx, const Product& p, const Plan& plan) { return beyond(p) ? run(ctx, p, plan, plan.first) : run_own(ctx, p); }
 
 // Tries the proposals on the product at hand; the plan gets the fastest of those that give the bits of the standard. c is left as the
 // last of them made it: the product is still to run.
@@ -219,8 +222,8 @@ void decide(ml_ctx& ctx, Products& known, const Product& p, Plan& plan) {
   for (int64_t i = 0; i < known.choices.count && !choice; i++)
     if (known.choices.items[i].general == general) choice = &known.choices.items[i];
   CublasLt::Proposal proposals[PROPOSALS];
-  const int count = adds(p) || (trying && !choice) ? propose(ctx, plan, proposals) : 0;
-  if (adds(p)) {
+  const int count = beyond(p) || (trying && !choice) ? propose(ctx, plan, proposals) : 0;
+  if (beyond(p)) {
     int i = 0;
     while (i < count && proposals[i].state != 0) i++;
     if (i == count) return;
@@ -259,7 +262,7 @@ void product(Call& call, ml_ctx& ctx, const Product& p) {
   // A narrow result, as LoRA's are, where our own kernel is the faster one.
   const cuda::bf16 *a = (const cuda::bf16*)p.a, *b = (const cuda::bf16*)p.b;
   cuda::bf16* c = (cuda::bf16*)p.c;
-  if (!p.trans_a && p.alpha == 1 && p.beta == 0 && !adds(p) && p.c_dtype == ML_BF16 &&
+  if (!p.trans_a && p.alpha == 1 && p.beta == 0 && !beyond(p) && p.c_dtype == ML_BF16 &&
       cuda::skinny_fits(ctx.on, p.M, p.N, p.K, a, p.lda, b, p.ldb, !p.trans_b, c, p.ldc))
     return launched(call, ctx, cuda::skinny_product(ctx.on, p.M, p.N, p.K, a, p.lda, b, p.ldb, !p.trans_b, c, p.ldc));
   const bool large = p.beta == 0 && p.add != p.c && p.N >= LEAST_WIDTH && p.M * p.N * p.K >= LEAST_WORK;
@@ -267,11 +270,13 @@ void product(Call& call, ml_ctx& ctx, const Product& p) {
   int status;
   if (plan) {
     status = run(ctx, p, *plan, plan->algorithm);
-  } else if (adds(p)) {
-    launched(call, ctx, cuda::add_row(ctx.on, p.M, p.N, (const cuda::bf16*)p.add, p.ld_add, (const cuda::bf16*)p.bias, c, p.ldc));
+  } else if (beyond(p)) {
     Product onto = p;
-    onto.beta = 1;
+    onto.beta = p.add || p.bias ? 1 : p.beta;
+    if (onto.beta != p.beta)
+      launched(call, ctx, cuda::add_row(ctx.on, p.M, p.N, (const cuda::bf16*)p.add, p.ld_add, (const cuda::bf16*)p.bias, c, p.ldc));
     status = run_own(ctx, onto);
+    if (status == 0 && p.relu) launched(call, ctx, cuda::relu_forward(ctx.on, p.M, p.N, c, p.ldc));
   } else {
     status = run_own(ctx, p);
   }

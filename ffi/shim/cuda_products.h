@@ -5,7 +5,8 @@
 namespace metalora {
 
 // c [M, N] = alpha op(a) op(b) + beta c, row-major, bf16 operands, f32 accumulation, c bf16 or f32. With `add` [M, N] or `bias` [N], both
-// bf16 like c, beta is 0 and they are added, too; add may be c itself.
+// bf16 like c, beta is 0 and they are added, too; add may be c itself. `relu`:
+// negative results become 0.
 struct Product {
   int64_t M, N, K;
   const void* a;
@@ -21,6 +22,7 @@ struct Product {
   const void* add = nullptr;
   int64_t ld_add = 0;
   const void* bias = nullptr;
+  bool relu = false;
 };
 
 void product(Call& call, ml_ctx& ctx, const Product& product);

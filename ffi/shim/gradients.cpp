@@ -112,4 +112,39 @@ int32_t ml_swiglu_gradients(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, i
   return call.status();
 }
 
+int32_t ml_relu_gradients(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr y, int32_t ldy, ml_ptr dy, int32_t lddy, int32_t S,
+                          ml_ptr cu_seqlens, int32_t r_y, ml_ptr gh, int32_t ldgh, ml_ptr out_y, int32_t r_x, ml_ptr h, int32_t ldh,
+                          float s, ml_ptr out_x, float beta, int32_t out_stride, int32_t dtype) {
+  Call call(base(ctx), "differentiate the rectifier of [%lld,%lld] and form %lld gradients of its adapters", T, f, S);
+  int64_t rows = 0;
+  call.positive("T", T);
+  call.positive("f", f);
+  call.positive("S", S);
+  call.at_least("r_y", r_y, 0, "a rank");
+  call.at_least("r_x", r_x, 0, "a rank");
+  call.activation_dtype(dtype);
+  if (call.offsets("cu_seqlens", cu_seqlens, S, &rows) && rows > T)
+    call.fail("cu_seqlens ends at row %lld of %lld", (long long)rows, (long long)T);
+  call.matrix("y", y, T, f, ldy, call.activation_size());
+  call.matrix("dy", dy, T, f, lddy, call.activation_size());
+  if (r_y > 0) {
+    call.matrix("gh", gh, T, r_y, ldgh, call.activation_size());
+    call.matrix("out_y", out_y, S, (int64_t)r_y * f, out_stride, 4);
+  }
+  if (r_x > 0) {
+    call.matrix("h", h, T, r_x, ldh, call.activation_size());
+    call.matrix("out_x", out_x, S, (int64_t)r_x * f, out_stride, 4);
+  }
+  if (call.failed()) return call.status();
+  const NarrowSide behind = {r_y, gh, ldgh, out_y, 1}, before = {r_x, h, ldh, out_x, s};
+  if (backend::relu_gradients(call, *ctx, T, f, y, ldy, dy, lddy, S, ints(cu_seqlens), behind, before, beta, out_stride))
+    return call.status();
+  // No kernel does it at once: y is read before dx takes its place.
+  const OuterProduct first = {r_y, f, gh, ldgh, y, ldy, {}, 1, out_y}, second = {f, r_x, y, ldy, h, ldh, {}, s, out_x};
+  if (r_y > 0) backend::segment_outers(call, *ctx, S, ints(cu_seqlens), &first, 1, beta, out_stride);
+  backend::relu_backward(call, *ctx, T, f, y, ldy, dy, lddy);
+  if (r_x > 0) backend::segment_outers(call, *ctx, S, ints(cu_seqlens), &second, 1, beta, out_stride);
+  return call.status();
+}
+
 }  // extern "C"

@@ -37,7 +37,7 @@ struct Kernels {
   const char* name;
   void (*gemm)(Pool&, int64_t M, int64_t N, int64_t K, float alpha, Operand a, Operand b, float beta, float* c, int64_t ldc);
   void (*linear_forward)(Pool&, int64_t T, int64_t d_in, int G, const Group* groups, float* xh, int64_t ldx, const float* A, int64_t lda,
-                         const void* W, int wdtype, int64_t ldw, const float* bias, const float* add, int64_t ldadd, float* y, int64_t ldy);
+                         const void* W, int wdtype, int64_t ldw, const float* bias, bool relu, const float* add, int64_t ldadd, float* y, int64_t ldy);
   void (*linear_backward)(Pool&, int64_t T, int64_t d_in, int G, const Group* groups, const float* dy, int64_t lddy,
                           const float* A, int64_t lda, const void* W, int wdtype, int64_t ldw, bool need_dx, float* gxh, int64_t ldg);
   void (*lora_refresh)(Pool&, int64_t d_in, int G, const Group* groups, const float* scales, const float* theta, void* W,
@@ -46,11 +46,16 @@ struct Kernels {
                         int64_t ldb, const float* row_scale, const float* column_scale, float alpha, float beta, float* out,
                         int64_t out_stride);
   void (*segment_mean)(Pool&, int64_t S, const int32_t* cu, int64_t q, const float* a, int64_t lda, float* out, int64_t ld_out);
-  void (*embedding_forward)(Pool&, int64_t T, int64_t d, const void* table, int wdtype, const int32_t* ids, float* out, int64_t ldo);
+  void (*embedding_forward)(Pool&, int64_t T, int64_t d, const void* table, int wdtype, const int32_t* ids, const void* places,
+                            const int32_t* positions, float* out, int64_t ldo);
   void (*rmsnorm_forward)(Pool&, int64_t T, int64_t d, float eps, const float* x, const float* weight, float* y,
                      int64_t ldy, float* rstd);
   void (*rmsnorm_backward)(Pool&, int64_t T, int64_t d, const float* x, const float* weight, const float* rstd, const float* dy,
                            int64_t lddy, float* dx, int64_t lddx);
+  void (*layernorm_forward)(Pool&, int64_t T, int64_t d, float eps, const float* x, const float* weight, const float* bias, float* y,
+                       int64_t ldy, float* stats);
+  void (*layernorm_backward)(Pool&, int64_t T, int64_t d, const float* x, const float* weight, const float* bias, const float* stats,
+                             const float* dy, int64_t lddy, float* dx, int64_t lddx, float* y, int64_t ldy);
   void (*rope)(Pool&, int64_t T, int64_t heads, int64_t D, float* x, int64_t ldx, const float* cos, const float* sin,
                const int32_t* positions, bool inverse);
   void (*attention_forward)(Pool&, int64_t S, const int32_t* cu, const int32_t* kv_lens, int64_t H, int64_t K, int64_t D,
@@ -62,6 +67,7 @@ struct Kernels {
                              int64_t lddqkv, float* work, const float* cos, const float* sin, const int32_t* positions);
   void (*swiglu_forward)(Pool&, int64_t T, int64_t f, const float* gate_up, int64_t ldg, float* y, int64_t ldy);
   void (*swiglu_backward)(Pool&, int64_t T, int64_t f, const float* gate_up, int64_t ldg, const float* dy, int64_t lddy, float* dgate_up, float* y);
+  void (*relu_backward)(Pool&, int64_t T, int64_t f, float* y, int64_t ldy, const float* dy, int64_t lddy);
   void (*head_cross_entropy)(Pool&, int64_t R, int64_t d, int64_t V, const float* x, const void* W, int wdtype, int64_t ldw,
                              const int32_t* labels, const float* seeds, float* losses, int32_t* argmax, float* dx, float* work,
                              int64_t chunk_rows);

@@ -21,7 +21,7 @@ static const void* offset(const void* data, int dtype, int64_t elements) {
 }
 
 void linear_forward(Pool& pool, int64_t T, int64_t d_in, int G, const Group* groups, float* xh, int64_t ldx, const float* A, int64_t lda,
-                    const void* W, int wdtype, int64_t ldw, const float* bias, const float* add, int64_t ldadd, float* y, int64_t ldy) {
+                    const void* W, int wdtype, int64_t ldw, const float* bias, bool relu, const float* add, int64_t ldadd, float* y, int64_t ldy) {
   const int64_t Q = total_rank(G, groups);
   // h [T, Q] = x A^T: all groups at once, their A lie one below the other
   if (Q > 0) {
@@ -47,6 +47,7 @@ void linear_forward(Pool& pool, int64_t T, int64_t d_in, int G, const Group* gro
     n += d_out;
     q += r;
   }
+  if (relu) relu_forward(pool, T, N, y, ldy);
 }
 
 void linear_backward(Pool& pool, int64_t T, int64_t d_in, int G, const Group* groups, const float* dy, int64_t lddy,

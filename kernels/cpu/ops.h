@@ -14,7 +14,7 @@ void gemm_alone(Pool&, int thread, int64_t M, int64_t N, int64_t K, float alpha,
 
 // linear.cpp
 void linear_forward(Pool&, int64_t T, int64_t d_in, int G, const Group* groups, float* xh, int64_t ldx, const float* A, int64_t lda,
-                    const void* W, int wdtype, int64_t ldw, const float* bias, const float* add, int64_t ldadd, float* y, int64_t ldy);
+                    const void* W, int wdtype, int64_t ldw, const float* bias, bool relu, const float* add, int64_t ldadd, float* y, int64_t ldy);
 void linear_backward(Pool&, int64_t T, int64_t d_in, int G, const Group* groups, const float* dy, int64_t lddy,
                      const float* A, int64_t lda, const void* W, int wdtype, int64_t ldw, bool need_dx, float* gxh, int64_t ldg);
 void lora_refresh(Pool&, int64_t d_in, int G, const Group* groups, const float* scales, const float* theta, void* W,
@@ -26,12 +26,17 @@ void segment_outer(Pool&, int64_t S, const int32_t* cu, int64_t p, int64_t q, co
                    int64_t out_stride);
 void segment_mean(Pool&, int64_t S, const int32_t* cu, int64_t q, const float* a, int64_t lda, float* out, int64_t ld_out);
 
-// embedding.cpp, rmsnorm.cpp, rope.cpp
-void embedding_forward(Pool&, int64_t T, int64_t d, const void* table, int wdtype, const int32_t* ids, float* out, int64_t ldo);
+// embedding.cpp, rmsnorm.cpp, layernorm.cpp, rope.cpp
+void embedding_forward(Pool&, int64_t T, int64_t d, const void* table, int wdtype, const int32_t* ids, const void* places,
+                       const int32_t* positions, float* out, int64_t ldo);
 void rmsnorm_forward(Pool&, int64_t T, int64_t d, float eps, const float* x, const float* weight, float* y,
                      int64_t ldy, float* rstd);
 void rmsnorm_backward(Pool&, int64_t T, int64_t d, const float* x, const float* weight, const float* rstd, const float* dy,
                       int64_t lddy, float* dx, int64_t lddx);
+void layernorm_forward(Pool&, int64_t T, int64_t d, float eps, const float* x, const float* weight, const float* bias, float* y,
+                       int64_t ldy, float* stats);
+void layernorm_backward(Pool&, int64_t T, int64_t d, const float* x, const float* weight, const float* bias, const float* stats,
+                        const float* dy, int64_t lddy, float* dx, int64_t lddx, float* y, int64_t ldy);
 void rope(Pool&, int64_t T, int64_t heads, int64_t D, float* x, int64_t ldx, const float* cos, const float* sin,
           const int32_t* positions, bool inverse);
 
@@ -47,6 +52,10 @@ void attention_backward(Pool&, int64_t S, const int32_t* cu, const int32_t* kv_l
 // swiglu.cpp
 void swiglu_forward(Pool&, int64_t T, int64_t f, const float* gate_up, int64_t ldg, float* y, int64_t ldy);
 void swiglu_backward(Pool&, int64_t T, int64_t f, const float* gate_up, int64_t ldg, const float* dy, int64_t lddy, float* dgate_up, float* y);
+
+// relu.cpp
+void relu_forward(Pool&, int64_t T, int64_t f, float* y, int64_t ldy);
+void relu_backward(Pool&, int64_t T, int64_t f, float* y, int64_t ldy, const float* dy, int64_t lddy);
 
 // cross_entropy.cpp
 void head_cross_entropy(Pool&, int64_t R, int64_t d, int64_t V, const float* x, const void* W, int wdtype, int64_t ldw,

@@ -29,9 +29,9 @@ struct Launch {
   int units;  // multiprocessors
 };
 
-// embedding.cu. ids outside 0 .. V-1 write zeros and set *fault to 1 + the id (any one of them; fault is never NULL).
-cudaError_t embedding_forward(const Launch& on, int64_t T, int64_t d, int64_t V, const bf16* table, const int32_t* ids, bf16* out,
-                              int64_t ldo, int32_t* fault);
+// embedding.cu. ids outside 0 .. V-1 write zeros and set *fault to 1 + the id (any one of them; fault is never NULL). places may be NULL.
+cudaError_t embedding_forward(const Launch& on, int64_t T, int64_t d, int64_t V, const bf16* table, const int32_t* ids, const bf16* places,
+                              const int32_t* positions, bf16* out, int64_t ldo, int32_t* fault);
 // out [R, d] = x[rows]
 cudaError_t gather_rows(const Launch& on, int64_t R, int64_t d, const bf16* x, int64_t ldx, const int32_t* rows, bf16* out, int64_t ldo);
 // out [T, d] = 0, then out[rows] = x. Rows that occur twice must carry the same values.
@@ -44,6 +44,12 @@ cudaError_t rmsnorm_forward(const Launch& on, int64_t T, int64_t d, float eps, c
 cudaError_t rmsnorm_backward(const Launch& on, int64_t T, int64_t d, const bf16* x, const float* weight, const float* rstd,
                              const bf16* dy, int64_t lddy, bf16* dx, int64_t lddx);
 
+// layernorm.cu. stats [T, 2] = mean and 1 / deviation. Backward: dx (and with it dy) or y may be NULL.
+cudaError_t layernorm_forward(const Launch& on, int64_t T, int64_t d, float eps, const bf16* x, const float* weight, const float* bias, bf16* y,
+                              int64_t ldy, float* stats);
+cudaError_t layernorm_backward(const Launch& on, int64_t T, int64_t d, const bf16* x, const float* weight, const float* bias,
+                               const float* stats, const bf16* dy, int64_t lddy, bf16* dx, int64_t lddx, bf16* y, int64_t ldy);
+
 // rope.cu: in place on x [T, heads * D].
 cudaError_t rope(const Launch& on, int64_t T, int64_t heads, int64_t D, bf16* x, int64_t ldx, const float* cos, const float* sin,
                  const int32_t* positions, bool inverse);
@@ -52,6 +58,10 @@ cudaError_t rope(const Launch& on, int64_t T, int64_t heads, int64_t D, bf16* x,
 cudaError_t swiglu_forward(const Launch& on, int64_t T, int64_t f, const bf16* gate_up, int64_t ldg, bf16* y, int64_t ldy);
 cudaError_t swiglu_backward(const Launch& on, int64_t T, int64_t f, const bf16* gate_up, int64_t ldg, const bf16* dy, int64_t lddy,
                             bf16* dgate_up, bf16* y);
+
+// relu.cu: in place on y [T, f].
+cudaError_t relu_forward(const Launch& on, int64_t T, int64_t f, bf16* y, int64_t ldy);
+cudaError_t relu_backward(const Launch& on, int64_t T, int64_t f, bf16* y, int64_t ldy, const bf16* dy, int64_t lddy);
 
 // attention.cu, attention_hopper.cu. Rows of q, k, v are ldqkv apart, of dq, dk, dv lddqkv. T bounds cu_seqlens[S]; rows of
 // out, dq, dk, dv behind cu_seqlens[S] are set to zero (lse there to 0). kv_lens may be NULL; cos NULL: dq and dk are not rotated back.
@@ -75,6 +85,12 @@ bool swiglu_gradients_fits(int64_t f, const bf16* gate_up, int64_t ldg, const bf
 cudaError_t swiglu_gradients(const Launch& on, int64_t T, int64_t f, bf16* gate_up, int64_t ldg, const bf16* dy, int64_t lddy, int64_t S,
                              const int32_t* cu, const NarrowSide& y, const NarrowSide& gate, const NarrowSide& up, float beta,
                              int64_t out_stride);
+
+// Also swiglu_gradients.cu: relu_backward and the adapter gradients beside it, of the layer behind (made of y) and of the one before.
+bool relu_gradients_fits(int64_t f, const bf16* y, int64_t ldy, const bf16* dy, int64_t lddy, const NarrowSide& behind,
+                         const NarrowSide& before);
+cudaError_t relu_gradients(const Launch& on, int64_t T, int64_t f, bf16* y, int64_t ldy, const bf16* dy, int64_t lddy, int64_t S,
+                           const int32_t* cu, const NarrowSide& behind, const NarrowSide& before, float beta, int64_t out_stride);
 
 // segment.cu: a list of at most MOST_OUTERS outer products over the same segments, in one launch.
 constexpr int MOST_OUTERS = 1 + MOST_GROUPS;

@@ -1,8 +1,9 @@
 // swiglu_gradients.cu: the backward pass of y = silu(gate) * up together with the adapter gradients that are made of what it reads and
-// makes: dL/dA of the layer behind it, gh^T y, and dL/dB of the one before it, dgate^T h_gate and dup^T h_up.
+// makes: dL/dA of the layer behind it, gh^T y, and dL/dB of the one before it, dgate^T h_gate and dup^T h_up. And the same of ReLU.
 //
 // One after the other, these move 11 f numbers a row: y is formed once more (3 f), then dgate and dup (5 f), then three products read
 // them again (3 f). Here a block has WT columns of gate, up and dy on the chip, writes dgate and dup, and multiplies what it has: 5 f.
+// Of ReLU it has y and dy and writes dx, 3 f instead of 5 f.
 // As in segment.cu the rows of a segment are shared out over the blocks of a cluster, whose sums meet in a fixed order.
 #include "outer.cuh"
 #include "swiglu.cuh"
@@ -10,11 +11,32 @@
 namespace metalora {
 namespace cuda {
 
-static const int WT = 128, ROWS = 32, PRODUCTS = 3;  // y, gate, up
+static const int WT = 128, ROWS = 32;
 static const int WIDE_PITCH = WT * 2 + 16, WIDE_TILE = ROWS * WIDE_PITCH, COLUMNS_A_WARP = WT / OUTER_WARPS;
 
+// The activations: how many products there are, the first that of y, and the step back, which makes the wide sides of these products
+// out of what lies in memory (x[p] W elements of each).
+struct Swiglu {
+  static const int PRODUCTS = 3;
+  static const bool FORMS_Y = true;
+  // (dy, gate, up) become (y, dgate, dup).
+  static __device__ __forceinline__ void back(float (&x)[3][8]) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) swiglu_backward(x[1][i], x[2][i], x[0][i]);
+  }
+};
+struct Relu {
+  static const int PRODUCTS = 2;
+  static const bool FORMS_Y = false;
+  // (y, dy) become (y, dx).
+  static __device__ __forceinline__ void back(float (&x)[2][8]) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) x[1][i] = x[0][i] <= 0 ? 0 : x[1][i];
+  }
+};
+
 // NR: columns of the narrow sides.
-template <int NR>
+template <int PRODUCTS, int NR>
 struct Sizes {
   static const int NARROW_PITCH = NR * 2 + 16, NARROW_TILE = ROWS * NARROW_PITCH;
   static const int STAGE = PRODUCTS * (WIDE_TILE + NARROW_TILE);
@@ -22,16 +44,17 @@ struct Sizes {
   static const int STAGES = FIT < 3 ? FIT : 3;
   static const int STRAIGHT_PITCH = WT + 8, TURNED_PITCH = NR <= 32 ? NR + 4 : NR;  // lines of the sums, as in segment.cu, if there is room
   static const int STRAIGHT = NR * STRAIGHT_PITCH, TURNED = WT * TURNED_PITCH;  // floats
-  static const int SUMS = 4 * (STRAIGHT + 2 * TURNED);
+  static const int SUMS = 4 * (STRAIGHT + (PRODUCTS - 1) * TURNED);
   static const int SHARED = STAGES * STAGE > SUMS ? STAGES * STAGE : SUMS;
   static_assert(STAGES >= 2 && SHARED <= 99 * 1024, "");
 };
 
+template <int PRODUCTS>
 struct Gradients {
   const int32_t* cu;
-  bf16* gate_up;
-  const bf16* dy;
-  int64_t f, ldg, lddy;
+  const bf16* wide[PRODUCTS];  // what the step back reads
+  bf16* made[PRODUCTS];        // where it writes; nowhere, of the first
+  int64_t f, ld_wide[PRODUCTS], ld_made;
   const bf16* narrow[PRODUCTS];
   int64_t ld_narrow[PRODUCTS], out_stride;
   int r[PRODUCTS];
@@ -42,9 +65,10 @@ struct Gradients {
   int wide_tiles, split;
 };
 
-template <int NR>
-static __global__ void __launch_bounds__(OUTER_THREADS, NR <= 32 ? 2 : 1) gradients_kernel(const Gradients o) {
-  using S = Sizes<NR>;
+template <class Activation, int NR>
+static __global__ void __launch_bounds__(OUTER_THREADS, NR <= 32 ? 2 : 1) gradients_kernel(const Gradients<Activation::PRODUCTS> o) {
+  const int PRODUCTS = Activation::PRODUCTS;
+  using S = Sizes<PRODUCTS, NR>;
   extern __shared__ __align__(16) char memory[];
   unsigned block = blockIdx.x;
   const int rank = (int)(block % o.split);
@@ -53,17 +77,15 @@ static __global__ void __launch_bounds__(OUTER_THREADS, NR <= 32 ? 2 : 1) gradie
   const int begin = o.cu[segment], rows = o.cu[segment + 1] - begin, stages = (rows + ROWS - 1) / ROWS;
   const int first = (int)((unsigned)stages * rank / o.split), last = (int)((unsigned)stages * (rank + 1) / o.split);
   const int width = (int)min(o.f - at, (int64_t)WT);
-  bf16* gate = o.gate_up + begin * o.ldg + at;
-  bf16* up = gate + o.f;
-  const bf16* dy = o.dy + begin * o.lddy + at;
+  const auto made = [&](int p, int64_t t) { return o.made[p] + (begin + t) * o.ld_made + at; };
 
-  // A stage: dy (which becomes y), gate, up, then their narrow sides.
+  // A stage: the wide sides (what they are made of, first), then their narrow sides.
   const auto load_stage = [&](int stage) {
     char* to = memory + (stage - first) % S::STAGES * S::STAGE;
     const int row = stage * ROWS, left = rows - row;
-    load_tile<WT, ROWS, WIDE_PITCH, true>(to, dy + row * o.lddy, o.lddy, left, width);
-    load_tile<WT, ROWS, WIDE_PITCH, true>(to + WIDE_TILE, gate + row * o.ldg, o.ldg, left, width);
-    load_tile<WT, ROWS, WIDE_PITCH, true>(to + 2 * WIDE_TILE, up + row * o.ldg, o.ldg, left, width);
+#pragma unroll
+    for (int p = 0; p < PRODUCTS; p++)
+      load_tile<WT, ROWS, WIDE_PITCH, true>(to + p * WIDE_TILE, o.wide[p] + (begin + row) * o.ld_wide[p] + at, o.ld_wide[p], left, width);
 #pragma unroll
     for (int p = 0; p < PRODUCTS; p++)
       load_tile<NR, ROWS, S::NARROW_PITCH, true>(to + PRODUCTS * WIDE_TILE + p * S::NARROW_TILE,
@@ -88,20 +110,16 @@ static __global__ void __launch_bounds__(OUTER_THREADS, NR <= 32 ? 2 : 1) gradie
     for (int chunk = threadIdx.x; chunk < ROWS * CHUNKS; chunk += OUTER_THREADS) {
       const int row = chunk / CHUNKS, column = chunk % CHUNKS * 8;
       char* place = here + row * WIDE_PITCH + column * 2;
-      float y[8], g[8], u[8];
-      load<8>(reinterpret_cast<const bf16*>(place), y);
-      load<8>(reinterpret_cast<const bf16*>(place + WIDE_TILE), g);
-      load<8>(reinterpret_cast<const bf16*>(place + 2 * WIDE_TILE), u);
+      float x[PRODUCTS][8];
 #pragma unroll
-      for (int i = 0; i < 8; i++) swiglu_backward(g[i], u[i], y[i]);
-      const Bits<8> dgate = pack(g), dup = pack(u);
-      store<8>(reinterpret_cast<bf16*>(place), y);
-      store_bits<8>(reinterpret_cast<bf16*>(place + WIDE_TILE), dgate);
-      store_bits<8>(reinterpret_cast<bf16*>(place + 2 * WIDE_TILE), dup);
+      for (int p = 0; p < PRODUCTS; p++) load<8>(reinterpret_cast<const bf16*>(place + p * WIDE_TILE), x[p]);
+      Activation::back(x);
       const int64_t t = stage * ROWS + row;
-      if (t < rows && column < width) {
-        store_bits<8>(gate + t * o.ldg + column, dgate);
-        store_bits<8>(up + t * o.ldg + column, dup);
+#pragma unroll
+      for (int p = Activation::FORMS_Y ? 0 : 1; p < PRODUCTS; p++) {
+        const Bits<8> bits = pack(x[p]);
+        store_bits<8>(reinterpret_cast<bf16*>(place + p * WIDE_TILE), bits);
+        if (p > 0 && t < rows && column < width) store_bits<8>(made(p, t) + column, bits);
       }
     }
     __syncthreads();  // this stage is whole, and everybody has left the one that is loaded next
@@ -129,15 +147,14 @@ static __global__ void __launch_bounds__(OUTER_THREADS, NR <= 32 ? 2 : 1) gradie
   if (segment == o.S - 1 && rank == o.split - 1) {
     const int CHUNKS = WT / 8, column = threadIdx.x % CHUNKS * 8;
     if (column < width)
-      for (int64_t t = rows + threadIdx.x / CHUNKS; begin + t < o.T; t += OUTER_THREADS / CHUNKS) {
-        store_bits<8>(gate + t * o.ldg + column, Bits<8>{make_uint4(0, 0, 0, 0)});
-        store_bits<8>(up + t * o.ldg + column, Bits<8>{make_uint4(0, 0, 0, 0)});
-      }
+      for (int64_t t = rows + threadIdx.x / CHUNKS; begin + t < o.T; t += OUTER_THREADS / CHUNKS)
+#pragma unroll
+        for (int p = 1; p < PRODUCTS; p++) store_bits<8>(made(p, t) + column, Bits<8>{make_uint4(0, 0, 0, 0)});
   }
   asm volatile("cp.async.wait_group 0;" ::: "memory");
   __syncthreads();
 
-  // Sums: of y in lines of the wide side, of gate and up in lines of the narrow one, as they lie in memory.
+  // Sums: of y in lines of the wide side, of the others in lines of the narrow one, as they lie in memory.
   float* sums = reinterpret_cast<float*>(memory);
 #pragma unroll
   for (int p = 0; p < PRODUCTS; p++)
@@ -168,8 +185,8 @@ static __global__ void __launch_bounds__(OUTER_THREADS, NR <= 32 ? 2 : 1) gradie
   sums_were_read(o.split);
 }
 
-template <int NR>
-static cudaError_t launch(const Launch& on, int64_t S, Gradients o) {
+template <class Activation, int NR>
+static cudaError_t launch_with(const Launch& on, int64_t S, Gradients<Activation::PRODUCTS> o) {
   o.wide_tiles = (int)ceil_div(o.f, WT);
   const int64_t tiles = S * o.wide_tiles, places = (int64_t)on.units * (NR <= 32 ? 2 : 1);
   // Until every place for a block is taken: at f = 11008, 8,192 rows of one segment take 456 us in 2 x 86 blocks, 370 in 4 x 86, 384
@@ -177,16 +194,32 @@ static cudaError_t launch(const Launch& on, int64_t S, Gradients o) {
   o.split = 1;
   if (has_clusters(on))
     while (o.split < MOST_SPLIT && tiles * o.split < places) o.split *= 2;
-  return launch_clusters(on, gradients_kernel<NR>, tiles * o.split, OUTER_THREADS, Sizes<NR>::SHARED, o.split, o);
+  const int shared = Sizes<Activation::PRODUCTS, NR>::SHARED;
+  return launch_clusters(on, gradients_kernel<Activation, NR>, tiles * o.split, OUTER_THREADS, shared, o.split, o);
+}
+
+// o has everything but what `sides` tell: the narrow side of every product.
+template <class Activation>
+static cudaError_t launch(const Launch& on, int64_t S, Gradients<Activation::PRODUCTS> o, const NarrowSide* const (&sides)[Activation::PRODUCTS]) {
+  int64_t most = 0;
+  for (int p = 0; p < Activation::PRODUCTS; p++) {
+    const NarrowSide& side = *sides[p];
+    // Nothing is read of a side without columns; its address must be one all the same.
+    o.narrow[p] = side.r > 0 ? (const bf16*)side.rows : o.wide[0];
+    o.ld_narrow[p] = side.r > 0 ? side.ld : o.ld_wide[0];
+    o.r[p] = (int)side.r, o.scale[p] = side.scale, o.out[p] = (float*)side.out;
+    o.vectors[p] = aligned16(side.out, o.out_stride, 4) && (p == 0 ? o.f : side.r) % 4 == 0;
+    if (side.r > most) most = side.r;
+  }
+  return most <= 32 ? launch_with<Activation, 32>(on, S, o) : launch_with<Activation, 64>(on, S, o);
 }
 
 static const int64_t MOST_RANK = 64;
 
+static bool fits(const NarrowSide& side) { return side.r == 0 || (side.r <= MOST_RANK && aligned16((const bf16*)side.rows, side.ld)); }
+
 bool swiglu_gradients_fits(int64_t f, const bf16* gate_up, int64_t ldg, const bf16* dy, int64_t lddy, const NarrowSide& y,
                            const NarrowSide& gate, const NarrowSide& up) {
-  const auto fits = [](const NarrowSide& side) {
-    return side.r == 0 || (side.r <= MOST_RANK && aligned16((const bf16*)side.rows, side.ld));
-  };
   return f % 8 == 0 && aligned16(gate_up, ldg) && aligned16(dy, lddy) && y.r + gate.r + up.r > 0 && fits(y) && fits(gate) && fits(up);
 }
 
@@ -194,23 +227,32 @@ cudaError_t swiglu_gradients(const Launch& on, int64_t T, int64_t f, bf16* gate_
                              const int32_t* cu, const NarrowSide& y, const NarrowSide& gate, const NarrowSide& up, float beta,
                              int64_t out_stride) {
   if (T == 0 || S == 0 || f == 0) return cudaSuccess;
-  Gradients o = {};
+  Gradients<3> o = {};
   o.cu = cu;
-  o.gate_up = gate_up, o.dy = dy;
+  o.wide[0] = dy, o.wide[1] = gate_up, o.wide[2] = gate_up + f;
+  o.ld_wide[0] = lddy, o.ld_wide[1] = o.ld_wide[2] = ldg;
+  o.made[1] = gate_up, o.made[2] = gate_up + f, o.ld_made = ldg;
   o.T = T, o.S = S;
-  o.f = f, o.ldg = ldg, o.lddy = lddy, o.out_stride = out_stride, o.beta = beta;
-  int64_t most = 0;
-  const NarrowSide* sides[PRODUCTS] = {&y, &gate, &up};
-  for (int p = 0; p < PRODUCTS; p++) {
-    const NarrowSide& side = *sides[p];
-    // Nothing is read of a side without columns; its address must be one all the same.
-    o.narrow[p] = side.r > 0 ? (const bf16*)side.rows : dy;
-    o.ld_narrow[p] = side.r > 0 ? side.ld : lddy;
-    o.r[p] = (int)side.r, o.scale[p] = side.scale, o.out[p] = (float*)side.out;
-    o.vectors[p] = aligned16(side.out, out_stride, 4) && (p == 0 ? f : side.r) % 4 == 0;
-    if (side.r > most) most = side.r;
-  }
-  return most <= 32 ? launch<32>(on, S, o) : launch<64>(on, S, o);
+  o.f = f, o.out_stride = out_stride, o.beta = beta;
+  return launch<Swiglu>(on, S, o, {&y, &gate, &up});
+}
+
+bool relu_gradients_fits(int64_t f, const bf16* y, int64_t ldy, const bf16* dy, int64_t lddy, const NarrowSide& behind,
+                         const NarrowSide& before) {
+  return f % 8 == 0 && aligned16(y, ldy) && aligned16(dy, lddy) && behind.r + before.r > 0 && fits(behind) && fits(before);
+}
+
+cudaError_t relu_gradients(const Launch& on, int64_t T, int64_t f, bf16* y, int64_t ldy, const bf16* dy, int64_t lddy, int64_t S,
+                           const int32_t* cu, const NarrowSide& behind, const NarrowSide& before, float beta, int64_t out_stride) {
+  if (T == 0 || S == 0 || f == 0) return cudaSuccess;
+  Gradients<2> o = {};
+  o.cu = cu;
+  o.wide[0] = y, o.wide[1] = dy;
+  o.ld_wide[0] = ldy, o.ld_wide[1] = lddy;
+  o.made[1] = y, o.ld_made = ldy;
+  o.T = T, o.S = S;
+  o.f = f, o.out_stride = out_stride, o.beta = beta;
+  return launch<Relu>(on, S, o, {&behind, &before});
 }
 
 }  // namespace cuda

@@ -3,11 +3,12 @@
  * that trades time for memory (design §4).
  *
  *   none   nothing is computed again
- *   mlp    gate and up are: one product
+ *   mlp    gate and up are (in OPT, the output of ReLU): one product
  *   block  only the residual stream entering the block is kept; the rest is computed again
  *
  * Outputs of norms and of silu(gate)·up are kept on no rung: the backward pass needs them for adapter gradients alone, which read
- * them out of what they were made of (`ml_linear_gradients` with a norm's factors, `ml_swiglu_gradients`).
+ * them out of what they were made of (`ml_linear_gradients` with the factors of RMSNorm, `ml_swiglu_gradients`), or out of what the
+ * norm's backward pass forms on its way (`ml_layernorm_backward`).
  *
  * Buffers of what is computed again are shared by all layers. Computed again means the same kernels on the same inputs, so that
  * every rung gives the same bits.
@@ -44,13 +45,13 @@ export function rungOf({ rung, layers }: Recompute, l: number, L: number): Rung 
 export interface LayerActivations {
   readonly rung: Rung;
   readonly x: Tensor; // [T,d] residual stream entering the block
-  readonly rstd1: Tensor; // [T]
-  readonly qkv: Tensor; // [T,(H+2K)D] after RoPE
+  readonly stats1: Tensor; // [T,1 or 2] what the norm before q, k, v keeps of a row
+  readonly qkv: Tensor; // [T,(H+2K)D] after RoPE, where there is one
   readonly attention: Tensor; // [T,HD+r] attention output, then h of o
   readonly lse: Tensor; // [T,H]
   readonly mid: Tensor; // [T,d] residual stream between attention and MLP
-  readonly rstd2: Tensor; // [T]
-  readonly gateUp: Tensor; // [T,2f]
+  readonly stats2: Tensor; // [T,1 or 2] what the norm before the MLP keeps of a row
+  readonly gateUp: Tensor; // [T,2f]; in OPT [T,f+r] output of ReLU, then h of down
   /** h [T,r] of the linear layers whose input is not kept; null without an adapter, or without a backward pass. */
   readonly h: { readonly qkv: Tensor | null; readonly gateUp: Tensor | null; readonly down: Tensor | null };
   /** Where the layer's own buffers lie in the arena: bytes `from` .. `to`. */
@@ -66,6 +67,10 @@ export interface ActivationShape {
   readonly H: number;
   readonly K: number;
   readonly D: number;
+  /** Numbers that a norm keeps of a row. */
+  readonly stats: number;
+  /** Whether the MLP has a gate beside up. */
+  readonly gated: boolean;
   readonly dtype: "f32" | "bf16";
 }
 
@@ -83,7 +88,7 @@ type BufferName = keyof Buffers;
 const SHARED: Record<Rung, readonly BufferName[]> = {
   none: [],
   mlp: ["gateUp"],
-  block: ["gateUp", "rstd1", "qkv", "attention", "lse", "mid", "rstd2"],
+  block: ["gateUp", "stats1", "qkv", "attention", "lse", "mid", "stats2"],
 };
 
 /** Linear layers whose h a rung shares among layers. */
@@ -93,7 +98,7 @@ const SHARED_H: Record<Rung, readonly (keyof LayerActivations["h"])[]> = { none:
 export function reserveActivations(
   arena: Arena,
   layers: readonly Linears[],
-  { T, d, f, H, K, D, dtype }: ActivationShape,
+  { T, d, f, H, K, D, stats, gated, dtype }: ActivationShape,
   { recompute, keepH }: { recompute: Recompute; keepH: boolean },
 ): LayerActivations[] {
   const buffer = (cols: number) => arena.reserve("activations", T, cols, { dtype });
@@ -103,13 +108,17 @@ export function reserveActivations(
   const perRow = (cols = 1) => arena.reserve("activations", T, cols);
   const makers: Record<BufferName, (layer: Linears) => Tensor> = {
     x: () => buffer(d),
-    rstd1: () => perRow(),
+    stats1: () => perRow(stats),
     qkv: () => buffer((H + 2 * K) * D),
     attention: ({ o }) => arena.reserve("activations", T, o.width, { dtype, ld: paddedWidth(o.width, dtype) }),
     lse: () => perRow(H),
     mid: () => buffer(d),
-    rstd2: () => perRow(),
-    gateUp: ({ gateUp }) => arena.reserve("activations", T, 2 * f, { dtype, ld: roomBehind(2 * f, gateUp.rank, dtype) }),
+    stats2: () => perRow(stats),
+    // dL/d(gate, up) takes its place. With ReLU it is the input of down as well, whose h lies behind it until then.
+    gateUp: ({ gateUp, down }) =>
+      gated
+        ? arena.reserve("activations", T, 2 * f, { dtype, ld: roomBehind(2 * f, gateUp.rank, dtype) })
+        : arena.reserve("activations", T, f, { dtype, ld: paddedWidth(f + Math.max(gateUp.rank, down.rank), dtype) }),
   };
   const names = Object.keys(makers) as BufferName[];
   const rungs = layers.map((_, l) => rungOf(recompute, l, layers.length));
@@ -118,7 +127,9 @@ export function reserveActivations(
   const shared: Partial<Record<BufferName, Tensor>> = {};
   for (const name of names) {
     if (rungs.some((rung) => SHARED[rung].includes(name))) {
-      shared[name] = makers[name](widest(({ o, gateUp }) => name === "attention" ? o.rank : gateUp.rank));
+      shared[name] = makers[name](
+        widest(({ o, gateUp, down }) => name === "attention" ? o.rank : gated ? gateUp.rank : Math.max(gateUp.rank, down.rank)),
+      );
     }
   }
   const sharedH: Partial<Record<keyof LayerActivations["h"], Tensor>> = {};

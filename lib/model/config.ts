@@ -11,9 +11,8 @@ import { readRopeScaling, type RopeScaling } from "./rope_config.ts";
 
 export type { RopeScaling } from "./rope_config.ts";
 
-/** Architecture of a Llama-family model. */
-export interface LlamaConfig {
-  readonly family: "llama";
+/** What every family's architecture has. */
+interface DecoderConfig {
   /** `model_type` as it stands in config.json. */
   readonly modelType: string;
   /** Model width. */
@@ -30,11 +29,8 @@ export interface LlamaConfig {
   readonly D: number;
   /** Vocabulary. */
   readonly V: number;
-  /** Added to the mean square in RMSNorm. */
+  /** Added to the mean square in RMSNorm, to the variance in LayerNorm. */
   readonly eps: number;
-  /** Base of the rotary frequencies. */
-  readonly ropeTheta: number;
-  readonly ropeScaling: RopeScaling;
   /** Positions that the model was made for, or that its attention window spans if that is less. */
   readonly maxPositions: number;
   /** The output head is the embedding table. */
@@ -43,7 +39,7 @@ export interface LlamaConfig {
   readonly qkvBias: boolean;
   /** o has a bias. */
   readonly outputBias: boolean;
-  /** gate, up and down have biases. */
+  /** The matrices of the MLP have biases. */
   readonly mlpBias: boolean;
   readonly bosId: number | null;
   /** Every id that ends a text; empty when config.json names none. */
@@ -53,11 +49,28 @@ export interface LlamaConfig {
   readonly dtype: "F32" | "BF16" | "F16" | null;
 }
 
-/** Models that compute what Llama does, but for biases, defaults and a window: the architecture of each `model_type`. */
+/** Architecture of a Llama-family model: RMSNorm, rotary positions, a gated MLP. */
+export interface LlamaConfig extends DecoderConfig {
+  readonly family: "llama";
+  /** Base of the rotary frequencies. */
+  readonly ropeTheta: number;
+  readonly ropeScaling: RopeScaling;
+}
+
+/** Architecture of an OPT model: LayerNorm before each half of a block, learned positions, an MLP with ReLU. */
+export interface OptConfig extends DecoderConfig {
+  readonly family: "opt";
+}
+
+/** Architecture of a model. */
+export type ModelConfig = LlamaConfig | OptConfig;
+
+/** The architecture of each `model_type`. Mistral and Qwen2 compute what Llama does, but for biases, defaults and a window. */
 const ARCHITECTURES: Readonly<Record<string, string>> = {
   llama: "LlamaForCausalLM",
   mistral: "MistralForCausalLM",
   qwen2: "Qwen2ForCausalLM",
+  opt: "OPTForCausalLM",
 };
 const SUPPORTED = `Supported: ${
   Object.entries(ARCHITECTURES).map(([type, name]) => `model_type "${type}" (${name})`).join(", ")
@@ -65,19 +78,19 @@ const SUPPORTED = `Supported: ${
 const DTYPES: Record<string, "F32" | "BF16" | "F16"> = { float32: "F32", bfloat16: "BF16", float16: "F16" };
 
 /**
- * Reads and checks `config.json`. Missing optional values get the defaults of transformers' LlamaConfig, except token ids,
- * which stay absent: the tokenizer knows them better.
+ * Reads and checks `config.json`. Missing optional values get the defaults of transformers' configurations, except token
+ * ids, which stay absent: the tokenizer knows them better.
  *
  * @param dir Folder of the model.
  * @throws {UserError} When the file is missing, the family is not supported, or a value is missing or wrong.
  */
-export function loadModelConfig(dir: string): LlamaConfig {
+export function loadModelConfig(dir: string): ModelConfig {
   const path = join(dir, "config.json");
   return parseModelConfig(path, readJson(path));
 }
 
 /** {@linkcode loadModelConfig} for a parsed config.json; `path` is for messages. */
-export function parseModelConfig(path: string, json: unknown): LlamaConfig {
+export function parseModelConfig(path: string, json: unknown): ModelConfig {
   const fields = Fields.of(path, json);
   const modelType = fields.string("model_type");
   const architecture = ARCHITECTURES[modelType] ?? "";
@@ -89,15 +102,18 @@ export function parseModelConfig(path: string, json: unknown): LlamaConfig {
   if (fields.has("quantization_config")) {
     fields.refuse("quantization_config is set", "Quantised weights cannot be trained here; use the original checkpoint");
   }
-  const activation = fields.string("hidden_act", "silu");
-  if (activation !== "silu") fields.refuse(`hidden_act is ${JSON.stringify(activation)}`, 'Only "silu" is supported');
   if (fields.number("attention_dropout", 0) !== 0) {
     fields.refuse(
       `attention_dropout is ${fields.number("attention_dropout", 0)}`,
       "Dropout inside attention is not supported; set it to 0",
     );
   }
+  return modelType === "opt" ? parseOpt(fields) : parseLlama(fields, modelType);
+}
 
+function parseLlama(fields: Fields, modelType: string): LlamaConfig {
+  const activation = fields.string("hidden_act", "silu");
+  if (activation !== "silu") fields.refuse(`hidden_act is ${JSON.stringify(activation)}`, 'Only "silu" is supported');
   const d = fields.positive("hidden_size");
   const H = fields.positive("num_attention_heads");
   const K = fields.positive("num_key_value_heads", modelType === "mistral" ? 8 : H);
@@ -139,10 +155,71 @@ export function parseModelConfig(path: string, json: unknown): LlamaConfig {
     qkvBias: modelType === "qwen2" || (modelType === "llama" && fields.boolean("attention_bias", { default: false })),
     outputBias: modelType === "llama" && fields.boolean("attention_bias", { default: false }),
     mlpBias: modelType === "llama" && fields.boolean("mlp_bias", { default: false }),
+    ...tokens(fields, V),
+    dtype: readDtype(fields),
+  };
+}
+
+/** Settings of OPT that would make it another model, with the only value that is computed here. opt-350m has three of them. */
+const OPT_ONLY = {
+  do_layer_norm_before: true,
+  _remove_final_layer_norm: false,
+  enable_bias: true,
+  layer_norm_elementwise_affine: true,
+};
+
+/** LayerNorm's eps in OPT, which config.json does not tell: that of torch.nn.LayerNorm. */
+const OPT_EPS = 1e-5;
+
+function parseOpt(fields: Fields): OptConfig {
+  for (const [key, only] of Object.entries(OPT_ONLY)) {
+    const found = fields.boolean(key, { default: only });
+    if (found !== only) fields.refuse(`${key} is ${found}`, `Only ${only} is supported for OPT (opt-350m is not)`);
+  }
+  const activation = fields.string("activation_function", "relu");
+  if (activation !== "relu") {
+    fields.refuse(`activation_function is ${JSON.stringify(activation)}`, 'Only "relu" is supported for OPT');
+  }
+  const d = fields.positive("hidden_size"), H = fields.positive("num_attention_heads"), V = fields.positive("vocab_size");
+  const projected = fields.positive("word_embed_proj_dim", d);
+  if (projected !== d) {
+    fields.refuse(
+      `word_embed_proj_dim is ${projected}, not hidden_size = ${d}`,
+      "Embeddings of another width are not supported for OPT (opt-350m is not)",
+    );
+  }
+  if (d % H !== 0) {
+    fields.refuse(`hidden_size is ${d}, which num_attention_heads = ${H} does not divide`, "Correct config.json");
+  }
+  if (d / H % 2 !== 0) {
+    fields.refuse(`hidden_size is ${d} and num_attention_heads ${H}, which makes heads of an odd size`, "Correct config.json");
+  }
+  return {
+    family: "opt",
+    modelType: "opt",
+    d,
+    f: fields.positive("ffn_dim"),
+    L: fields.positive("num_hidden_layers"),
+    H,
+    K: H,
+    D: d / H,
+    V,
+    eps: OPT_EPS,
+    maxPositions: fields.positive("max_position_embeddings", 2048),
+    tied: fields.boolean("tie_word_embeddings", { default: true }),
+    qkvBias: true,
+    outputBias: true,
+    mlpBias: true,
+    ...tokens(fields, V),
+    dtype: readDtype(fields),
+  };
+}
+
+function tokens(fields: Fields, V: number): Pick<DecoderConfig, "bosId" | "eosIds" | "padId"> {
+  return {
     bosId: tokenIds(fields, "bos_token_id", V)[0] ?? null,
     eosIds: tokenIds(fields, "eos_token_id", V),
     padId: padId(fields, V),
-    dtype: readDtype(fields),
   };
 }
 
@@ -177,7 +254,7 @@ function padId(fields: Fields, V: number): number | null {
 }
 
 /** transformers 5 writes `dtype`, earlier versions `torch_dtype`. */
-function readDtype(fields: Fields): LlamaConfig["dtype"] {
+function readDtype(fields: Fields): ModelConfig["dtype"] {
   const name = fields.has("dtype") ? fields.string("dtype") : fields.string("torch_dtype", "");
   return DTYPES[name.replace(/^torch\./, "")] ?? null;
 }

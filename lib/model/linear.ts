@@ -68,6 +68,8 @@ export class Linear {
   /** [dOut, dIn + rank]: the frozen weight, then s·B. */
   readonly W: Tensor;
   readonly bias: Tensor | null;
+  /** Whether its output goes through ReLU. */
+  readonly relu: boolean;
   readonly #aCast: Tensor | null;
   #theta: Tensor | undefined;
   #A: Tensor | null = null;
@@ -76,13 +78,14 @@ export class Linear {
     readonly kind: ModuleKind,
     readonly dIn: number,
     readonly matrices: readonly MatrixSpec[],
-    { arena, adapterOf, thetaOffset, weightDtype, activationDtype, hasBias }: {
+    { arena, adapterOf, thetaOffset, weightDtype, activationDtype, hasBias, relu = false }: {
       arena: Arena;
       adapterOf: AdapterOf;
       thetaOffset: number;
       weightDtype: "f32" | "bf16";
       activationDtype: "f32" | "bf16";
       hasBias: boolean;
+      relu?: boolean;
     },
   ) {
     const lora = matrices.map((matrix) => adapterOf(matrix.name));
@@ -109,6 +112,7 @@ export class Linear {
     const ld = paddedWidth(this.width, activationDtype);
     const whole = arena.reserve("weights", this.dOut + below, this.width, { dtype: weightDtype, ld });
     this.W = whole.rowRange(0, this.dOut);
+    this.relu = relu;
     this.bias = hasBias ? arena.reserve("weights", 1, this.dOut, { dtype: activationDtype }) : null;
     this.#aCast = below === 0 ? null : new Tensor(arena, whole.byteOffset + this.dOut * ld * 2, below, dIn, weightDtype, ld);
   }
@@ -134,7 +138,8 @@ export class Linear {
 
   /** xh [T, dIn + rank] (x given, h written) → y [T, dOut], with `add` [T, dOut] added to it. */
   forward(dev: Device, T: number, xh: Tensor, y: Tensor, add: Tensor | null = null): void {
-    linearForward(dev, T, { dIn: this.dIn, groups: this.groups, xh, A: this.#A, W: this.W, bias: this.bias, add, y });
+    const { dIn, groups, W, bias, relu } = this;
+    linearForward(dev, T, { dIn, groups, xh, A: this.#A, W, bias, relu, add, y });
   }
 
   /** dy [T, dOut] → gxh [T, dIn + rank] = (dL/dx, dL/dh); without `needDx` only dL/dh. */

@@ -1,11 +1,12 @@
 /**
- * The Llama family: a forward and a backward pass over one packed stream, written out in full.
+ * The Llama family, and OPT: a forward and a backward pass over one packed stream, written out in full.
  *
- *   x = embedding[ids]
- *   L times:  x += o(attention(rope(q(n), k(n)), v(n))),  n = rmsnorm(x)
- *             x += down(silu(gate(n)) · up(n)),           n = rmsnorm(x)
- *   loss = cross-entropy(head · rmsnorm(x)) on the rows that carry a label
+ *   x = embedding[ids]                                                        OPT: + places[positions]
+ *   L times:  x += o(attention(rope(q(n), k(n)), v(n))),  n = norm(x)         OPT: no rope
+ *             x += down(silu(gate(n)) · up(n)),           n = norm(x)         OPT: down(relu(up(n)))
+ *   loss = cross-entropy(head · norm(x)) on the rows that carry a label
  *
+ * norm is RMSNorm; in OPT LayerNorm (norms.ts). Biases, ReLU and what is added to x are part of the products.
  * Letters: T rows of the stream, R labelled rows, d width, f MLP width, H query heads, K key/value heads, D head size,
  * V vocabulary, L layers, r rank. The base is frozen: the backward pass hands what adapter gradients are made of to a sink, which
  * forms them (summed, or one per sample).
@@ -15,7 +16,9 @@ import * as op from "../../ffi/operators.ts";
 import type { Arena } from "../tensor/arena.ts";
 import { KEEP_ALL, keepH, type LayerActivations, type Recompute, reserveActivations } from "./activations.ts";
 import { type AdapterOf, Linear, paddedWidth, roomBehind } from "./linear.ts";
-import type { LlamaConfig } from "./config.ts";
+import type { ModelConfig } from "./config.ts";
+import { NAMES } from "./names.ts";
+import { LayerNorm, type Norm, type NormedInput, RmsNorm } from "./norms.ts";
 
 /** The largest batch that the buffers must hold. */
 export interface Limits {
@@ -26,13 +29,16 @@ export interface Limits {
 }
 
 interface Layer {
-  norm1: Tensor; // [d]
+  norm1: Norm;
   qkv: Linear;
   o: Linear;
-  norm2: Tensor; // [d]
-  gateUp: Linear;
-  down: Linear;
+  norm2: Norm;
+  gateUp: Linear; // gate and up; in OPT fc1
+  down: Linear; // in OPT fc2
 }
+
+/** Rows of OPT's table of positions before that of the first one; no position reads them. */
+const PLACES_BEFORE = 2;
 
 /** A packed batch in device memory. */
 export interface DeviceBatch {
@@ -49,7 +55,7 @@ export interface DeviceBatch {
 /** What the gradients of a linear layer's adapters are made of. */
 export interface LinearTensors {
   /** The layer's input [T,dIn], or with `norm` what its norm makes that input of; null when dL/dA is formed already. */
-  readonly x: { readonly rows: Tensor; readonly norm: op.Norm | null } | null;
+  readonly x: NormedInput | null;
   readonly h: Tensor | null; // [T,r] = x Aᵀ
   readonly dy: Tensor | null; // [T,dOut] dL/dy; null when dL/dB is formed already
   readonly gh: Tensor; // [T,r] dL/dh
@@ -71,6 +77,12 @@ export interface AdapterSink extends GradientSink {
     T: number,
     tensors: { f: number; gateUp: Tensor; dy: Tensor; gh: Tensor; h: Tensor | null },
   ): void;
+  /** The same of y = relu(x): dL/dx takes the place of y [T,f], and `gateUp` is the layer that made x. */
+  relu(
+    layer: { readonly gateUp: Linear; readonly down: Linear },
+    T: number,
+    tensors: { f: number; y: Tensor; dy: Tensor; gh: Tensor; h: Tensor | null },
+  ): void;
 }
 
 /**
@@ -85,14 +97,14 @@ function headWork(dev: Device, { R, V, free }: { R: number; V: number; free: num
   return row * Math.ceil(R / Math.ceil(R / Math.max(worthwhile, Math.floor(free / row))));
 }
 
-/** A Llama model with LoRA adapters, its weights and its activation buffers in one arena. */
+/** A model with LoRA adapters, its weights and its activation buffers in one arena. */
 export class Llama {
   readonly layers: Layer[] = [];
   readonly embedding: Tensor; // [V,d]
   readonly head: Tensor; // [V,d]; the embedding itself when tied
-  readonly finalNorm: Tensor; // [d]
-  readonly cos: Tensor; // [positions,D/2]
-  readonly sin: Tensor;
+  readonly places: Tensor | null; // [maxPositions + PLACES_BEFORE,d] learned positions; null where they are rotary
+  readonly finalNorm: Norm;
+  readonly rope: { readonly cos: Tensor; readonly sin: Tensor } | null; // [positions,D/2] each; null where positions are learned
   readonly losses: Tensor; // f32 [R]
   readonly argmax: Tensor; // i32 [R]
   /** Number of adapter parameters, P. */
@@ -103,7 +115,7 @@ export class Llama {
   readonly #saved: readonly LayerActivations[];
   readonly #behind: { from: number; to: number };
   readonly #last: Tensor; // [T,d] residual stream after the last block
-  readonly #rstd: Tensor; // [T]
+  readonly #stats: Tensor; // [T,1 or 2] of the last norm
   readonly #normed: Tensor; // [T,d+r] output of a norm, then h
   readonly #act: Tensor; // [T,f+r] silu(gate)·up, then h of down
   readonly #hidden: Tensor; // [R,d] labelled rows, then their gradient
@@ -118,7 +130,7 @@ export class Llama {
    */
   constructor(
     readonly dev: Device,
-    readonly config: LlamaConfig,
+    readonly config: ModelConfig,
     { arena, embeddingArena = arena, limits, adapterOf, weightDtype, purpose, recompute = KEEP_ALL }: {
       arena: Arena;
       embeddingArena?: Arena;
@@ -129,43 +141,54 @@ export class Llama {
       recompute?: Recompute;
     },
   ) {
-    const { d, f, L, H, K, D, V } = config;
+    const { family, d, f, L, H, K, D, V } = config;
     const { tokens: T, rows: R } = limits;
     const dtype = dev.activationDtype;
     const train = purpose === "train";
+    const names = NAMES[family];
+    const SomeNorm = family === "opt" ? LayerNorm : RmsNorm;
 
     // Weights. θ holds all attention adapters first, so that each half is one range of it.
     this.embedding = (config.tied ? arena : embeddingArena).reserve("weights", V, d, { dtype: weightDtype });
     this.head = config.tied ? this.embedding : arena.reserve("weights", V, d, { dtype: weightDtype });
-    this.finalNorm = arena.reserve("weights", 1, d);
+    if (names.positions && limits.positions > config.maxPositions) {
+      throw new RangeError(`Cannot hold ${limits.positions} positions: the model has learned ${config.maxPositions}`);
+    }
+    this.places = names.positions
+      ? arena.reserve("weights", config.maxPositions + PLACES_BEFORE, d, { dtype: weightDtype })
+      : null;
+    this.finalNorm = new SomeNorm(arena, d);
     let theta = 0;
-    const linear = (kind: "attention" | "mlp", dIn: number, matrices: { name: string; dOut: number }[], hasBias: boolean) => {
-      const options = { arena, adapterOf, thetaOffset: theta, weightDtype, activationDtype: dtype, hasBias };
+    const linear = (
+      kind: "attention" | "mlp",
+      dIn: number,
+      matrices: { name: string; dOut: number }[],
+      { hasBias, relu = false }: { hasBias: boolean; relu?: boolean },
+    ) => {
+      const options = { arena, adapterOf, thetaOffset: theta, weightDtype, activationDtype: dtype, hasBias, relu };
       const layer = new Linear(kind, dIn, matrices, options);
       theta += layer.thetaLength;
       return layer;
     };
     const attention = Array.from({ length: L }, (_, l) => {
-      const name = (matrix: string) => `model.layers.${l}.self_attn.${matrix}`;
-      const qkv = [
-        { name: name("q_proj"), dOut: H * D },
-        { name: name("k_proj"), dOut: K * D },
-        { name: name("v_proj"), dOut: K * D },
-      ];
+      const name = (matrix: string) => `${names.block(l)}.${matrix}`;
+      const [q, k, v] = names.qkv;
+      const qkv = [{ name: name(q), dOut: H * D }, { name: name(k), dOut: K * D }, { name: name(v), dOut: K * D }];
       return {
-        qkv: linear("attention", d, qkv, config.qkvBias),
-        o: linear("attention", H * D, [{ name: name("o_proj"), dOut: d }], config.outputBias),
+        qkv: linear("attention", d, qkv, { hasBias: config.qkvBias }),
+        o: linear("attention", H * D, [{ name: name(names.o), dOut: d }], { hasBias: config.outputBias }),
       };
     });
     this.attentionParameters = theta;
     for (let l = 0; l < L; l++) {
-      const name = (matrix: string) => `model.layers.${l}.mlp.${matrix}`;
+      const named = (matrix: string, dOut: number) => ({ name: `${names.block(l)}.${matrix}`, dOut });
+      const hasBias = config.mlpBias;
       this.layers.push({
-        norm1: arena.reserve("weights", 1, d),
-        norm2: arena.reserve("weights", 1, d),
+        norm1: new SomeNorm(arena, d),
+        norm2: new SomeNorm(arena, d),
         ...attention[l]!,
-        gateUp: linear("mlp", d, [{ name: name("gate_proj"), dOut: f }, { name: name("up_proj"), dOut: f }], config.mlpBias),
-        down: linear("mlp", f, [{ name: name("down_proj"), dOut: d }], config.mlpBias),
+        gateUp: linear("mlp", d, names.up.map((matrix) => named(matrix, f)), { hasBias, relu: family === "opt" }),
+        down: linear("mlp", f, [named(names.down, d)], { hasBias }),
       });
     }
     this.parameters = theta;
@@ -173,15 +196,17 @@ export class Llama {
     // Activations: kept per layer to train, one set for all layers to evaluate.
     const buffer = (rows: number, cols: number) => arena.reserve("activations", rows, cols, { dtype });
     const perRow = (cols = 1) => arena.reserve("activations", T, cols);
-    const widestO = this.layers.reduce((most, each) => each.o.rank > most.o.rank ? each : most);
-    const kept = train ? this.layers : [widestO];
-    const shape = { T, d, f, H, K, D, dtype };
+    const widestOf = (name: "qkv" | "o" | "gateUp" | "down") =>
+      this.layers.reduce((most, each) => each[name].rank > most[name].rank ? each : most)[name];
+    const widestLayer = { qkv: widestOf("qkv"), o: widestOf("o"), gateUp: widestOf("gateUp"), down: widestOf("down") };
+    const kept = train ? this.layers : [widestLayer];
+    const shape = { T, d, f, H, K, D, stats: SomeNorm.STATS, gated: family === "llama", dtype };
     this.#saved = reserveActivations(arena, kept, shape, { recompute: train ? recompute : KEEP_ALL, keepH: train });
     this.losses = arena.reserve("activations", 1, R);
     this.argmax = arena.reserve("activations", 1, R, { dtype: "i32" });
     const from = arena.bytes;
     this.#last = buffer(T, d);
-    this.#rstd = perRow();
+    this.#stats = perRow(SomeNorm.STATS);
     this.#hidden = buffer(R, d);
 
     // Scratch. `act` and `gxh` are the same memory, and the logits lie over all of it: each is done with when the other is needed. So is
@@ -191,18 +216,18 @@ export class Llama {
     const beside = (width: number) => arena.reserve("workspace", T, width, { dtype, ld: paddedWidth(width, dtype) });
     const behind = (cols: number, layers: readonly Linear[]) =>
       roomBehind(cols, Math.max(...layers.map(({ rank }) => rank)), dtype);
-    const lddx = behind(d, this.layers.flatMap(({ o, down }) => [o, down]));
     this.#normed = beside(widest(({ qkv, gateUp }) => [qkv, gateUp]));
-    // The backward pass needs `normed` only to compute layers again.
-    this.#behind = { from, to: this.#saved.every(({ rung }) => rung === "none") ? arena.bytes : this.#normed.byteOffset };
+    // The backward pass needs `normed` only to form a norm again.
+    const formsNorms = family === "opt" || this.#saved.some(({ rung }) => rung !== "none");
+    this.#behind = { from, to: formsNorms ? this.#normed.byteOffset : arena.bytes };
+    const lddx = behind(d, this.layers.flatMap(({ o, down }) => [o, down]));
     const dx = train ? arena.reserve("workspace", T, d, { dtype, ld: lddx }) : null;
     const gxh = beside(widest(({ qkv, o, gateUp, down }) => train ? [qkv, o, gateUp, down] : [down]));
     this.#act = gxh;
     // dL/d(q, k, v) lies over gate and up, which are done with by then, if it has room there.
     const width = (H + 2 * K) * D, ld = behind(width, this.layers.map(({ qkv }) => qkv));
-    const own = train && this.#saved.some(({ gateUp }) => gateUp.ld < ld)
-      ? arena.reserve("workspace", T, width, { dtype, ld })
-      : null;
+    const fits = this.#saved.every(({ gateUp }) => gateUp.ld >= ld);
+    const own = train && !fits ? arena.reserve("workspace", T, width, { dtype, ld }) : null;
     const dqkv = this.#saved.map(({ gateUp }) => own ?? new Tensor(arena, gateUp.byteOffset, T, width, dtype, ld));
     const { byteOffset } = this.#normed;
     const free = arena.bytes - byteOffset;
@@ -210,8 +235,8 @@ export class Llama {
     if (work > free) arena.reserve("workspace", 1, Math.ceil((work - free) / 4));
     this.#headWork = arena.overlay(byteOffset, 1, Math.ceil(work / 4));
     this.#backward = dx && { dx, gxh, dqkv, work: arena.reserve("workspace", T, H) };
-    this.cos = arena.reserve("weights", limits.positions, D / 2);
-    this.sin = arena.reserve("weights", limits.positions, D / 2);
+    const angles = () => arena.reserve("weights", limits.positions, D / 2);
+    this.rope = names.positions ? null : { cos: angles(), sin: angles() };
   }
 
   /** Every linear layer, in the order of θ. */
@@ -243,60 +268,70 @@ export class Llama {
 
   /** Runs the blocks over a batch and leaves the normed labelled rows ready for `loss`. */
   forward(batch: DeviceBatch): void {
-    const { dev } = this;
-    const { T } = batch;
-    const { f } = this.config;
-    op.embeddingForward(dev, T, { table: this.embedding, ids: batch.ids, out: this.#activations(0).x });
+    const { dev, config } = this;
+    const { T, positions } = batch;
+    const places = this.places && { table: this.places.rowRange(PLACES_BEFORE, config.maxPositions), positions };
+    op.embeddingForward(dev, T, { table: this.embedding, ids: batch.ids, places, out: this.#activations(0).x });
     this.layers.forEach((layer, l) => {
       const a = this.#activations(l);
-      this.#norm(T, a.x, layer.norm1, a.rstd1);
+      this.#norm(T, layer.norm1, a.x, a.stats1);
       this.#attention(batch, layer, a);
-      this.#norm(T, a.mid, layer.norm2, a.rstd2);
+      this.#norm(T, layer.norm2, a.mid, a.stats2);
       this.#gateUp(T, layer, a);
-      op.swigluForward(dev, T, { f, gateUp: a.gateUp, y: this.#act });
+      const act = this.#activate(T, a);
       const next = l + 1 < this.layers.length ? this.#activations(l + 1).x : this.#last;
-      layer.down.forward(dev, T, this.#act, next, a.mid);
-      keepH(dev, T, layer.down, this.#act, a.h.down);
+      layer.down.forward(dev, T, act, next, a.mid);
+      keepH(dev, T, layer.down, act, a.h.down);
     });
-    this.#norm(T, this.#last, this.finalNorm, this.#rstd);
+    this.#norm(T, this.finalNorm, this.#last, this.#stats);
     op.gatherRows(dev, batch.R, { x: this.#normed, rows: batch.rows, out: this.#hidden });
   }
 
-  /** rmsnorm(x) into `normed`. */
-  #norm(T: number, x: Tensor, weight: Tensor, rstd: Tensor): void {
-    op.rmsnormForward(this.dev, T, { x, weight, eps: this.config.eps, y: this.#normed, rstd });
+  /** norm(x) into `normed`. */
+  #norm(T: number, norm: Norm, x: Tensor, stats: Tensor): void {
+    norm.forward(this.dev, T, { x, eps: this.config.eps, y: this.#normed, stats });
   }
 
   /** mid = x + o(attention(rope(q), rope(k), v)), with q, k, v of `normed`. */
   #attention(batch: DeviceBatch, layer: Layer, a: LayerActivations): void {
     const { dev } = this;
-    const { T } = batch;
+    const { T, positions } = batch;
     const { H, K, D } = this.config;
-    const { cos, sin } = this;
     layer.qkv.forward(dev, T, this.#normed, a.qkv);
     keepH(dev, T, layer.qkv, this.#normed, a.h.qkv);
     // The query and key heads lie side by side in [T,(H+2K)D].
-    op.rope(dev, T, { heads: H + K, D, x: a.qkv, cos, sin, positions: batch.positions });
+    if (this.rope) op.rope(dev, T, { heads: H + K, D, x: a.qkv, ...this.rope, positions });
     const { q, k, v } = this.#split(a.qkv);
     const scale = 1 / Math.sqrt(D);
     op.attentionForward(dev, T, batch.segments, { H, K, D, scale, q, k, v, out: a.attention, lse: a.lse });
     layer.o.forward(dev, T, a.attention, a.mid, a.x);
   }
 
-  /** gate and up of `normed`. */
+  /** gate and up of `normed`, or ReLU of up. */
   #gateUp(T: number, layer: Layer, a: LayerActivations): void {
     layer.gateUp.forward(this.dev, T, this.#normed, a.gateUp);
     keepH(this.dev, T, layer.gateUp, this.#normed, a.h.gateUp);
+  }
+
+  /** The input of down: silu(gate) · up, or ReLU of up, which is there already. */
+  #activate(T: number, a: LayerActivations): Tensor {
+    if (!this.#gated) return a.gateUp;
+    op.swigluForward(this.dev, T, { f: this.config.f, gateUp: a.gateUp, y: this.#act });
+    return this.#act;
+  }
+
+  get #gated(): boolean {
+    return this.config.family === "llama";
   }
 
   /** Computes again what layer l did not keep, in the buffers that all layers share. */
   #restore(batch: DeviceBatch, layer: Layer, a: LayerActivations): void {
     const { T } = batch;
     if (a.rung === "block") {
-      this.#norm(T, a.x, layer.norm1, a.rstd1);
+      this.#norm(T, layer.norm1, a.x, a.stats1);
       this.#attention(batch, layer, a);
     }
-    this.#norm(T, a.mid, layer.norm2, a.rstd2);
+    this.#norm(T, layer.norm2, a.mid, a.stats2);
     this.#gateUp(T, layer, a);
   }
 
@@ -331,9 +366,10 @@ export class Llama {
     const { dev, config } = this;
     const { T, R } = batch;
     const { f, H, K, D } = config;
-    const { cos, sin } = this;
     const scale = 1 / Math.sqrt(D);
     const { dx, gxh, work } = this.#training; // dx: gradient of the residual stream
+    const rope = this.rope && { ...this.rope, positions: batch.positions };
+    const scratch = this.#normed;
     const hand = (linear: Linear, tensors: Omit<LinearTensors, "gh">) => {
       const all = { ...tensors, gh: gxh.columns(linear.dIn, linear.rank) };
       adapters.linear(linear, T, all);
@@ -341,34 +377,32 @@ export class Llama {
     };
     op.scatterRows(dev, R, T, { x: this.#hidden, rows: batch.rows, out: this.#normed });
     op.zero(dev, dx, T);
-    op.rmsnormBackward(dev, T, { x: this.#last, weight: this.finalNorm, rstd: this.#rstd, dy: this.#normed, dx });
+    this.finalNorm.backward(dev, T, { x: this.#last, stats: this.#stats, dy: this.#normed, dx, scratch: null });
     for (let l = config.L - 1; l >= 0; l--) {
       const layer = this.layers[l]!;
       const a = this.#activations(l);
       // The shared buffers still hold what the forward pass left there: the last layer.
       if (a.rung !== "none" && l < config.L - 1) this.#restore(batch, layer, a);
-      // x += down(silu(gate) · up)
+      // x += down(silu(gate) · up), or down(relu(up))
       layer.down.backward(dev, T, dx, gxh);
-      const gh = gxh.columns(layer.down.dIn, layer.down.rank);
-      adapters.swiglu(layer, T, { f, gateUp: a.gateUp, dy: gxh.columns(0, f), gh, h: a.h.gateUp });
+      const sides = { f, dy: gxh.columns(0, f), gh: gxh.columns(layer.down.dIn, layer.down.rank), h: a.h.gateUp };
+      if (this.#gated) adapters.swiglu(layer, T, { gateUp: a.gateUp, ...sides });
+      else adapters.relu(layer, T, { y: a.gateUp, ...sides });
       hand(layer.down, { x: null, h: a.h.down, dy: dx });
       layer.gateUp.backward(dev, T, a.gateUp, gxh);
-      const norm2 = { rstd: a.rstd2, weight: layer.norm2 };
-      hand(layer.gateUp, { x: { rows: a.mid, norm: norm2 }, h: a.h.gateUp, dy: null });
-      op.rmsnormBackward(dev, T, { x: a.mid, ...norm2, dy: gxh, dx });
+      const normed2 = layer.norm2.backward(dev, T, { x: a.mid, stats: a.stats2, dy: gxh, dx, scratch });
+      hand(layer.gateUp, { x: normed2, h: a.h.gateUp, dy: null });
       // x += o(attention(rope(q), rope(k), v))
       layer.o.backward(dev, T, dx, gxh);
       hand(layer.o, { x: { rows: a.attention, norm: null }, h: a.attention.columns(layer.o.dIn, layer.o.rank), dy: dx });
       const { q, k, v } = this.#split(a.qkv);
       const dqkv = this.#training.dqkv[l]!;
       const { q: dq, k: dk, v: dv } = this.#split(dqkv);
-      const rope = { cos, sin, positions: batch.positions };
       const gradients = { dout: gxh, dq, dk, dv, work, rope };
       op.attentionBackward(dev, T, batch.segments, { H, K, D, scale, q, k, v, out: a.attention, lse: a.lse, ...gradients });
       layer.qkv.backward(dev, T, dqkv, gxh, { needDx: l > 0 });
-      const norm1 = { rstd: a.rstd1, weight: layer.norm1 };
-      hand(layer.qkv, { x: { rows: a.x, norm: norm1 }, h: a.h.qkv, dy: dqkv });
-      if (l > 0) op.rmsnormBackward(dev, T, { x: a.x, ...norm1, dy: gxh, dx });
+      const normed1 = layer.norm1.backward(dev, T, { x: a.x, stats: a.stats1, dy: gxh, dx: l > 0 ? dx : null, scratch });
+      hand(layer.qkv, { x: normed1, h: a.h.qkv, dy: dqkv });
     }
   }
 

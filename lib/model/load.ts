@@ -2,8 +2,9 @@
 import { type Device, DTYPE_BYTES, type Tensor } from "../../ffi/device.ts";
 import { upload, upload2d } from "../../ffi/operators.ts";
 import type { Checkpoint } from "../tensor/checkpoint.ts";
-import type { LlamaConfig } from "./config.ts";
 import type { Llama } from "./llama.ts";
+import { HEAD, NAMES } from "./names.ts";
+import type { Norm } from "./norms.ts";
 import { ropeTables } from "./rope.ts";
 
 /** Bytes read at a time: weights never lie in host memory twice. */
@@ -18,17 +19,21 @@ interface Placement {
   target: Tensor;
 }
 
-/** Where every tensor of a Llama checkpoint goes. */
+/** Where every tensor of a checkpoint goes. */
 export function placements(model: Llama): Placement[] {
-  const { d, V, tied } = model.config;
+  const { family, d, V, tied } = model.config;
+  const names = NAMES[family];
+  const norm = (name: string, { parts }: Norm): Placement[] =>
+    Object.entries(parts).map(([part, target]) => ({ name: `${name}.${part}`, shape: [d], target }));
   const all: Placement[] = [
-    { name: "model.embed_tokens.weight", shape: [V, d], target: model.embedding },
-    { name: "model.norm.weight", shape: [d], target: model.finalNorm },
+    { name: `${names.embedding}.weight`, shape: [V, d], target: model.embedding },
+    ...norm(names.finalNorm, model.finalNorm),
   ];
-  if (!tied) all.push({ name: "lm_head.weight", shape: [V, d], target: model.head });
+  if (model.places) all.push({ name: `${names.positions}.weight`, shape: [model.places.rows, d], target: model.places });
+  if (!tied) all.push({ name: `${HEAD}.weight`, shape: [V, d], target: model.head });
   model.layers.forEach((layer, l) => {
-    all.push({ name: `model.layers.${l}.input_layernorm.weight`, shape: [d], target: layer.norm1 });
-    all.push({ name: `model.layers.${l}.post_attention_layernorm.weight`, shape: [d], target: layer.norm2 });
+    all.push(...norm(`${names.block(l)}.${names.norm1}`, layer.norm1));
+    all.push(...norm(`${names.block(l)}.${names.norm2}`, layer.norm2));
     for (const linear of [layer.qkv, layer.o, layer.gateUp, layer.down]) {
       let row = 0;
       for (const { name, dOut } of linear.matrices) {
@@ -41,12 +46,19 @@ export function placements(model: Llama): Placement[] {
   return all;
 }
 
+/** A tensor's name in the checkpoint. A model saved without its head has names without "model.", and so have OPT's first checkpoints. */
+function nameIn(checkpoint: Checkpoint, name: string): string {
+  const bare = name.replace(/^model\./, "");
+  return !checkpoint.tensors.has(name) && checkpoint.tensors.has(bare) ? bare : name;
+}
+
 /**
  * Loads the weights into an allocated model, converting to its weight type.
  * @throws {UserError} when a tensor is missing, has another shape or type, or cannot be read
  */
 export function loadWeights(dev: Device, model: Llama, checkpoint: Checkpoint): void {
-  const tensors = placements(model).map(({ name, shape, target }) => {
+  const tensors = placements(model).map(({ name: fullName, shape, target }) => {
+    const name = nameIn(checkpoint, fullName);
     const dtype = FILE_DTYPE[checkpoint.expect(name, shape).dtype];
     const cols = shape.at(-1)!, rows = shape.length === 2 ? shape[0]! : 1;
     const rowBytes = cols * DTYPE_BYTES[dtype];
@@ -88,9 +100,9 @@ export function randomWeights(dev: Device, model: Llama): void {
   loadRope(dev, model);
 }
 
-function loadRope(dev: Device, model: Llama): void {
-  const config: LlamaConfig = model.config;
-  const { cos, sin } = ropeTables(config, model.cos.rows, model.cos.rows);
-  upload(dev, model.cos, cos);
-  upload(dev, model.sin, sin);
+function loadRope(dev: Device, { config, rope }: Llama): void {
+  if (config.family !== "llama" || !rope) return;
+  const { cos, sin } = ropeTables(config, rope.cos.rows, rope.cos.rows);
+  upload(dev, rope.cos, cos);
+  upload(dev, rope.sin, sin);
 }

@@ -1,7 +1,7 @@
 /** Architectures by name, for benchmarks with random weights; the numbers are those of each model's config.json. */
 import { UserError } from "../errors.ts";
 import { didYouMean } from "../nearest.ts";
-import { type LlamaConfig, loadModelConfig, parseModelConfig } from "./config.ts";
+import { loadModelConfig, type ModelConfig, parseModelConfig } from "./config.ts";
 
 const SHAPES: Readonly<Record<string, Record<string, unknown>>> = {
   // karpathy/llama2.c stories260K
@@ -21,7 +21,24 @@ const SHAPES: Readonly<Record<string, Record<string, unknown>>> = {
   // Qwen/Qwen2-7B, Qwen2-0.5B
   "qwen2-7b": shape(152064, 3584, 18944, 28, 28, 4, { positions: 131072, theta: 1000000, type: "qwen2" }),
   "qwen2-0.5b": shape(151936, 896, 4864, 24, 14, 2, { tied: true, positions: 131072, theta: 1000000, type: "qwen2" }),
+  // facebook/opt-125m, opt-1.3b, opt-2.7b, opt-6.7b
+  "opt-125m": optShape(768, 12, 12),
+  "opt-1.3b": optShape(2048, 24, 32),
+  "opt-2.7b": optShape(2560, 32, 32),
+  "opt-6.7b": optShape(4096, 32, 32),
 };
+
+function optShape(hidden_size: number, num_hidden_layers: number, num_attention_heads: number): Record<string, unknown> {
+  return {
+    model_type: "opt",
+    vocab_size: 50272,
+    hidden_size,
+    ffn_dim: 4 * hidden_size,
+    num_hidden_layers,
+    num_attention_heads,
+    max_position_embeddings: 2048,
+  };
+}
 
 function shape(
   vocab_size: number,
@@ -56,7 +73,7 @@ function shape(
  * The architecture of a name or of a model folder.
  * @throws {UserError} when it is neither
  */
-export function modelShape(nameOrDir: string): LlamaConfig {
+export function modelShape(nameOrDir: string): ModelConfig {
   const known = SHAPES[nameOrDir.toLowerCase()];
   if (known) return parseModelConfig(nameOrDir, known);
   if (nameOrDir.includes("/") || isDirectory(nameOrDir)) return loadModelConfig(nameOrDir);
@@ -83,10 +100,10 @@ function isDirectory(path: string): boolean {
  * dL/dh, dL/dx, dA and dB; causal attention half of 4·T·length·H·D forward and 2.5 times that backward.
  */
 export function stepFlops(
-  { d, f, L, H, K, D, V }: LlamaConfig,
+  { family, d, f, L, H, K, D, V }: ModelConfig,
   { T, R, length, adapterParameters }: { T: number; R: number; length: number; adapterParameters: number },
 ): number {
-  const block = d * (H + 2 * K) * D + H * D * d + 3 * d * f;
+  const block = d * (H + 2 * K) * D + H * D * d + (family === "llama" ? 3 : 2) * d * f;
   const frozen = 4 * (L * block * T + V * d * R);
   const attention = 3.5 * L * 2 * T * length * H * D;
   return frozen + 6 * adapterParameters * T + attention;

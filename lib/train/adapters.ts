@@ -3,12 +3,10 @@ import type { Config } from "../config/schema.ts";
 import { Rng } from "../data/random.ts";
 import { UserError } from "../errors.ts";
 import type { LoadedPeftAdapter, PeftAdapter } from "../export/peft.ts";
-import type { LlamaConfig } from "../model/config.ts";
+import type { ModelConfig } from "../model/config.ts";
 import type { AdaptedMatrix, AdapterOf } from "../model/linear.ts";
+import { linearNames } from "../model/names.ts";
 import { didYouMean } from "../nearest.ts";
-
-/** Matrices of a Llama block, by the last part of their names. */
-export const LINEAR_NAMES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"] as const;
 
 type AdapterConfig = Config["adapter"];
 
@@ -21,15 +19,14 @@ export function adapterScale({ rank, alpha, rslora }: { rank: number; alpha: num
  * Rank and scale by module name, from `adapter` of a configuration.
  * @throws {UserError} when a target names no matrix of the model
  */
-export function adapterOf(config: AdapterConfig): AdapterOf {
-  const targets = config.targets === "all-linear" ? LINEAR_NAMES : config.targets;
+export function adapterOf(config: AdapterConfig, { family }: Pick<ModelConfig, "family">): AdapterOf {
+  const names = linearNames(family);
+  const targets = config.targets === "all-linear" ? names : config.targets;
   for (const target of targets) {
     const last = target.split(".").at(-1)!;
-    if (!LINEAR_NAMES.some((name) => name === last)) {
+    if (!names.includes(last)) {
       throw new UserError(
-        `Cannot adapt '${target}': the model has no such matrix.${didYouMean(last, [...LINEAR_NAMES])} Names: ${
-          LINEAR_NAMES.join(", ")
-        }`,
+        `Cannot adapt '${target}': the model has no such matrix.${didYouMean(last, names)} Names: ${names.join(", ")}`,
         2,
       );
     }
@@ -101,14 +98,14 @@ export function toPeft(
 export function fromPeft(
   adapter: LoadedPeftAdapter,
   matrices: readonly AdaptedMatrix[],
-  { P, config, dir }: { P: number; config: LlamaConfig; dir: string },
+  { P, config, dir }: { P: number; config: ModelConfig; dir: string },
 ): Float32Array<ArrayBuffer> {
   const theta = new Float32Array(P);
   const known = new Map(matrices.map((matrix) => [matrix.name, matrix]));
   for (const { name, A, B, inFeatures, outFeatures } of adapter.modules) {
     const matrix = known.get(name);
     if (!matrix) {
-      const shape = `${config.L} layers of q, k, v, o, gate, up and down`;
+      const shape = `${config.L} layers of ${linearNames(config.family).join(", ")}`;
       throw new UserError(
         `Cannot use the adapter in ${dir}: the model has no matrix '${name}' (it has ${shape}). Use the model it was trained on`,
         2,

@@ -3,7 +3,7 @@ import type { Device, Place } from "../../ffi/device.ts";
 import type { Config } from "../config/schema.ts";
 import { UserError } from "../errors.ts";
 import { KEEP_ALL, type Recompute, RUNGS } from "../model/activations.ts";
-import type { LlamaConfig } from "../model/config.ts";
+import type { ModelConfig } from "../model/config.ts";
 import type { AdapterOf } from "../model/linear.ts";
 import { Adam } from "../optim/adam.ts";
 import { PooledSimilarity } from "../reweight/pooled.ts";
@@ -38,7 +38,7 @@ export function weightDtype(dev: Device, precision: Config["train"]["precision"]
 
 /** What a run is laid out for. */
 export interface TrainingInputs {
-  readonly model: LlamaConfig;
+  readonly model: ModelConfig;
   readonly limits: Limits;
   readonly adapterOf: AdapterOf;
   readonly padId: number | null;

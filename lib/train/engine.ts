@@ -4,7 +4,7 @@
  */
 import type { Device, Place, Tensor } from "../../ffi/device.ts";
 import { download, segmentSum, upload } from "../../ffi/operators.ts";
-import type { LlamaConfig } from "../model/config.ts";
+import type { ModelConfig } from "../model/config.ts";
 import type { AdaptedMatrix, AdapterOf } from "../model/linear.ts";
 import type { Recompute } from "../model/activations.ts";
 import { type DeviceBatch, type GradientSink, type Limits, Llama } from "../model/llama.ts";
@@ -74,7 +74,7 @@ export class Engine implements Disposable {
   /** Called before every micro-batch; it may throw to end a pass between two of them. */
   beforePass: () => void = () => {};
 
-  constructor(readonly dev: Device, config: LlamaConfig, readonly options: EngineOptions) {
+  constructor(readonly dev: Device, config: ModelConfig, readonly options: EngineOptions) {
     const { adapterOf, weightDtype, purpose, staged, stagedLayout = "whole", recompute, embedding = "device" } = options;
     const step = shapeStep(dev.backend, options.limits.tokens, config.d);
     const limits = BatchBuffers.padded(options.limits, step);

@@ -3,7 +3,7 @@
  * the whole stream or one per sample (algorithms §1.1, §5.4).
  */
 import type { Device, Tensor } from "../../ffi/device.ts";
-import { linearGradients, swigluGradients } from "../../ffi/operators.ts";
+import { linearGradients, reluGradients, swigluGradients } from "../../ffi/operators.ts";
 import type { AdapterSink, LinearTensors } from "../model/llama.ts";
 import type { Linear } from "../model/linear.ts";
 
@@ -51,5 +51,19 @@ export class AdapterGradients implements AdapterSink {
     const gateAndUp = gateB && { ...pairs, h: h!, out: gateB.out };
     const stride = (downA ?? gateB)?.stride ?? 0;
     swigluGradients(this.dev, T, segments, { cu, f, gateUp: tensors.gateUp, dy, y, gateAndUp, beta, stride });
+  }
+
+  relu(
+    { gateUp, down }: { readonly gateUp: Linear; readonly down: Linear },
+    T: number,
+    { f, y, dy, gh, h }: { f: number; y: Tensor; dy: Tensor; gh: Tensor; h: Tensor | null },
+  ): void {
+    const { cu, segments, beta } = this.target;
+    const downA = down.rank > 0 ? this.target.at(down.thetaOffset) : null;
+    const upB = gateUp.rank > 0 ? this.target.at(gateUp.thetaOffset + gateUp.rank * gateUp.dIn) : null;
+    const behind = downA && { rank: down.rank, gh, out: downA.out };
+    const before = upB && { rank: gateUp.rank, scale: gateUp.groups.scales[0]!, h: h!, out: upB.out };
+    const stride = (downA ?? upB)?.stride ?? 0;
+    reluGradients(this.dev, T, segments, { cu, f, y, dy, behind, before, beta, stride });
   }
 }

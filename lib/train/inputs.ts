@@ -2,13 +2,13 @@
 import type { Config } from "../config/schema.ts";
 import { loadRunData, type RunData } from "../data/load.ts";
 import { UserError } from "../errors.ts";
-import { type LlamaConfig, loadModelConfig } from "../model/config.ts";
+import { loadModelConfig, type ModelConfig } from "../model/config.ts";
 import { checkTokenizerFits, loadTokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
 /** A model folder, without its weights. */
 export interface ModelInputs {
   readonly dir: string;
-  readonly model: LlamaConfig;
+  readonly model: ModelConfig;
   readonly tokenizer: Tokenizer;
 }
 
@@ -38,11 +38,11 @@ export function loadModelInputs(dir: string): ModelInputs {
 }
 
 /** @throws {UserError} for sizes that no operator takes; they are 32-bit numbers, and nobody has made so many layers */
-function checkSizes({ d, f, L, H, D, V }: LlamaConfig, dir: string): void {
+function checkSizes({ family, d, f, L, H, D, V }: ModelConfig, dir: string): void {
   const most = 2 ** 31 - 1;
   const sizes = [
     ["hidden_size", d, most],
-    ["intermediate_size", f, most / 2],
+    [family === "opt" ? "ffn_dim" : "intermediate_size", f, most / 2],
     ["vocab_size", V, most],
     ["num_attention_heads × head_dim", H * D, most / 4],
     ["num_hidden_layers", L, 10_000],

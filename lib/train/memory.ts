@@ -64,8 +64,12 @@ export function evaluationBytes(dev: Device, { arena }: Engine): number {
   return arena.bytes + (dev.backend === "cuda" ? DRIVER_BYTES : residentBytes());
 }
 
-/** dL/dh [T, ranks] of q/k/v or of gate/up times the factors of the norm before them, a copy a thread (ROWS in kernels/cpu/segment.cpp). */
+/**
+ * dL/dh [T, ranks] of q/k/v or of gate/up times the factors of the RMSNorm before them, a copy a thread (ROWS in
+ * kernels/cpu/segment.cpp).
+ */
 function scaledBytes({ model, options }: Engine): number {
+  if (model.config.family !== "llama") return 0;
   const ranks = Math.max(...model.layers.map(({ qkv, gateUp }) => Math.max(qkv.rank, gateUp.rank)));
   return options.purpose === "train" ? 4 * options.limits.tokens * Math.min(ranks, 168) : 0;
 }

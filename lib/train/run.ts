@@ -44,7 +44,7 @@ export function prepareRun(dev: Device, config: Config, inputs: RunInputs): Prep
   const steps = totalSteps(config, train.samples.length);
   const { every } = config.checkpoints;
   const work = { saves: every > 0 && every <= steps ? "checkpoints" : "adapter" } as const;
-  const layout = { model: inputs.model, limits, adapterOf: adapterOf(config.adapter), padId };
+  const layout = { model: inputs.model, limits, adapterOf: adapterOf(config.adapter, inputs.model), padId };
   const training = buildTraining(dev, config, layout, work);
   requireModules(config, training.engine);
   const { warmup } = config.optimizer;

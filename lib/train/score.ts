@@ -31,7 +31,7 @@ export function scoreSamples(
   const batch = config.train.batch_size;
   using checkpoint = openCheckpoint(dir);
   using engine = new Engine(dev, model, {
-    adapterOf: saved ? adapterOfPeft(saved) : adapterOf(config.adapter),
+    adapterOf: saved ? adapterOfPeft(saved) : adapterOf(config.adapter, model),
     weightDtype: weightDtype(dev, config.train.precision),
     limits: limitsFor(train, validation, { batchSize: batch, padded: false }),
     purpose: "train",

@@ -32,6 +32,8 @@ ours --model-shape smollm2-135m --batch 8 --length 512 --steps 93 --method meta-
 ours --model-shape baichuan2-7b --batch 4 --length 400 --steps 15 --set "train.memory=20160 MiB"
 ours --model-shape baichuan2-7b --batch 4 --length 400 --steps 15
 ours --model-shape baichuan2-7b --batch 4 --length 400 --steps 33 --method meta-lora
+ours --model-shape opt-1.3b --batch 4 --length 2048 --steps 15 --parts
+ours --model-shape opt-1.3b --batch 4 --length 2048 --steps 33 --method meta-lora
 for shape in mistral-7b llama3-8b qwen2-7b; do ours --model-shape $shape --batch 4 --length 400 --steps 8; done
 for shape in qwen2-0.5b smollm2-1.7b; do ours --model-shape $shape --batch 8 --length 512 --steps 10; done
 

@@ -80,6 +80,10 @@ function report(name: string, work: { flops: number } | { bytes: number }, run: 
   const y = tensor(T, d, "f32", d + r);
   report("rmsnorm forward", { bytes: 8 * T * d }, () => ops.rmsnormForward(dev, T, { x, weight, eps: 1e-5, y, rstd }));
   report("rmsnorm backward", { bytes: 16 * T * d }, () => ops.rmsnormBackward(dev, T, { x, weight, rstd, dy: y, dx }));
+  const [weights, stats] = [{ weight, bias: tensor(1, d) }, tensor(T, 2)], again = tensor(T, d);
+  report("layernorm forward", { bytes: 8 * T * d }, () => ops.layernormForward(dev, T, { x, ...weights, eps: 1e-5, y, stats }));
+  const backward = { x, ...weights, stats, dy: y, dx, y: again };
+  report("layernorm backward and once more", { bytes: 20 * T * d }, () => ops.layernormBackward(dev, T, backward));
 }
 {
   const x = tensor(T, (H + K) * D, "f32", (H + 2 * K) * D);
@@ -91,6 +95,8 @@ function report(name: string, work: { flops: number } | { bytes: number }, run: 
   const [gateUp, y, dGateUp] = [tensor(T, 2 * f), tensor(T, f, "f32", f + r), tensor(T, 2 * f)];
   report("swiglu forward", { bytes: 12 * T * f }, () => ops.swigluForward(dev, T, { f, gateUp, y }));
   report("swiglu backward", { bytes: 20 * T * f }, () => ops.swigluBackward(dev, T, { f, gateUp, dy: y, dGateUp }));
+  const dy = tensor(T, f);
+  report("relu backward", { bytes: 12 * T * f }, () => ops.reluBackward(dev, T, { f, y, dy }));
 }
 
 // ---- attention ----
@@ -106,11 +112,11 @@ for (const lengths of [[128, 128, 128, 128], [512], [2048]]) {
   const shape = { H, K, D, scale: D ** -0.5, q, k, v, out, lse };
   const flops = lengths.reduce((sum, n) => sum + 2 * n * (n + 1) * D * H, 0);
   const name = `attention ${lengths.length} x ${lengths[0]}`;
-  report(`${name} forward`, { flops }, () => ops.attentionForward(dev, T, segments, shape));
+  report(`${name} forward`, { flops }, () => ops.attentionForward(dev, rows, segments, shape));
   report(
     `${name} backward`,
     { flops: 2.5 * flops },
-    () => ops.attentionBackward(dev, T, segments, { ...shape, dout, dq, dk, dv, work }),
+    () => ops.attentionBackward(dev, rows, segments, { ...shape, dout, dq, dk, dv, work }),
   );
 }
 

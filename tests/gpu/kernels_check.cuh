@@ -26,29 +26,38 @@ bool same_bits(T a, T b) {
 static void check_embedding(const Launch& on, const Size& size) {
   Random random(1);
   const int64_t T = size.rows, d = size.cols, V = 50;
-  Matrix<bf16> table(V, d), out(T, d, d + size.pad, size.shift), back(T + 5, d, d + size.pad, size.shift), picked(T, d, d + size.pad);
+  const int64_t places_rows = 13;
+  Matrix<bf16> table(V, d), places(places_rows, d), out(T, d, d + size.pad, size.shift), back(T + 5, d, d + size.pad, size.shift), picked(T, d, d + size.pad);
   Matrix<int32_t> fault(1, 1);
-  table.random(random).put();
-  std::vector<int32_t> ids(T), rows(T);
+  table.random(random).put(), places.random(random).put();
+  std::vector<int32_t> ids(T), rows(T), positions(T);
+  for (auto& position : positions) position = random.below((int)places_rows);
   for (auto& id : ids) id = random.below((int)V);
   for (int64_t t = 0; t < T; t++) rows[t] = (int32_t)(T - 1 - t);  // no row twice
-  for (int32_t wrong : {0, -1, (int)V, -7}) {
-    if (wrong) ids[T / 2] = wrong;
-    Ints on_device(ids);
-    fault.host[0] = 0;
-    run_repeatedly(out, [&] { out.poison(), out.put(), fault.put(); },
-                   [&] { return ops::embedding_forward(on, T, d, V, table.device, on_device, out.device, out.ld, fault.device); },
-                   size.name("embedding_forward"));
-    bool right = true;
-    for (int64_t t = 0; t < T; t++)
-      for (int64_t j = 0; j < d; j++) {
-        const bool known = ids[t] >= 0 && ids[t] < V;
-        right = right && same_bits(out.at(t, j), known ? table.at(ids[t], j) : bf16(0.0f));
-      }
-    fault.get();
-    expect(right, size.name("embedding_forward rows"));
-    expect(fault.host[0] == (wrong == 0 ? 0 : wrong == -1 ? INT32_MIN : wrong + 1), size.name("embedding_forward fault"));
-  }
+  for (int32_t wrong : {0, -1, (int)V, -7})
+    for (bool learned : {true, false}) {
+      if (wrong) ids[T / 2] = wrong;
+      Ints on_device(ids), at(positions);
+      fault.host[0] = 0;
+      run_repeatedly(out, [&] { out.poison(), out.put(), fault.put(); },
+                     [&] {
+                       return ops::embedding_forward(on, T, d, V, table.device, on_device, learned ? places.device : nullptr, at, out.device,
+                                                     out.ld, fault.device);
+                     },
+                     size.name("embedding_forward"));
+      bool right = true;
+      for (int64_t t = 0; t < T; t++)
+        for (int64_t j = 0; j < d; j++) {
+          const bool known = ids[t] >= 0 && ids[t] < V;
+          const float place = learned ? __bfloat162float(places.at(positions[t], j)) : 0.0f;
+          right = right && same_bits(out.at(t, j), !known ? bf16(0.0f)
+                                                   : learned ? __float2bfloat16_rn(__bfloat162float(table.at(ids[t], j)) + place)
+                                                             : table.at(ids[t], j));
+        }
+      fault.get();
+      expect(right, size.name("embedding_forward rows"));
+      expect(fault.host[0] == (wrong == 0 ? 0 : wrong == -1 ? INT32_MIN : wrong + 1), size.name("embedding_forward fault"));
+    }
   Ints on_device(rows);
   run_repeatedly(picked, [&] { picked.poison(), picked.put(); },
                  [&] { return ops::gather_rows(on, T, d, out.device, out.ld, on_device, picked.device, picked.ld); },
@@ -99,6 +108,83 @@ static void check_rmsnorm(const Launch& on, const Size& size) {
   };
   expect_close(dx, gradient, [&](int64_t t, int64_t j) { return ROUNDING * fabs(gradient(t, j)) + 1e-5; },
                size.name("rmsnorm_backward dx"));
+}
+
+static void check_layernorm(const Launch& on, const Size& size) {
+  Random random(12);
+  const int64_t T = size.rows, d = size.cols;
+  const float eps = 1e-5f;
+  Matrix<bf16> x(T, d), y(T, d, d + size.pad, size.shift), again(T, d, d + size.pad, size.shift);
+  Matrix<bf16> dy(T, d, d + size.pad, size.shift), dx(T, d), old(T, d);
+  Matrix<float> weight(1, d), bias(1, d), stats(T, 2);
+  x.random(random, 2).put(), dy.random(random).put(), old.random(random), weight.random(random, 1.5f).put(), bias.random(random).put();
+  const std::string name = size.name("layernorm_forward");
+  run_repeatedly(y, [&] { y.poison(), y.put(), stats.poison(), stats.put(); },
+                 [&] {
+                   return ops::layernorm_forward(on, T, d, eps, x.device, weight.device, bias.device, y.device, y.ld, stats.device);
+                 },
+                 name);
+  stats.get();
+  expect(stats.intact(), name + " bounds of stats");
+  std::vector<double> mean(T), scale(T), even(T), along(T);
+  for (int64_t t = 0; t < T; t++) {
+    double squares = 0;
+    for (int64_t j = 0; j < d; j++) mean[t] += x.value(t, j) / (double)d;
+    for (int64_t j = 0; j < d; j++) squares += (x.value(t, j) - mean[t]) * (x.value(t, j) - mean[t]);
+    scale[t] = 1 / sqrt(squares / (double)d + (double)eps);
+  }
+  expect_close(stats, [&](int64_t t, int64_t i) { return i == 0 ? mean[t] : scale[t]; },
+               [&](int64_t t, int64_t i) { return i == 0 ? 4e-6 : 4e-6 * scale[t]; }, name + " stats");
+  const auto z = [&](int64_t t, int64_t j) { return (x.value(t, j) - mean[t]) * scale[t]; };
+  const auto want = [&](int64_t t, int64_t j) { return z(t, j) * weight.value(0, j) + bias.value(0, j); };
+  // Rounding of the result, and of z (the mean is known to 4e-6) where it nearly cancels against the bias.
+  expect_close(y, want, [&](int64_t t, int64_t j) { return ROUNDING * fabs(want(t, j)) + 1e-5 * (1 + scale[t]); }, name + " y");
+  // The backward pass forms the same bits, without a gradient, too.
+  again.poison(), again.put();
+  CUDA_OK(ops::layernorm_backward(on, T, d, x.device, weight.device, bias.device, stats.device, nullptr, 0, nullptr, 0, again.device, again.ld));
+  CUDA_OK(cudaDeviceSynchronize());
+  again.get();
+  expect(memcmp((void*)again.host.data(), (void*)y.host.data(), y.count * 2) == 0, name + " again");
+  for (bool with_y : {false, true}) {
+    again.poison(), again.put();
+    run_repeatedly(dx, [&] { dx.host = old.host, dx.put(); },
+                   [&] {
+                     return ops::layernorm_backward(on, T, d, x.device, weight.device, bias.device, stats.device, dy.device, dy.ld,
+                                                    dx.device, dx.ld, with_y ? again.device : nullptr, again.ld);
+                   },
+                   size.name("layernorm_backward"));
+    again.get();
+    if (with_y) expect(memcmp((void*)again.host.data(), (void*)y.host.data(), y.count * 2) == 0, size.name("layernorm_backward y"));
+  }
+  for (int64_t t = 0; t < T; t++)
+    for (int64_t j = 0; j < d; j++) {
+      even[t] += weight.value(0, j) * dy.value(t, j) / (double)d;
+      along[t] += weight.value(0, j) * dy.value(t, j) * z(t, j) / (double)d;
+    }
+  const auto gradient = [&](int64_t t, int64_t j) {
+    return old.value(t, j) + scale[t] * (weight.value(0, j) * dy.value(t, j) - even[t] - z(t, j) * along[t]);
+  };
+  expect_close(dx, gradient, [&](int64_t t, int64_t j) { return ROUNDING * fabs(gradient(t, j)) + 1e-5 * (1 + scale[t]); },
+               size.name("layernorm_backward dx"));
+}
+
+static void check_relu(const Launch& on, const Size& size) {
+  Random random(13);
+  const int64_t T = size.rows, f = size.cols;
+  Matrix<bf16> y(T, f, f + size.pad, size.shift), old(T, f, f + size.pad), dy(T, f, f + size.pad, size.shift);
+  old.random(random), dy.random(random).put();
+  const auto check = [&](const std::string& name, const auto& want) {
+    bool right = true;
+    for (int64_t t = 0; t < T; t++)
+      for (int64_t j = 0; j < f; j++) right = right && same_bits(y.at(t, j), __bfloat162float(old.at(t, j)) <= 0 ? bf16(0.0f) : want(t, j));
+    expect(right, name);
+  };
+  run_repeatedly(y, [&] { y.host = old.host, y.put(); }, [&] { return ops::relu_forward(on, T, f, y.device, y.ld); }, size.name("relu_forward"));
+  check(size.name("relu_forward values"), [&](int64_t t, int64_t j) { return old.at(t, j); });
+  const std::vector<bf16> made(y.host.begin(), y.host.end());
+  run_repeatedly(y, [&] { std::copy(made.begin(), made.end(), y.host.begin()), y.put(); },
+                 [&] { return ops::relu_backward(on, T, f, y.device, y.ld, dy.device, dy.ld); }, size.name("relu_backward"));
+  check(size.name("relu_backward values"), [&](int64_t t, int64_t j) { return dy.at(t, j); });
 }
 
 static void check_rope(const Launch& on, int64_t T, int64_t heads, int64_t D, int64_t pad, int64_t shift) {
@@ -281,7 +367,9 @@ static void check_rows(const Launch& on) {
   for (const Size& size : sizes) {
     check_embedding(on, size);
     check_rmsnorm(on, size);
+    check_layernorm(on, size);
     check_swiglu(on, size);
+    check_relu(on, size);
     check_convert(on, size);
   }
   const int64_t heads[][4] = {{12, 64, 0, 0}, {5, 128, 32, 0}, {40, 128, 0, 8}, {3, 80, 8, 0}, {9, 64, 3, 0}, {2, 6, 0, 0},

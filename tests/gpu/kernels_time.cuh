@@ -99,7 +99,7 @@ inline void time_rows(Clock& clock, int64_t T) {
   measure(clock, title("embedding_forward d=4096"), (double)T * d * 4, [&]() -> std::function<cudaError_t()> {
     bf16 *table = take<bf16>(clock, V * d), *out = take<bf16>(clock, T * d);
     int32_t *at = take_ints(clock, ids), *fault = take_ints(clock, {0});
-    return [=, &on] { return ops::embedding_forward(on, T, d, V, table, at, out, d, fault); };
+    return [=, &on] { return ops::embedding_forward(on, T, d, V, table, at, nullptr, nullptr, out, d, fault); };
   });
   measure(clock, title("gather_rows half of d=4096"), (double)T * d * 2, [&]() -> std::function<cudaError_t()> {
     bf16 *x = take<bf16>(clock, T * d), *out = take<bf16>(clock, T / 2 * d);
@@ -125,6 +125,27 @@ inline void time_rows(Clock& clock, int64_t T) {
       return [=, &on] { return ops::rmsnorm_backward(on, T, width, x, w, rstd, dy, width + pad, dx, width); };
     });
   }
+  for (int64_t width : {768, 2048, 4096}) {
+    snprintf(name, sizeof name, "layernorm_forward d=%ld T=%ld", (long)width, (long)T);
+    measure(clock, name, (double)T * width * 4, [&]() -> std::function<cudaError_t()> {
+      bf16 *x = take<bf16>(clock, T * width), *y = take<bf16>(clock, T * (width + pad));
+      float *w = take<float>(clock, width), *b = take<float>(clock, width), *stats = take<float>(clock, 2 * T);
+      return [=, &on] { return ops::layernorm_forward(on, T, width, 1e-5f, x, w, b, y, width + pad, stats); };
+    });
+    snprintf(name, sizeof name, "layernorm_backward with y d=%ld T=%ld", (long)width, (long)T);
+    measure(clock, name, (double)T * width * 10, [&]() -> std::function<cudaError_t()> {
+      bf16 *x = take<bf16>(clock, T * width), *dx = take<bf16>(clock, T * width), *dy = take<bf16>(clock, T * (width + pad));
+      bf16* y = take<bf16>(clock, T * (width + pad));
+      float *w = take<float>(clock, width), *b = take<float>(clock, width), *stats = take<float>(clock, 2 * T);
+      return [=, &on] {
+        return ops::layernorm_backward(on, T, width, x, w, b, stats, dy, width + pad, dx, width, y, width + pad);
+      };
+    });
+  }
+  measure(clock, title("relu_backward f=8192"), (double)T * 8192 * 6, [&]() -> std::function<cudaError_t()> {
+    bf16 *y = take<bf16>(clock, T * (8192 + 64)), *dy = take<bf16>(clock, T * (8192 + 64));
+    return [=, &on] { return ops::relu_backward(on, T, 8192, y, 8192 + 64, dy, 8192 + 64); };
+  });
   measure(clock, title("rope 40 heads of 128"), (double)T * H * D * 4, [&]() -> std::function<cudaError_t()> {
     bf16* x = take<bf16>(clock, T * (H + 8) * D);
     float *c = take<float>(clock, 400 * D / 2), *s = take<float>(clock, 400 * D / 2);
@@ -231,6 +252,22 @@ inline void time_swiglu_gradients(Clock& clock, int64_t S, int64_t T, int64_t f)
   });
 }
 
+inline void time_relu_gradients(Clock& clock, int64_t S, int64_t T, int64_t f) {
+  const Launch& on = clock.on;
+  const int64_t r = 32, ld = f + 64;
+  std::vector<int32_t> cu(S + 1);
+  for (int64_t i = 0; i <= S; i++) cu[i] = (int32_t)(T * i / S);
+  char name[100];
+  snprintf(name, sizeof name, "relu_gradients S=%ld T=%ld f=%ld", (long)S, (long)T, (long)f);
+  measure(clock, name, (double)T * f * 6 + (double)S * f * r * 8, [&]() -> std::function<cudaError_t()> {
+    bf16 *y = take<bf16>(clock, T * ld), *dy = take<bf16>(clock, T * ld), *h = take<bf16>(clock, T * r);
+    float* out = take<float>(clock, S * 2 * f * r);
+    int32_t* at = take_ints(clock, cu);
+    const metalora::NarrowSide behind = {r, dy + f, ld, out, 1}, before = {r, h, r, out + f * r, 1};
+    return [=, &on] { return ops::relu_gradients(on, T, f, y, ld, dy, ld, S, at, behind, before, 0.0f, 2 * f * r); };
+  });
+}
+
 inline void time_vectors(Clock& clock, int64_t n, int64_t P) {
   const Launch& on = clock.on;
   char name[100];
@@ -281,6 +318,7 @@ static void time_kernels(const metalora::cuda::Launch& on, const char* only) {
   for (int64_t S : {1, 4})
     for (int64_t T : {1600, 8192}) time_swiglu_gradients(clock, S, T, 11008);
   time_swiglu_gradients(clock, 1, 4096, 1536);
+  for (int64_t S : {1, 4}) time_relu_gradients(clock, S, 8192, 8192);
   measure(clock, "segment_mean S=4 T=1600 q=4096", 1600.0 * 4096 * 2, [&]() -> std::function<cudaError_t()> {
     bf16* a = take<bf16>(clock, 1600 * 4192);
     float* out = take<float>(clock, 4 * 4096);

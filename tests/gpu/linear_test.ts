@@ -104,6 +104,8 @@ function pass(on: Subject, problem: Problem, { below, behind, pad }: Layout): Re
   const stream = normals(T * N, 6), sum = on.room(T, N, N + pad), inPlace = on.act(stream, T, N, N + pad);
   ops.linearForward(on.dev, T, { ...forward, add: on.act(stream, T, N, N + 2 * pad), y: sum });
   ops.linearForward(on.dev, T, { ...forward, add: inPlace, y: inPlace });
+  const rectified = on.room(T, N, N + pad);
+  ops.linearForward(on.dev, T, { ...forward, relu: true, y: rectified });
   on.settle(xh);
   const lddy = N + (behind ? Q : 0) + pad;
   const dy = wide(problem.dy, N, lddy >= N + Q ? Q : 0, lddy); // Q columns behind dy are scratch wherever they fit
@@ -112,7 +114,7 @@ function pass(on: Subject, problem: Problem, { below, behind, pad }: Layout): Re
   on.settle(gxh);
   const results: Results = {
     ...{ x: on.read(xh.columns(0, dIn)), y: on.read(y), dx: on.read(gxh.columns(0, dIn)) },
-    ...{ "y + add": on.read(sum), "y += add": on.read(inPlace) },
+    ...{ "y + add": on.read(sum), "y += add": on.read(inPlace), "relu(y)": on.read(rectified) },
   };
   assertEquals(on.read(dy.columns(0, N)), asBf16(problem.dy), "dy itself stays");
   if (Q === 0) return results;
@@ -178,7 +180,7 @@ for (
     for (const problem of problems()) {
       const adapted = problem.table.some(([, r]) => r > 0);
       // A bias and something to add are rounded once more where cuBLAS adds them one after the other.
-      const always = { x: 0, y: ROUNDED, dx: ROUNDED, "y + add": 2 * ROUNDED, "y += add": 2 * ROUNDED };
+      const always = { x: 0, y: ROUNDED, dx: ROUNDED, "y + add": 2 * ROUNDED, "y += add": 2 * ROUNDED, "relu(y)": ROUNDED };
       // A and s B are rounded on both devices in the same way.
       const rest = {
         ...{ A: 0, "s B": 0, h: ROUNDED, gh: ROUNDED, "gh alone": ROUNDED },

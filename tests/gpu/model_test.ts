@@ -7,7 +7,7 @@ import { Device } from "../../ffi/device.ts";
 import { download } from "../../ffi/operators.ts";
 import { chooseDevice } from "../../lib/devices.ts";
 import { type Recompute, RUNGS } from "../../lib/model/activations.ts";
-import { type LlamaConfig, parseModelConfig } from "../../lib/model/config.ts";
+import { type ModelConfig, parseModelConfig } from "../../lib/model/config.ts";
 import { randomWeights } from "../../lib/model/load.ts";
 import type { Tokens } from "../../lib/train/batch.ts";
 import { Engine, type EngineOptions } from "../../lib/train/engine.ts";
@@ -16,11 +16,17 @@ import { normals } from "../native/harness.ts";
 const hasGpu = chooseDevice(null).backend === "cuda";
 if (!hasGpu) console.log("skipped: no GPU here that can be used");
 
-function config(values: Record<string, unknown>): LlamaConfig {
+function config(values: Record<string, unknown>): ModelConfig {
   return parseModelConfig("test", { model_type: "llama", ...values });
 }
 
-const SHAPES: Record<string, LlamaConfig> = {
+/** As facebook/opt-1.3b but for its size: heads of 64 or 80, and a vocabulary that no power of two above 32 divides. */
+function opt(hidden_size: number, num_attention_heads: number): ModelConfig {
+  const rest = { vocab_size: 50272, num_hidden_layers: 3, max_position_embeddings: 256 };
+  return parseModelConfig("test", { model_type: "opt", hidden_size, num_attention_heads, ffn_dim: 4 * hidden_size, ...rest });
+}
+
+const SHAPES: Record<string, ModelConfig> = {
   "heads of 8": config({
     vocab_size: 512,
     hidden_size: 64,
@@ -48,6 +54,8 @@ const SHAPES: Record<string, LlamaConfig> = {
     num_key_value_heads: 4,
     attention_bias: true,
   }),
+  "OPT, heads of 64": opt(512, 8),
+  "OPT, heads of 80": opt(160, 2),
 };
 
 const LENGTHS = [37, 200, 5, 129];
@@ -67,7 +75,7 @@ interface Result {
 }
 
 /** Losses and gradients of a fresh engine; `rounds` repeats the passes, so that graphs are recorded and replayed. */
-function run(backend: "cpu" | "cuda", shape: LlamaConfig, options: Partial<EngineOptions> = {}, rounds = 1): Result {
+function run(backend: "cpu" | "cuda", shape: ModelConfig, options: Partial<EngineOptions> = {}, rounds = 1): Result {
   using dev = Device.open({ backend });
   using engine = new Engine(dev, shape, {
     adapterOf: () => ({ rank: 8, scale: 0.5 }),
@@ -114,6 +122,8 @@ for (const [name, shape] of Object.entries(SHAPES)) {
         const expected = cpu.losses[i]!;
         assert(Math.abs(loss - expected) < 5e-3 * expected, `loss of sample ${i}: ${loss}, on the CPU ${expected}`);
       });
+      // A rounding in bf16 switches ReLUs whose input is nearly 0: so shaped, PyTorch in bf16 is up to 0.11 from itself in f32.
+      const allowed = shape.family === "opt" ? 0.15 : 0.06;
       let worst = 0;
       for (const { name: matrix, aOffset, bOffset, rank, dIn, dOut } of cpu.engine.adapters) {
         const { P } = cpu.engine;
@@ -123,7 +133,7 @@ for (const [name, shape] of Object.entries(SHAPES)) {
             const of = (result: Result) => row < 0 ? part(result.sum, 0) : part(result.staged, row);
             const far = distance(of(gpu), of(cpu));
             worst = Math.max(worst, far);
-            assert(far < 0.06, `gradient of ${matrix}.${which}, ${row < 0 ? "sum" : `sample ${row}`}: ${far} away`);
+            assert(far < allowed, `gradient of ${matrix}.${which}, ${row < 0 ? "sum" : `sample ${row}`}: ${far} away`);
           }
         }
       }

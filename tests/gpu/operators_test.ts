@@ -42,6 +42,31 @@ gpuTest("embeddingForward() copies the rows of a table", () => {
   }
 });
 
+gpuTest("embeddingForward() adds the rows of positions", () => {
+  const random = (T: number, d: number, V: number, n: number) => ({
+    ...{ name: `[${V},${d}]`, T, d, V, n, table: normals(V * d, 1), places: normals(n * d, 2), out: undefined },
+    ids: Int32Array.from({ length: T }, (_, t) => t * 7919 % V),
+    positions: Int32Array.from({ length: T }, (_, t) => t * 31 % n),
+  });
+  const fixtures = fixtureCases("places").map((each) => ({
+    ...{ name: each.name, T: each.number("T"), d: each.number("d"), V: each.number("V"), n: each.number("n") },
+    ...{ table: each.f32("table"), places: each.f32("places"), out: asBf16(each.f32("out")) },
+    ...{ ids: each.i32("ids"), positions: each.i32("positions") },
+  }));
+  const problems = [...fixtures, random(300, 64, 1000, 130), random(9, 2048, 50, 9), random(70, 33, 11, 80)];
+  for (const { name, T, d, V, n, table, places, ids, positions, out } of problems) {
+    for (const pad of [0, 3, 8]) {
+      const work = (on: Subject) => {
+        const rows = on.room(T, d, d + pad);
+        const learned = { table: on.weight(places, n, d), positions: on.ints(positions) };
+        ops.embeddingForward(on.dev, T, { table: on.weight(table, V, d), ids: on.ints(ids), places: learned, out: rows });
+        return { out: on.read(rows) };
+      };
+      compare(`places ${name}`, work, { out: ROUNDED }, out ? { fixture: { expected: { out }, tolerance: 0 } } : {});
+    }
+  }
+});
+
 gpuTest("gatherRows() picks rows, scatterRows() puts them back among zeros", () => {
   for (const [T, d, pads] of [[9, 21, [3, 2, 5]], [300, 64, [8, 0, 16]], [40, 1032, [0, 8, 0]]] as const) {
     const picked = [7, 0, 8, 3, T - 1].filter((row, i, all) => all.indexOf(row) === i), R = picked.length;
@@ -101,6 +126,49 @@ gpuTest("rmsnormForward() normalises, rmsnormBackward() adds to the gradient", (
       const tolerances = { y: ROUNDED, rstd: F32, dx: ROUNDED };
       const fixture = expected && { fixture: { expected, tolerance: FROM_ROUNDED } };
       compare(`rmsnorm ${name}`, work, tolerances, fixture ?? {});
+    }
+  }
+});
+
+gpuTest("layernormForward() normalises, layernormBackward() adds to the gradient and forms the norm", () => {
+  const random = (T: number, d: number) => ({
+    ...{ name: `[${T},${d}]`, T, d, eps: 1e-5, x: normals(T * d, 1).map((x) => x + 0.5), dx0: normals(T * d, 5) },
+    ...{ weight: normals(d, 3), bias: normals(d, 7), dy: normals(T * d, 4) },
+  });
+  const fixtures = fixtureCases("layernorm").map((each) => ({
+    ...{ name: each.name, T: each.number("T"), d: each.number("d"), eps: each.number("eps"), x: each.f32("sum") },
+    ...{ weight: each.f32("weight"), bias: each.f32("bias"), dy: each.f32("dy"), dx0: each.f32("dx0") },
+  }));
+  // Rows of one, two and four accesses a thread, too long for registers, and off the 16-byte grid.
+  const shapes = [[300, 64], [7, 100], [5, 2048], [5, 5120], [3, 16400], [3, 4097]] as const;
+  for (const problem of [...fixtures, ...shapes.map(([T, d]) => random(T, d))]) {
+    const { name, T, d, eps } = problem;
+    for (const pad of [8, 5]) {
+      const work = (on: Subject) => {
+        const x = on.act(problem.x, T, d), stats = on.f32(null, T, 2);
+        const weights = { weight: on.f32(problem.weight, 1, d), bias: on.f32(problem.bias, 1, d) };
+        const y = on.room(T, d, d + pad), again = on.room(T, d, d + pad);
+        ops.layernormForward(on.dev, T, { x, ...weights, eps, y, stats });
+        const dx = on.act(problem.dx0, T, d, d + 2 * pad), dy = on.act(problem.dy, T, d, d + pad);
+        ops.layernormBackward(on.dev, T, { x, ...weights, stats, dy, dx, y: again });
+        assertEquals(on.read(again), on.read(y), "the norm in the backward pass");
+        return { y: on.read(y), stats: on.read(stats), dx: on.read(dx) };
+      };
+      compare(`layernorm ${name}`, work, { y: ROUNDED, stats: F32, dx: ROUNDED });
+    }
+  }
+});
+
+gpuTest("reluBackward() follows the sign", () => {
+  for (const [T, f] of [[300, 64], [5, 172], [3, 8192], [7, 33]] as const) {
+    const made = normals(T * f, 1).map((x) => Math.max(x, 0)), slopes = normals(T * f, 2);
+    for (const pad of [0, 8, 3]) {
+      const work = (on: Subject) => {
+        const y = on.act(made, T, f, f + pad);
+        ops.reluBackward(on.dev, T, { f, y, dy: on.act(slopes, T, f, f + pad) });
+        return { dx: on.read(y) };
+      };
+      compare(`relu [${T},${f}]`, work, { dx: 0 });
     }
   }
 });
@@ -196,6 +264,45 @@ gpuTest("swigluGradients() gates backwards and forms the adapters' gradients, wh
       };
       // y, dgate and dup are rounded to bf16 before they are multiplied; the CPU rounds none of them.
       const tolerances = { dGateUp: ROUNDED, out: { element: 2e-2, norm: 4e-3 } };
+      compare(`f ${f}, ranks ${ranks}, segments of ${lengths}, ${pad} apart`, work, tolerances, { archs: ["80"] });
+    }
+  }
+});
+
+gpuTest("reluGradients() follows the sign and forms the adapters' gradients, whichever there are", () => {
+  const problems: { lengths: number[]; f: number; ranks: [number, number]; beta: number }[] = [
+    { lengths: [37, 0, 200, 1, 64], f: 64, ranks: [8, 8], beta: 0 },
+    { lengths: [500, 300], f: 264, ranks: [32, 32], beta: 1 },
+    { lengths: [700], f: 1032, ranks: [32, 16], beta: 0 },
+    { lengths: [700], f: 136, ranks: [64, 40], beta: 0 },
+    { lengths: [90, 41], f: 136, ranks: [0, 8], beta: 1 },
+    { lengths: [90, 41], f: 136, ranks: [8, 0], beta: 0 },
+    { lengths: [90, 41], f: 136, ranks: [0, 0], beta: 0 },
+    { lengths: [90, 41], f: 33, ranks: [5, 2], beta: 0 },
+    { lengths: [90, 41], f: 72, ranks: [96, 8], beta: 0 },
+  ];
+  for (const { lengths, f, ranks, beta } of problems) {
+    const offsets = lengths.reduce((list, n) => [...list, list.at(-1)! + n], [0]), S = lengths.length, used = offsets.at(-1)!;
+    const T = used + 5, [rY, rX] = ranks, r = Math.max(1, rY + rX);
+    const values = {
+      ...{ y: normals(T * f, 1).map((x) => Math.max(0, x)), dy: normals(T * f, 2), out: normals(S * r * f, 5) },
+      ...{ gh: normals(T * Math.max(1, rY), 3), h: normals(T * Math.max(1, rX), 4) },
+    };
+    for (const pad of [8, 3]) {
+      const work = (on: Subject) => {
+        const y = on.act(values.y, T, f, f + 2 * pad), dy = on.act(values.dy, T, f, f + pad);
+        const gh = on.act(values.gh, T, Math.max(1, rY), Math.max(1, rY) + pad);
+        const h = on.act(values.h, T, Math.max(1, rX), Math.max(1, rX) + pad), stride = r * f + 4 * pad;
+        const out = on.f32(beta === 0 ? null : values.out, S, r * f, stride);
+        ops.reluGradients(on.dev, T, S, {
+          ...{ cu: on.ints(offsets), f, y, dy, beta, stride },
+          behind: rY > 0 ? { rank: rY, gh, out } : null,
+          before: rX > 0 ? { rank: rX, scale: 0.5, h, out: out.columns(rY * f, 1) } : null,
+        });
+        return { dx: on.read(y.rowRange(0, used)), ...(rY + rX > 0 ? { out: on.read(out) } : {}) };
+      };
+      // dx has the bits of dy; y and dx are bf16 numbers on both devices.
+      const tolerances = { dx: 0, ...(rY + rX > 0 ? { out: PRODUCTS } : {}) };
       compare(`f ${f}, ranks ${ranks}, segments of ${lengths}, ${pad} apart`, work, tolerances, { archs: ["80"] });
     }
   }

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { UserError } from "../../lib/errors.ts";
-import { loadModelConfig, parseModelConfig } from "../../lib/model/config.ts";
+import { type LlamaConfig, loadModelConfig, parseModelConfig } from "../../lib/model/config.ts";
 
 const minimal = {
   model_type: "llama",
@@ -55,7 +55,7 @@ Deno.test("parseModelConfig() reads every value that is given", () => {
     rope_theta: 500_000,
     rope_scaling: null,
     hidden_act: "silu",
-  });
+  }) as LlamaConfig;
   assertEquals([config.K, config.D, config.eps, config.maxPositions], [2, 32, 1e-5, 4096]);
   assertEquals([config.tied, config.qkvBias, config.outputBias, config.mlpBias], [true, true, true, true]);
   assertEquals([config.bosId, config.eosIds, config.padId, config.dtype], [1, [2, 3], 0, "BF16"]);
@@ -65,7 +65,8 @@ Deno.test("parseModelConfig() reads every value that is given", () => {
 
 Deno.test("parseModelConfig() takes rotary settings where transformers 4 and 5 write them", () => {
   const scaling = (extra: object) => {
-    const { ropeTheta, ropeScaling } = parseModelConfig("x", { ...minimal, max_position_embeddings: 128, ...extra });
+    const config = parseModelConfig("x", { ...minimal, max_position_embeddings: 128, ...extra });
+    const { ropeTheta, ropeScaling } = config as LlamaConfig;
     return { ropeTheta, ...ropeScaling };
   };
   assertEquals(scaling({ rope_parameters: { rope_type: "default", rope_theta: 7 } }), { ropeTheta: 7, type: "default" });
@@ -153,6 +154,79 @@ Deno.test("parseModelConfig() refuses each missing or wrong value with one line"
       message,
     ) as UserError;
     assert(error.message.startsWith("Cannot ") && error.message.includes("m/config.json") && !error.message.includes("\n"));
+    assertEquals(error.exitCode, 2);
+  }
+});
+
+/** facebook/opt-125m as it is on the hub. */
+const opt125m = {
+  activation_dropout: 0.0,
+  activation_function: "relu",
+  architectures: ["OPTForCausalLM"],
+  attention_dropout: 0.0,
+  bos_token_id: 2,
+  do_layer_norm_before: true,
+  dropout: 0.1,
+  eos_token_id: 2,
+  ffn_dim: 3072,
+  hidden_size: 768,
+  init_std: 0.02,
+  layerdrop: 0.0,
+  max_position_embeddings: 2048,
+  model_type: "opt",
+  num_attention_heads: 12,
+  num_hidden_layers: 12,
+  pad_token_id: 1,
+  prefix: "</s>",
+  torch_dtype: "float16",
+  use_cache: true,
+  vocab_size: 50272,
+  word_embed_proj_dim: 768,
+};
+
+Deno.test("parseModelConfig() reads OPT", () => {
+  assertEquals(parseModelConfig("config.json", opt125m), {
+    family: "opt",
+    modelType: "opt",
+    d: 768,
+    f: 3072,
+    L: 12,
+    H: 12,
+    K: 12,
+    D: 64,
+    V: 50272,
+    eps: 1e-5,
+    maxPositions: 2048,
+    tied: true,
+    qkvBias: true,
+    outputBias: true,
+    mlpBias: true,
+    bosId: 2,
+    eosIds: [2],
+    padId: 1,
+    dtype: "F16",
+  });
+  assertEquals(parseModelConfig("config.json", { ...opt125m, tie_word_embeddings: false }).tied, false);
+});
+
+Deno.test("parseModelConfig() refuses what would be another OPT with one line", () => {
+  const cases: [object, string][] = [
+    [{ do_layer_norm_before: false }, "do_layer_norm_before is false. Only true is supported for OPT (opt-350m is not)"],
+    [{ word_embed_proj_dim: 512 }, "word_embed_proj_dim is 512, not hidden_size = 768"],
+    [{ _remove_final_layer_norm: true }, "_remove_final_layer_norm is true. Only false"],
+    [{ enable_bias: false }, "enable_bias is false. Only true"],
+    [{ layer_norm_elementwise_affine: false }, "layer_norm_elementwise_affine is false. Only true"],
+    [{ activation_function: "gelu" }, 'activation_function is "gelu". Only "relu" is supported for OPT'],
+    [{ attention_dropout: 0.1 }, "attention_dropout is 0.1"],
+    [{ num_attention_heads: 11 }, "hidden_size is 768, which num_attention_heads = 11 does not divide"],
+    [{ num_attention_heads: 256 }, "hidden_size is 768 and num_attention_heads 256, which makes heads of an odd size"],
+    [{ ffn_dim: undefined }, "ffn_dim is missing. Give an integer above 0"],
+    [{ architectures: ["OPTForSequenceClassification"] }, 'architectures is ["OPTForSequenceClassification"]. Supported'],
+  ];
+  for (const [change, message] of cases) {
+    const config = { ...opt125m, ...change };
+    const error = assertThrows(() => parseModelConfig("m/config.json", config), UserError, message) as UserError;
+    assert(error.message.startsWith("Cannot use m/config.json: ") && !error.message.includes("\n"));
     assertEquals(error.exitCode, 2);
   }
 });

@@ -10,15 +10,15 @@ import { Engine } from "../../lib/train/engine.ts";
 
 Native.load("cpu"); // before any test, whose sanitizer would take the library for a leak
 
-for (const family of ["mistral", "qwen2"]) {
-  Deno.test(`a ${family} checkpoint gives the losses that transformers gives`, () => {
+/** Biases of q, k and v, bias of o, positions. */
+const SHAPES = { mistral: [false, false, 48], qwen2: [true, false, 64], opt: [true, true, 64] };
+
+for (const [family, shape] of Object.entries(SHAPES)) {
+  Deno.test(`a checkpoint of ${family} gives the losses that transformers gives`, () => {
     const dir = new URL(`../fixtures/families/${family}`, import.meta.url).pathname;
     const { ids, losses } = JSON.parse(Deno.readTextFileSync(`${dir}/expected.json`)) as { ids: number[]; losses: number[] };
     const config = loadModelConfig(dir);
-    assertEquals(
-      [config.qkvBias, config.outputBias, config.maxPositions],
-      family === "qwen2" ? [true, false, 64] : [false, false, 48],
-    );
+    assertEquals([config.qkvBias, config.outputBias, config.maxPositions], shape);
     using dev = Device.open({ threads: 2 });
     using engine = new Engine(dev, config, {
       adapterOf: noAdapters,

@@ -1,5 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
-import { parseModelConfig } from "../../lib/model/config.ts";
+import { type LlamaConfig, parseModelConfig } from "../../lib/model/config.ts";
 import { inverseFrequencies, ropeTables } from "../../lib/model/rope.ts";
 
 interface Case {
@@ -17,7 +17,7 @@ const fixture: { transformers: string; cases: Case[] } = JSON.parse(
 
 for (const { name, config, length, rows, inv_freq, cos, sin } of fixture.cases) {
   Deno.test(`ropeTables() gives transformers' cos and sin: ${name}`, () => {
-    const model = parseModelConfig("config.json", config);
+    const model = parseModelConfig("config.json", config) as LlamaConfig;
     const half = model.D / 2;
     const frequencies = inverseFrequencies(model, length);
     assertEquals(frequencies.length, inv_freq.length);
@@ -39,7 +39,7 @@ for (const { name, config, length, rows, inv_freq, cos, sin } of fixture.cases) 
 
 Deno.test("ropeTables() recomputes dynamic frequencies for longer sequences only", () => {
   const json = fixture.cases.find(({ name }) => name === "dynamic, longer")!.config;
-  const model = parseModelConfig("config.json", json);
+  const model = parseModelConfig("config.json", json) as LlamaConfig;
   const [short, made, long] = [10, 128, 300].map((length) => ropeTables(model, 10, length).cos);
   assertEquals(short, made!);
   assert(long!.some((value, i) => value !== short![i]));

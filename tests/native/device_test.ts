@@ -72,6 +72,8 @@ Deno.test("every operator refuses a NULL context instead of crashing", () => {
   assertEquals(symbols.ml_alloc(null, 8n, 0, new BigUint64Array(1)), 1);
   assertEquals(symbols.ml_combine(null, 1, 1, null, null, null, 0, null), 1);
   assertEquals(symbols.ml_rope(null, 1, 1, 2, null, 2, null, null, null, 1, 0, 0), 1);
+  assertEquals(symbols.ml_layernorm_forward(null, 1, 2, 1, null, null, null, null, 2, null, 0), 1);
+  assertEquals(symbols.ml_relu_backward(null, 1, 2, null, 2, null, 2, 0), 1);
   assertEquals(symbols.ml_segment_sum(null, 1, null, null, null), 1);
   assertEquals([symbols.ml_allocated_bytes(null), symbols.ml_device_units(null)], [0n, 0]);
   symbols.ml_destroy(null);

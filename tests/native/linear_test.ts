@@ -73,12 +73,15 @@ const shapes: (readonly [number, readonly (readonly [number, number])[]])[] = [
   [26, [[15, 4], [9, 0], [14, 6]]], // one matrix of three without
 ];
 
-testEach("linearForward() computes h = x Aᵀ and y = x Wᵀ + s h Bᵀ + bias + add for groups of any ranks", (isa) => {
+testEach("linearForward() computes h = x Aᵀ and y = x Wᵀ + s h Bᵀ + bias + add, or ReLU, for groups of any ranks", (isa) => {
   let seed = 1;
   for (const [dIn, table] of shapes) {
     for (const kind of ["f32", "bf16"] as const) {
       for (
-        const [withBias, adding] of [[false, "nothing"], [true, "nothing"], [true, "a matrix"], [false, "y itself"]] as const
+        const [withBias, adding] of [[false, "nothing"], [true, "nothing"], [true, "a matrix"], [false, "y itself"], [
+          true,
+          "relu",
+        ]] as const
       ) {
         const layer = makeLayer(dIn, table, seed++, kind);
         const { N, Q } = layer, T = 37;
@@ -90,7 +93,17 @@ testEach("linearForward() computes h = x Aᵀ and y = x Wᵀ + s h Bᵀ + bias +
         const xh = bench.put(wide, T, dIn + Q, { ld: dIn + Q + 2 }), stream = normals(T * N, seed + 10);
         const y = adding === "y itself" ? bench.put(stream, T, N, { ld: N + 5 }) : bench.out(T, N, N + 5);
         const add = adding === "y itself" ? y : adding === "a matrix" ? bench.put(stream, T, N, { ld: N + 3 }) : null;
-        linearForward(bench.dev, T, { dIn, groups, xh, A, W, bias: withBias ? bench.put(bias, 1, N) : null, add, y });
+        linearForward(bench.dev, T, {
+          dIn,
+          groups,
+          xh,
+          A,
+          W,
+          bias: withBias ? bench.put(bias, 1, N) : null,
+          relu: adding === "relu",
+          add,
+          y,
+        });
 
         const after = bench.read(xh);
         const h = new Float32Array(T * Q);
@@ -109,6 +122,7 @@ testEach("linearForward() computes h = x Aᵀ and y = x Wᵀ + s h Bᵀ + bias +
           (k, n) => k < dIn ? layer.frozen[n * dIn + k]! : sB[n * Q + k - dIn]!,
           withBias || add ? { beta: 1, c: (t, n) => (withBias ? bias[n]! : 0) + (add ? stream[t * N + n]! : 0) } : {},
         );
+        if (adding === "relu") exact.values.forEach((value, i) => exact.values[i] = Math.max(value, 0));
         assertBounded(bench.read(y), exact, `y of ${table} ${kind}`);
         bench.paddingUntouched(xh);
         bench.paddingUntouched(y);

@@ -42,6 +42,23 @@ Deno.test("rmsnormBackward() is the slope of rmsnormForward()", () => {
   assertGradient(forward, x, bench.read(dx), "rmsnorm");
 });
 
+Deno.test("layernormBackward() is the slope of layernormForward()", () => {
+  using bench = new Workbench();
+  const [T, d] = [3, 21];
+  const x = normals(T * d, 1);
+  const dy = normals(T * d, 2);
+  const weights = { weight: bench.put(normals(d, 3), 1, d), bias: bench.put(normals(d, 4), 1, d) };
+  const [y, stats] = [bench.out(T, d), bench.out(T, 2)];
+  const forward = (values: Floats) => {
+    ops.layernormForward(bench.dev, T, { x: bench.put(values, T, d), ...weights, eps: 1e-5, y, stats });
+    return dot(bench.read(y), dy);
+  };
+  forward(x);
+  const dx = bench.put(new Float32Array(T * d), T, d);
+  ops.layernormBackward(bench.dev, T, { x: bench.put(x, T, d), ...weights, stats, dy: bench.put(dy, T, d), dx, y: null });
+  assertGradient(forward, x, bench.read(dx), "layernorm");
+});
+
 Deno.test("swigluBackward() is the slope of swigluForward()", () => {
   using bench = new Workbench();
   const [T, f] = [4, 13];

@@ -24,6 +24,19 @@ function runRows(threads: number, from: number, to: number): Record<string, Floa
   const dnorm = rows(d, 5);
   ops.rmsnormBackward(dev, n, { x, weight, rstd, dy: rows(d, 6), dx: dnorm });
 
+  const learned = bench.out(n, d);
+  const places = { table: bench.put(normals(T * d, 19), T, d), positions: ids(T) };
+  ops.embeddingForward(dev, n, { table: bench.put(normals(V * d, 1), V, d), ids: ids(V), places, out: learned });
+
+  const [centred, stats] = [bench.out(n, d), bench.out(n, 2)];
+  const layer = { weight, bias: bench.put(normals(d, 20), 1, d) };
+  ops.layernormForward(dev, n, { x, ...layer, eps: 1e-5, y: centred, stats });
+  const dcentred = rows(d, 5);
+  ops.layernormBackward(dev, n, { x, ...layer, stats, dy: rows(d, 6), dx: dcentred, y: null });
+
+  const drectified = rows(f, 22);
+  ops.reluBackward(dev, n, { f, y: drectified, dy: rows(f, 24) });
+
   const angles = normals(T * D / 2, 7);
   const rotated = rows(heads * D, 8);
   const cos = bench.put(angles.map(Math.cos), T, D / 2);
@@ -38,18 +51,19 @@ function runRows(threads: number, from: number, to: number): Record<string, Floa
   const ld = d + Q;
   const theta = bench.put(normals(Q * d + 40 * 4 + 24 * 3, 11), 1, Q * d + 40 * 4 + 24 * 3);
   const W = bench.put(normals(N * d, 12), N, d, { ld });
-  const layer = { dIn: d, groups, A: theta.part(0, Q, d), W };
+  const linear = { dIn: d, groups, A: theta.part(0, Q, d), W };
   ops.loraRefresh(dev, { dIn: d, groups, theta, W, aCast: null, dtype: "f32" });
   const xh = rows(d, 13, ld);
   const [y, gxh] = [bench.out(n, N), bench.out(n, ld)];
-  ops.linearForward(dev, n, { ...layer, xh, bias: bench.put(normals(N, 14), 1, N), y });
-  ops.linearBackward(dev, n, { ...layer, dy: rows(N, 15), gxh });
+  ops.linearForward(dev, n, { ...linear, xh, bias: bench.put(normals(N, 14), 1, N), y });
+  ops.linearBackward(dev, n, { ...linear, dy: rows(N, 15), gxh });
 
   const [losses, dx] = [bench.out(1, n), bench.out(n, d)];
   const head = { W: bench.put(normals(V * d, 16), V, d, { dtype: "bf16" }), labels: ids(V), seeds: rows(1, 17), argmax: null };
   ops.headCrossEntropy(dev, n, { ...head, x: rows(d, 18), losses, dx, work: bench.out(7, V) });
 
-  const results = { embedded, normed, rstd, dnorm, rotated, activated, gateUp, y, gxh, losses, dx };
+  const norms = { normed, rstd, dnorm, centred, stats, dcentred };
+  const results = { embedded, learned, ...norms, rotated, activated, gateUp, drectified, y, gxh, losses, dx };
   return {
     ...Object.fromEntries(Object.entries(results).map(([name, tensor]) => [name, bench.read(tensor)])),
     h: bench.read(xh.columns(d, Q)),

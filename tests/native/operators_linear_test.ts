@@ -122,6 +122,38 @@ Deno.test("swigluGradients() is swigluBackward() and an outer product for each a
   }
 });
 
+Deno.test("reluGradients() is reluBackward() and an outer product for each adapter, whichever there are", () => {
+  const [S, T, f] = [3, 23, 19], offsets = [0, 9, 9, 21], used = 21;
+  for (const [rY, rX] of [[4, 3], [4, 0], [0, 5], [0, 0]] as const) {
+    for (const beta of [0, 1]) {
+      using bench = new Workbench();
+      const { dev } = bench, all = (rY + rX) * f || 1, stride = all + 3, cu = bench.ints(offsets);
+      const made = normals(T * f, 1).map((x) => Math.max(0, x));
+      const [y, dx] = [0, 1].map(() => bench.put(made, T, f, { ld: f + 5 })) as [Tensor, Tensor];
+      const dy = bench.put(normals(T * f, 2), T, f, { ld: f + 2 });
+      const gh = bench.put(normals(T * Math.max(1, rY), 3), T, Math.max(1, rY)),
+        h = bench.put(normals(T * Math.max(1, rX), 4), T, Math.max(1, rX));
+      const start = normals(S * all, 5), values = beta === 0 ? start.map(() => NaN) : start;
+      const [want, got] = [0, 1].map(() => bench.put(values, S, all, { ld: stride })) as [Tensor, Tensor];
+      const outer = (p: number, q: number, a: Tensor, b: Tensor, at: number, alpha: number) =>
+        p * q > 0 && ops.segmentOuter(dev, S, { cu, p, q, a, b, out: want.columns(at, p * q), stride, alpha, beta });
+      outer(rY, f, gh, dx, 0, 1);
+      ops.reluBackward(dev, T, { f, y: dx, dy });
+      outer(f, rX, dx, h, rY * f, 0.5);
+      ops.reluGradients(dev, T, S, {
+        ...{ cu, f, y, dy, beta, stride },
+        behind: rY > 0 ? { rank: rY, gh, out: got.columns(0, 1) } : null,
+        before: rX > 0 ? { rank: rX, scale: 0.5, h, out: got.columns(rY * f, 1) } : null,
+      });
+      const what = `ranks ${rY}, ${rX}, beta ${beta}`;
+      if (rY + rX > 0) assertSameBits(bench.read(got), bench.read(want), `${what}: gradients`);
+      const rows = (tensor: Tensor) => bench.read(tensor.rowRange(0, used));
+      assertSameBits(rows(y), rows(dx), `${what}: dx`);
+      bench.paddingUntouched(y);
+    }
+  }
+});
+
 Deno.test("segmentOuter(), segmentMean() and segmentSum() work segment by segment", () => {
   using bench = new Workbench();
   for (const each of fixtureCases("segment")) {

@@ -1,5 +1,6 @@
 /** Operators that work row by row, and the head, against PyTorch float64 (tests/oracle/operators.py). */
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { NativeError } from "../../ffi/native.ts";
 import * as ops from "../../ffi/operators.ts";
 import { assertClose, fixtureCases, normals, productTolerance, Workbench } from "./harness.ts";
 
@@ -15,6 +16,33 @@ Deno.test("embeddingForward() copies the rows of an f32 or bf16 table", () => {
       ops.embeddingForward(bench.dev, T, { table, ids: bench.ints(each.i32("ids")), out });
       assertEquals(bench.read(out), each.f32("out"), `${each.name} ${dtype}`);
       bench.paddingUntouched(out);
+    }
+  }
+});
+
+Deno.test("embeddingForward() adds the row of a position", () => {
+  using bench = new Workbench();
+  for (const each of fixtureCases("places")) {
+    const [T, d, V, n] = [each.number("T"), each.number("d"), each.number("V"), each.number("n")];
+    for (const dtype of ["f32", "bf16"] as const) {
+      const out = bench.out(T, d, d + 3);
+      const table = bench.put(each.f32("table"), V, d, { dtype });
+      const places = {
+        table: bench.put(each.f32("places"), n, d, { dtype }),
+        positions: bench.ints(each.i32("positions")),
+      };
+      ops.embeddingForward(bench.dev, T, { table, ids: bench.ints(each.i32("ids")), places, out });
+      assertEquals(bench.read(out), each.f32("out"), `${each.name} ${dtype}`);
+      bench.paddingUntouched(out);
+      const few = { ...places, table: places.table.rowRange(0, n - 1) };
+      const error = assertThrows(
+        () => ops.embeddingForward(bench.dev, T, { table, ids: bench.ints(each.i32("ids")), places: few, out }),
+        NativeError,
+      );
+      assertEquals(
+        error.message,
+        `Cannot look up ${T} ids in an embedding [${V},${d}]: positions[0] is ${n - 1}, must be in 0..${n - 2}`,
+      );
     }
   }
 });
@@ -59,6 +87,65 @@ Deno.test("rmsnormBackward() adds the gradient to what dx already holds", () => 
     ops.rmsnormBackward(bench.dev, T, { x, weight, rstd, dy: bench.put(each.f32("dy"), T, d, { ld: d + 2 }), dx });
     assertClose(bench.read(dx), each.f32("dx"), TOLERANCE, `${each.name} dx`);
   }
+});
+
+Deno.test("layernormForward() normalises and keeps mean and 1/deviation", () => {
+  using bench = new Workbench();
+  for (const each of fixtureCases("layernorm")) {
+    const [T, d] = [each.number("T"), each.number("d")];
+    const y = bench.out(T, d, d + 5);
+    const stats = bench.out(T, 2);
+    const x = bench.put(each.f32("sum"), T, d);
+    const weights = { weight: bench.put(each.f32("weight"), 1, d), bias: bench.put(each.f32("bias"), 1, d) };
+    ops.layernormForward(bench.dev, T, { x, ...weights, eps: each.number("eps"), y, stats });
+    assertClose(bench.read(y), each.f32("y"), TOLERANCE, `${each.name} y`);
+    assertClose(bench.read(stats), each.f32("stats"), TOLERANCE, `${each.name} stats`);
+    bench.paddingUntouched(y);
+  }
+});
+
+Deno.test("layernormBackward() adds the gradient to what dx already holds, and forms the norm to the same bits", () => {
+  using bench = new Workbench();
+  for (const each of fixtureCases("layernorm")) {
+    const [T, d] = [each.number("T"), each.number("d")];
+    const x = bench.put(each.f32("sum"), T, d);
+    const weights = { weight: bench.put(each.f32("weight"), 1, d), bias: bench.put(each.f32("bias"), 1, d) };
+    const stats = bench.out(T, 2);
+    const formed = bench.out(T, d);
+    ops.layernormForward(bench.dev, T, { x, ...weights, eps: each.number("eps"), y: formed, stats });
+    const dy = bench.put(each.f32("dy"), T, d, { ld: d + 2 });
+    for (const [wantsDx, wantsY] of [[true, true], [true, false], [false, true]]) {
+      const dx = bench.put(each.f32("dx0"), T, d, { ld: d + 1 });
+      const y = bench.out(T, d, d + 4);
+      const wanted = { dx: wantsDx ? dx : null, y: wantsY ? y : null };
+      ops.layernormBackward(bench.dev, T, { x, ...weights, stats, dy, ...wanted });
+      assertClose(bench.read(dx), each.f32(wantsDx ? "dx" : "dx0"), TOLERANCE, `${each.name} dx`);
+      if (wantsY) assertEquals(bench.read(y), bench.read(formed), `${each.name} y`);
+      bench.paddingUntouched(dx);
+      bench.paddingUntouched(y);
+    }
+  }
+});
+
+Deno.test("reluBackward() agrees with autograd", () => {
+  using bench = new Workbench();
+  for (const each of fixtureCases("relu")) {
+    const [T, f] = [each.number("T"), each.number("f")];
+    const y = bench.put(each.f32("y"), T, f, { ld: f + 3 });
+    ops.reluBackward(bench.dev, T, { f, y, dy: bench.put(each.f32("dy"), T, f, { ld: f + 6 }) });
+    assertEquals(bench.read(y), each.f32("dx"), `${each.name} dx`);
+    bench.paddingUntouched(y);
+  }
+});
+
+Deno.test("ReLU of a linear layer lets a NaN through, so that a broken activation is seen in the loss", () => {
+  using bench = new Workbench();
+  const values = [NaN, -1, -Infinity, Infinity, 2];
+  const groups = { count: 1, table: Int32Array.of(1, 0), scales: Float32Array.of(1) };
+  const layer = { dIn: 1, groups, A: null, W: bench.put([1], 1, 1, { dtype: "bf16" }), bias: null, relu: true };
+  const y = bench.out(5, 1);
+  ops.linearForward(bench.dev, 5, { ...layer, xh: bench.put(values, 5, 1), y });
+  assertEquals([...bench.read(y)], [NaN, 0, 0, Infinity, 2]);
 });
 
 Deno.test("rope() rotates as Hugging Face Llama does, and back", () => {

@@ -222,6 +222,43 @@ for name, (P, lr, betas, eps, decay) in {"adam": (203, 1e-2, (0.9, 0.95), 1e-8, 
               preconditioned=g.double() / ((state["exp_avg_sq"] / bias2).sqrt() + eps)),
          P=P, steps=steps, lr=lr, b1=betas[0], b2=betas[1], eps=eps, weight_decay=decay, grad_scale=grad_scale)
 
+# Cases that came later stand here, so that the numbers drawn for those above stay what they were.
+
+# ---- embedding with learned positions: out = table[ids] + places[positions] -------------------------------------------------
+for name, (V, n, d) in {"places": (11, 6, 7), "places_wide": (5, 40, 48)}.items():
+    table, places = bf16(randn(V, d)), bf16(randn(n, d))
+    ids, positions = torch.randint(0, V, (9,)).int(), torch.randint(0, n, (9,)).int()
+    positions[0], positions[-1] = n - 1, 0
+    case(name, "places", dict(table=table, places=places, ids=ids, positions=positions, out=table[ids.long()] + places[positions.long()]),
+         T=9, d=d, V=V, n=n)
+
+# ---- layernorm of s = x + delta + delta_bias --------------------------------------------------------------------------------
+for name, (T, d, eps, has_delta, shift) in {
+    "layernorm": (7, 16, 1e-5, False, 0.0),
+    "layernorm_residual": (5, 80, 1e-5, True, 0.0),
+    "layernorm_odd": (3, 67, 1e-5, True, 3.0),
+    "layernorm_row": (1, 5, 1e-2, False, -20.0),
+}.items():
+    x, weight, bias, dy, dx0 = randn(T, d) + shift, randn(d), randn(d), randn(T, d), randn(T, d)
+    delta, delta_bias = (randn(T, d), randn(d)) if has_delta else (torch.zeros(T, d), torch.zeros(d))
+    s = (x.half().double() + delta.double() + delta_bias.double()).requires_grad_(True)
+    y = torch.nn.functional.layer_norm(s, (d,), weight.double(), bias.double(), eps)
+    (y * dy.double()).sum().backward()
+    mean, variance = s.mean(-1), s.var(-1, unbiased=False)
+    case(name, "layernorm",
+         dict(x=x.half(), delta=half(delta), delta_bias=half(delta_bias), weight=half(weight), bias=half(bias), sum=s, y=y,
+              stats=torch.stack([mean, 1 / torch.sqrt(variance + eps)], -1), dy=half(dy), dx0=half(dx0), dx=dx0.double() + s.grad),
+         T=T, d=d, eps=eps, delta=has_delta)
+
+# ---- relu: y = max(x + b, 0) ------------------------------------------------------------------------------------------------
+for name, (T, f, has_bias) in {"relu": (5, 7, False), "relu_bias": (3, 33, True), "relu_wide": (9, 48, True)}.items():
+    x, bias, dy = randn(T, f), randn(f) if has_bias else torch.zeros(f), randn(T, f)
+    x[0, 0], bias[0] = 0.0, 0.0  # its slope is 0 there
+    z = f64(x, grad=True)
+    y = torch.relu(z + bias.double())
+    (y * dy.double()).sum().backward()
+    case(name, "relu", dict(x=half(x), bias=half(bias), y=y, dy=half(dy), dx=z.grad), T=T, f=f, bias=has_bias)
+
 path = Path(__file__).parent.parent / "fixtures" / "operators.safetensors"
 save_file(tensors, str(path), metadata={"cases": json.dumps(cases)})
 print(f"{path.name}: {len(cases)} cases, {len(tensors)} tensors, {path.stat().st_size / 1024:.0f} KiB")

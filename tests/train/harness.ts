@@ -1,7 +1,7 @@
 /** Shared by the tests that run the real model stories260K against PyTorch fixtures. */
 import { Device } from "../../ffi/device.ts";
 import { Native } from "../../ffi/native.ts";
-import type { LlamaConfig } from "../../lib/model/config.ts";
+import type { ModelConfig } from "../../lib/model/config.ts";
 import { loadModelConfig } from "../../lib/model/config.ts";
 import type { AdaptedMatrix, AdapterOf } from "../../lib/model/linear.ts";
 import { loadWeights } from "../../lib/model/load.ts";
@@ -25,7 +25,7 @@ export const hasModel = (() => {
   }
 })();
 
-export const modelConfig = (): LlamaConfig => loadModelConfig(MODEL);
+export const modelConfig = (): ModelConfig => loadModelConfig(MODEL);
 
 /** Loads stories260K's weights into a laid-out engine. */
 export function loadStories(dev: Device, engine: Engine): void {

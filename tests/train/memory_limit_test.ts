@@ -19,7 +19,8 @@ function layOut(memory: string): { total: number; activations: number; rung: str
   const { config } = parseConfig(BASE, "test", [`train.memory=${memory}`]);
   using dev = Device.open({ threads: 1 });
   const limits = { tokens: 32768, rows: 2048, segments: 8, positions: 4096 };
-  const inputs = { model: modelShape("stories260k"), limits, adapterOf: adapterOf(config.adapter), padId: 0 };
+  const model = modelShape("stories260k");
+  const inputs = { model, limits, adapterOf: adapterOf(config.adapter, model), padId: 0 };
   const training = buildTraining(dev, config, inputs, { saves: "nothing" });
   const { total_bytes: total, activations } = memoryPlan(dev, training, { saves: "nothing" });
   return { total, activations, rung: training.engine.options.recompute!.rung };

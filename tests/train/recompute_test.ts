@@ -1,22 +1,18 @@
 import { assert, assertEquals } from "@std/assert";
 import { Device } from "../../ffi/device.ts";
 import { KEEP_ALL, type Recompute, RUNGS } from "../../lib/model/activations.ts";
-import { parseModelConfig } from "../../lib/model/config.ts";
+import { type ModelConfig, parseModelConfig } from "../../lib/model/config.ts";
 import { randomWeights } from "../../lib/model/load.ts";
 import type { Tokens } from "../../lib/train/batch.ts";
 import { Engine, type EngineOptions } from "../../lib/train/engine.ts";
 import "./harness.ts";
 import { normals } from "../native/harness.ts";
 
-const config = parseModelConfig("tiny", {
-  model_type: "llama",
-  vocab_size: 64,
-  hidden_size: 32,
-  intermediate_size: 80,
-  num_hidden_layers: 3,
-  num_attention_heads: 4,
-  num_key_value_heads: 2,
-});
+const SIZE = { vocab_size: 64, hidden_size: 32, num_hidden_layers: 3, num_attention_heads: 4 };
+const MODELS = {
+  llama: parseModelConfig("tiny", { model_type: "llama", ...SIZE, intermediate_size: 80, num_key_value_heads: 2 }),
+  opt: parseModelConfig("tiny", { model_type: "opt", ...SIZE, ffn_dim: 96, max_position_embeddings: 32 }),
+};
 
 const samples: Tokens[] = [9, 17, 5].map((length, i) => {
   const ids = Int32Array.from({ length }, (_, t) => (7 * t + 11 * i + 3) % 64);
@@ -24,7 +20,10 @@ const samples: Tokens[] = [9, 17, 5].map((length, i) => {
 });
 
 /** Summed gradient, then per-sample gradients, of a fresh engine with B ≠ 0. */
-function gradients(options: Partial<EngineOptions>): { sum: Float32Array; staged: Float32Array; bytes: number } {
+function gradients(
+  config: ModelConfig,
+  options: Partial<EngineOptions>,
+): { sum: Float32Array; staged: Float32Array; bytes: number } {
   using dev = Device.open({ threads: 2 });
   using engine = new Engine(dev, config, {
     adapterOf: () => ({ rank: 4, scale: 0.5 }),
@@ -45,46 +44,48 @@ function gradients(options: Partial<EngineOptions>): { sum: Float32Array; staged
   return { sum, staged: engine.staging!.read(3, engine.parameters), bytes };
 }
 
-Deno.test("every rung of recomputation gives the same bits, and each takes less memory than the one before", () => {
-  const kept = gradients({ recompute: KEEP_ALL });
-  assert(kept.sum.some((x) => x !== 0));
-  let { bytes } = kept;
-  const ladder: Recompute[] = RUNGS.slice(1).flatMap((rung) => [1, 2, 3].map((layers) => ({ rung, layers })));
-  for (const recompute of ladder) {
-    const { sum, staged, bytes: less } = gradients({ recompute });
-    assertEquals(sum, kept.sum, JSON.stringify(recompute));
-    assertEquals(staged, kept.staged, JSON.stringify(recompute));
-    if (recompute.layers === 3) {
-      assert(less < bytes, `${JSON.stringify(recompute)}: ${less} bytes, the rung before takes ${bytes}`);
-      bytes = less;
+for (const [family, config] of Object.entries(MODELS)) {
+  Deno.test(`every rung of recomputation gives the same bits, and each takes less memory than the one before: ${family}`, () => {
+    const kept = gradients(config, { recompute: KEEP_ALL });
+    assert(kept.sum.some((x) => x !== 0));
+    let { bytes } = kept;
+    const ladder: Recompute[] = RUNGS.slice(1).flatMap((rung) => [1, 2, 3].map((layers) => ({ rung, layers })));
+    for (const recompute of ladder) {
+      const { sum, staged, bytes: less } = gradients(config, { recompute });
+      assertEquals(sum, kept.sum, JSON.stringify(recompute));
+      assertEquals(staged, kept.staged, JSON.stringify(recompute));
+      if (recompute.layers === 3) {
+        assert(less < bytes, `${JSON.stringify(recompute)}: ${less} bytes, the rung before takes ${bytes}`);
+        bytes = less;
+      }
     }
-  }
-});
+  });
 
-Deno.test("per-sample gradients in the place of activations have the same bits and take less memory", () => {
-  const whole = gradients({ stagedLayout: "whole" });
-  for (const rung of RUNGS) {
-    const recompute = { rung, layers: 3 };
-    const reuse = gradients({ stagedLayout: "reuse", recompute });
-    assertEquals(reuse.staged, whole.staged, rung);
-    if (rung !== "block") assert(reuse.bytes < gradients({ stagedLayout: "whole", recompute }).bytes, rung); // else too small
-  }
-});
+  Deno.test(`per-sample gradients in the place of activations have the same bits and take less memory: ${family}`, () => {
+    const whole = gradients(config, { stagedLayout: "whole" });
+    for (const rung of RUNGS) {
+      const recompute = { rung, layers: 3 };
+      const reuse = gradients(config, { stagedLayout: "reuse", recompute });
+      assertEquals(reuse.staged, whole.staged, rung);
+      if (rung !== "block") assert(reuse.bytes < gradients(config, { stagedLayout: "whole", recompute }).bytes, rung); // else too small
+    }
+  });
 
-Deno.test("adapters of other ranks in every layer train on every rung, and evaluate to the losses that they train with", () => {
-  // Layer 0 has the smallest rank, so that nothing may be laid out by it alone.
-  const adapterOf = (name: string) => ({ rank: 4 * Number(/layers\.(\d)/.exec(name)![1]), scale: 0.5 });
-  const options = { adapterOf, staged: 0 };
-  const losses = (purpose: "train" | "evaluate", more: Partial<EngineOptions> = {}) => {
-    using dev = Device.open({ threads: 2 });
-    const limits = { tokens: 31, rows: 28, segments: 3, positions: 17 };
-    using engine = new Engine(dev, config, { ...options, weightDtype: "f32", limits, purpose, ...more });
-    engine.allocate();
-    randomWeights(dev, engine.model);
-    engine.setAdapters(normals(engine.parameters, 5).map((x) => 0.1 * x));
-    if (purpose === "evaluate") return engine.evaluate(samples).sums;
-    return engine.sumGradients(samples, { per: "sample", samples: 3 }, { out: engine.grad! }).sums;
-  };
-  const evaluated = losses("evaluate");
-  for (const rung of RUNGS) assertEquals(losses("train", { recompute: { rung, layers: 3 } }), evaluated, rung);
-});
+  Deno.test(`adapters of other ranks in every layer train on every rung, and evaluate to the losses that they train with: ${family}`, () => {
+    // Layer 0 has the smallest rank, so that nothing may be laid out by it alone.
+    const adapterOf = (name: string) => ({ rank: 4 * Number(/layers\.(\d)/.exec(name)![1]), scale: 0.5 });
+    const options = { adapterOf, staged: 0 };
+    const losses = (purpose: "train" | "evaluate", more: Partial<EngineOptions> = {}) => {
+      using dev = Device.open({ threads: 2 });
+      const limits = { tokens: 31, rows: 28, segments: 3, positions: 17 };
+      using engine = new Engine(dev, config, { ...options, weightDtype: "f32", limits, purpose, ...more });
+      engine.allocate();
+      randomWeights(dev, engine.model);
+      engine.setAdapters(normals(engine.parameters, 5).map((x) => 0.1 * x));
+      if (purpose === "evaluate") return engine.evaluate(samples).sums;
+      return engine.sumGradients(samples, { per: "sample", samples: 3 }, { out: engine.grad! }).sums;
+    };
+    const evaluated = losses("evaluate");
+    for (const rung of RUNGS) assertEquals(losses("train", { recompute: { rung, layers: 3 } }), evaluated, rung);
+  });
+}
