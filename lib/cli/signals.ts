@@ -1,23 +1,41 @@
-/** SIGTERM and SIGINT: the first one asks, the second one ends. */
+/** Signals that ask to stop: the first one asks, a second SIGTERM or SIGINT ends. */
+import { isIgnored } from "../../ffi/signals.ts";
+import { ENDED, STOPPED } from "../errors.ts";
 
-const SIGNALS = ["SIGTERM", "SIGINT"] as const;
+let hangupIgnored = false;
 
 /**
- * Calls `first` at the first SIGTERM or SIGINT, until it is disposed of.
+ * Ignores SIGHUP for good where it was ignored when the program began, as under nohup. To be called first: half a second after
+ * its start Deno 2.9 puts handlers of its own in that place, which end the program.
+ */
+export function respectNohup(): void {
+  hangupIgnored = isIgnored("SIGHUP");
+  if (hangupIgnored) Deno.addSignalListener("SIGHUP", () => {});
+}
+
+/**
+ * Calls `first` at the first SIGTERM, SIGINT or SIGHUP (the terminal is gone), until it is disposed of. A SIGHUP never counts as
+ * the second signal: a terminal that closes sends several, and systemd sends one behind its SIGTERM.
  *
  * @param first Returns "wait" when the program ends by itself soon, "end" when nothing is worth waiting for.
- * @param exitCode Of the program when it is ended here, at the second signal or at once.
  */
-export function onSignal(first: () => "wait" | "end", exitCode: number): Disposable {
-  let asked = false;
-  const hear = () => {
-    if (asked || first() === "end") Deno.exit(exitCode);
+export function onSignal(first: () => "wait" | "end"): Disposable {
+  let asked = false, insisted = false;
+  const ask = () => {
+    if (!asked && first() === "end") Deno.exit(STOPPED);
     asked = true;
   };
-  for (const signal of SIGNALS) Deno.addSignalListener(signal, hear);
+  const insist = () => {
+    if (insisted) Deno.exit(ENDED);
+    insisted = true;
+    ask();
+  };
+  const hangup = hangupIgnored ? [] : [["SIGHUP", ask] as const];
+  const listeners = [["SIGTERM", insist], ["SIGINT", insist], ...hangup] as const;
+  for (const [signal, listener] of listeners) Deno.addSignalListener(signal, listener);
   return {
     [Symbol.dispose]() {
-      for (const signal of SIGNALS) Deno.removeSignalListener(signal, hear);
+      for (const [signal, listener] of listeners) Deno.removeSignalListener(signal, listener);
     },
   };
 }

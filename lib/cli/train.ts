@@ -1,6 +1,6 @@
 import { loadConfig } from "../config/load.ts";
 import type { Config } from "../config/schema.ts";
-import { UserError } from "../errors.ts";
+import { ENDED, STOPPED, UserError } from "../errors.ts";
 import { BackgroundRun, planInBackground } from "../train/background.ts";
 import { requireKnownKeys } from "../train/changes.ts";
 import { describeEvaluation } from "../train/evaluation.ts";
@@ -12,12 +12,9 @@ import type { RunOptions } from "../train/session.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
 import { deviceOf, deviceOption, threadsOption } from "./device.ts";
 import { memoryTable } from "./memory_table.ts";
-import { printJson, printLine, printNote } from "./output.ts";
+import { printFailure, printJson, printLine, printNote, tell } from "./output.ts";
 import { duration, Progress, type ProgressState } from "./progress.ts";
 import { onSignal } from "./signals.ts";
-
-/** Exit code of a run that a signal stopped: 128 and the number of SIGTERM. */
-const STOPPED = 143;
 
 /** `metalora train`: one fine-tuning run. */
 export const command: Command = {
@@ -27,7 +24,8 @@ export const command: Command = {
   details: [
     "Writes the adapter in PEFT's format, metrics and per-sample weights into the configuration's output folder. Nothing there " +
     "is half-written: adapter/ appears when the run is complete.",
-    "SIGTERM or SIGINT (Ctrl-C) saves the state of the run and ends it with exit code 143; a second one ends it at once. --resume " +
+    "SIGTERM, SIGINT (Ctrl-C) or SIGHUP (the terminal is closed, unless nohup is in front) saves the state of the run and ends it with " +
+    "exit code 143; a second SIGTERM or SIGINT ends it at once, nothing saved, with 130. --resume " +
     "continues from the newest whole checkpoint, to the very adapter that the run would have made without a stop. Where nothing " +
     "is to be resumed the run starts from the beginning; where it is complete nothing is done.",
     "--dry-run checks configuration, model and data, prints the memory plan and stops.",
@@ -52,7 +50,8 @@ export const command: Command = {
   positional: [1, 1],
   exits: [
     [75, "another run holds the output folder"],
-    [143, "stopped by a signal after saving; --resume goes on"],
+    [ENDED, "ended at once by a second signal; --resume goes on from the last checkpoint"],
+    [STOPPED, "stopped by a signal after saving; --resume goes on"],
   ],
   files: [
     ["<output>/adapter/", "the adapter in PEFT's format"],
@@ -93,14 +92,14 @@ export const command: Command = {
       using _signals = onSignal(() => {
         progress.end();
         if (!run.started) {
-          printNote("stopped before training began: nothing to save");
+          printFailure({ error: "stopped before training began: nothing to save", exit_code: STOPPED }, json);
           return "end";
         }
         printNote("stopping: the state is saved first; a second signal ends the run at once");
         run.stop();
         status?.stopping();
         return "wait";
-      }, STOPPED);
+      });
       ending = await run.ending;
     }
     progress.end();
@@ -121,19 +120,18 @@ export async function serve(config: Config, listen: string, events: RunEvents): 
 function report(ending: Ending, { json, debug }: { json: boolean; debug: boolean }): number {
   switch (ending.kind) {
     case "complete":
-      printResult(ending.result, json);
-      return 0;
+      return told(ending.result, json);
     case "was complete":
       printNote(`nothing to do: the run in ${ending.result.output} is complete. Train without --resume to make it anew`);
-      if (json) printJson(ending.result);
-      return 0;
-    case "stopped":
-      printNote(
-        ending.checkpoint === null
-          ? "stopped before the first step: nothing to save"
-          : `stopped at step ${ending.step}: saved in ${ending.checkpoint}. Go on with --resume`,
-      );
+      return json ? told(ending.result, json) : 0;
+    case "stopped": {
+      const { step, checkpoint } = ending;
+      const error = checkpoint === null
+        ? "stopped before the first step: nothing to save"
+        : `stopped at step ${step}: saved in ${checkpoint}. Go on with --resume`;
+      printFailure({ error, exit_code: STOPPED, step, checkpoint }, json);
       return STOPPED;
+    }
     case "failed":
       throw failure(ending, debug);
   }
@@ -144,6 +142,12 @@ export function failure({ message, exitCode, defect, stack }: Extract<Ending, { 
   const error = defect ? new Error(message) : new UserError(message, exitCode as UserError["exitCode"]);
   if (debug && stack) error.stack = stack; // where it arose in the worker
   return error;
+}
+
+/** Tells what a run came to. @returns 1 when a program was to read it and it is lost, else 0: the run itself is done */
+function told(result: RunResult, json: boolean): number {
+  const heard = tell(() => printResult(result, json), `the run is complete, its adapter is in ${result.output}/adapter`);
+  return json && !heard ? 1 : 0;
 }
 
 function printResult(result: RunResult, json: boolean): void {

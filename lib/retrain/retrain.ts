@@ -8,7 +8,7 @@
  */
 import { join } from "node:path";
 import type { Config } from "../config/schema.ts";
-import { UserError } from "../errors.ts";
+import { STOPPED, UserError } from "../errors.ts";
 import { sha256OfFile } from "../data/readers.ts";
 import type { DeviceOptions } from "../devices.ts";
 import { BackgroundRun, measureInBackground } from "../train/background.ts";
@@ -25,8 +25,6 @@ import { Store } from "./store.ts";
 
 /** Exit code of an invocation whose candidate was not published. */
 export const REJECTED = 3;
-/** Exit code of one that a signal stopped. */
-export const STOPPED = 143;
 
 /** How a retraining is to be done. */
 export interface RetrainOptions {

@@ -31,6 +31,9 @@ Deno.test("--help lists every command with its summary within 80 columns", async
   for (const line of out.split("\n")) assert(line.length <= 80, line);
 });
 
+const exitCodes = (help: string) =>
+  Array.from(help.split("EXIT CODES")[1]!.matchAll(/^ {4}(\d+) /gm), ([, code]) => Number(code));
+
 Deno.test("every command has a manual page within 80 columns", async () => {
   await Promise.all(commands.map(async ({ name, summary, load }) => {
     const { code, out, err } = await metalora(...name.split(" "), "--help");
@@ -55,6 +58,10 @@ Deno.test("every command has a manual page within 80 columns", async () => {
     }
     for (const option of command.options) assertMatch(out, new RegExp(`^    --${option.name}`, "m"));
     assertEquals((await metalora("help", ...name.split(" "))).out, out);
+    const codes = exitCodes(out);
+    assertEquals(codes, [...new Set(codes)].sort((a, b) => a - b), out);
+    const all = exitCodes((await metalora("--help")).out);
+    assertEquals(codes.filter((code) => !all.includes(code)), [], "not in metalora --help");
   }));
 });
 

@@ -29,12 +29,14 @@ export interface Result {
 const HEAP = "--v8-flags=--max-semi-space-size=1";
 const PERMISSIONS = ["read", "write", "env", "sys", "ffi", "net"].map((name) => `--allow-${name}`);
 
-const STREAMS = { env: { NO_COLOR: "1" }, stdin: "null", stdout: "piped", stderr: "piped" } as const;
+/** How the program is started: its output is kept, without colours. */
+export const STREAMS = { env: { NO_COLOR: "1" }, stdin: "null", stdout: "piped", stderr: "piped" } as const;
 
 /** Commands that take a device; the tests compare bits of the CPU, on machines with a GPU, too. */
 const COMPUTING = ["train", "eval", "score", "bench"];
 
-function programArguments(args: readonly string[], device: string | null = "cpu"): string[] {
+/** Arguments of Deno that run the program. */
+export function programArguments(args: readonly string[], device: string | null = "cpu"): string[] {
   const computing = COMPUTING.includes(args[0]!) && !args.some((arg) => arg.startsWith("--device"));
   const chosen = computing && device !== null ? [`--device=${device}`] : [];
   return [
