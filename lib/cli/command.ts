@@ -49,7 +49,7 @@ export const setOption: Option = {
   name: "set",
   value: "KEY=VALUE",
   repeat: true,
-  description: "Use this value for a key of the configuration, such as train.steps=100",
+  description: "Use this value for a key of the configuration, such as train.steps=100; text is taken as it stands",
 };
 
 /** Options that every command has. */
