@@ -5,8 +5,9 @@ import { BackgroundRun, planInBackground } from "../train/background.ts";
 import { requireKnownKeys } from "../train/changes.ts";
 import { describeEvaluation } from "../train/evaluation.ts";
 import { type DatasetFacts, type Ending, type RunEvent, RunEvents, type RunResult } from "../train/events.ts";
-import { RunFolder } from "../train/folder.ts";
+import { outputProblem, RunFolder } from "../train/folder.ts";
 import { formatBytes } from "../train/memory.ts";
+import { abandoned } from "../train/resumption.ts";
 import type { StatusOfRun } from "../status/start.ts";
 import type { RunOptions } from "../train/session.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
@@ -27,8 +28,10 @@ export const command: Command = {
     "SIGTERM, SIGINT (Ctrl-C) or SIGHUP (the terminal is closed, unless nohup is in front) saves the state of the run and ends it with " +
     "exit code 143; a second SIGTERM or SIGINT ends it at once, nothing saved, with 130. --resume " +
     "continues from the newest whole checkpoint, to the very adapter that the run would have made without a stop. Where nothing " +
-    "is to be resumed the run starts from the beginning; where it is complete nothing is done.",
-    "--dry-run checks configuration, model and data, prints the memory plan and stops.",
+    "is to be resumed the run starts from the beginning; where it is complete nothing is done. Without --resume it starts from the " +
+    "beginning in any case; what an interrupted run had saved stays in <output>/previous until the new one is complete.",
+    "--dry-run checks configuration, model, data and output folder, prints the memory plan and stops, with the exit code that the run " +
+    "would refuse to start with.",
     "--status serves a page with the run as it goes on, and the same as JSON at /status and for Prometheus at /metrics. It is for " +
     "this machine only, unless METALORA_STATUS_TOKEN in the environment (or status.token_file) holds a token.",
   ],
@@ -166,18 +169,24 @@ function printResult(result: RunResult, json: boolean): void {
 }
 
 async function dryRun(config: Config, options: RunOptions, { json }: { json: boolean }): Promise<number> {
-  const answer = await planInBackground(config, options);
+  const unusable = outputProblem(config.output);
+  // What it holds may only be looked at where a run may write.
+  const resume = options.resume === true && unusable === null;
+  const answer = await planInBackground(config, { ...options, resume });
   if ("kind" in answer) return report(answer, { json, debug: false });
-  const { plan, steps, parameters, device, data, room } = answer;
-  if (plan.total_bytes > room) printNote(`${formatBytes(room)} is free or allowed: the run would not start`);
-  if (json) printJson(plan);
+  const { plan, steps, parameters, device, data, notes, refusal } = answer;
+  const problems = [unusable?.message, refusal].filter((message) => typeof message === "string");
+  const left = resume || unusable !== null ? null : abandoned(config.output);
+  for (const note of left === null ? notes : [left]) printNote(note);
+  if (json) printJson({ ...plan, would_start: problems.length === 0, problems });
   else {
     printLine(`${config.model}: ${parameters.toLocaleString("en")} adapter parameters, ${steps} steps on ${device}`);
     for (const [name, dataset] of Object.entries(data)) if (dataset) printLine(describeData(name, dataset));
     printLine();
     printLine(memoryTable(plan));
   }
-  return plan.total_bytes > room ? 1 : 0;
+  for (const problem of problems) printNote(`metalora: ${problem}`);
+  return unusable?.exitCode ?? (refusal === null ? 0 : 1);
 }
 
 /** Shows a run on the terminal. */

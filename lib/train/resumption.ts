@@ -5,6 +5,7 @@ import type { Config } from "../config/schema.ts";
 import { changesBetween, type Described, requireAllowed, requireKnownKeys } from "./changes.ts";
 import { readMadeFrom, type RunIdentity } from "./identity.ts";
 import { RunFiles } from "./folder.ts";
+import { checkpointSteps } from "./checkpoint.ts";
 import { findCheckpoint, type FoundCheckpoint } from "./restore.ts";
 
 /** What a run continues from; `complete`: there is nothing left to do. */
@@ -38,6 +39,14 @@ export function resumption(
   if (found) return { kind: "checkpoint", found };
   if (damaged.length === 0) note(`nothing to resume in ${output}: ${next}`);
   return { kind: "beginning" };
+}
+
+/** Says that an output holds a run that was interrupted and will not be gone on with; null: it holds none. */
+export function abandoned(output: string): string | null {
+  const step = checkpointSteps(output).at(-1);
+  if (step === undefined || new RunFiles(output).has("adapter")) return null;
+  return `${output} holds a run that was interrupted, saved at step ${step}; --resume goes on with it. This one starts from the ` +
+    `beginning and keeps those checkpoints in ${join(output, "previous")} until it is complete`;
 }
 
 /** A complete run by the configuration that it wrote; null when that cannot be read. */

@@ -36,7 +36,7 @@ import { metricsLine, startedEvent, steppedEvent } from "./messages.ts";
 import type { StepReport } from "./pass.ts";
 import { type FoundCheckpoint, restoreCheckpoint } from "./restore.ts";
 import { recalledResult } from "./result.ts";
-import { resumption } from "./resumption.ts";
+import { abandoned, resumption } from "./resumption.ts";
 import { loadRun, makeTrainer, type PreparedRun, prepareRun, smallerRuns } from "./run.ts";
 import { requireDiskRoom } from "./space.ts";
 import type { Trainer } from "./trainer.ts";
@@ -70,6 +70,8 @@ export function train(
   const identity = runIdentity(config, inputs.data);
   const note = (text: string) => emit({ type: "note", text });
   const from = resume ? resumption({ config, identity }, allowChange, note) : null;
+  const left = resume ? null : abandoned(config.output);
+  if (left !== null) note(left);
   if (from?.kind === "complete") return { kind: "was complete", result: recalledResult(config.output) };
 
   using dev = openDevice(device);
@@ -116,6 +118,7 @@ class Session {
     const { prepared, device } = this.about;
     const { config, inputs } = prepared;
     const notes = found ? restoreCheckpoint(found, prepared, this.#trainer) : [];
+    const interrupted = found === null && !files.has("adapter") && files.has("checkpoints");
     files.setAside();
     files.writeText(
       "config.yaml",
@@ -140,6 +143,7 @@ class Session {
       this.#best = best;
       this.#evaluate = progress.evaluate;
     } else {
+      if (interrupted) files.setCheckpointsAside();
       files.remove(["checkpoints", "weights.jsonl", "report.html"]);
       files.startLog("metrics.jsonl");
     }

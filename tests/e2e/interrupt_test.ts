@@ -12,6 +12,13 @@ async function requireWhole(space: Workspace, name: string): Promise<void> {
   }
 }
 
+/** How an endless run is started. */
+interface Start {
+  options?: readonly string[];
+  /** A program that starts it, such as nohup. */
+  starter?: string;
+}
+
 /** A run that goes on until it is stopped. */
 class Endless implements AsyncDisposable {
   readonly child: Deno.ChildProcess;
@@ -19,16 +26,11 @@ class Endless implements AsyncDisposable {
   readonly #read: Promise<void>;
   #waiting: { text: string; found: () => void } | undefined;
 
-  constructor(space: Workspace, output: string, sets: readonly string[] = [], [starter, ...words]: readonly string[] = []) {
+  constructor(space: Workspace, output: string, sets: readonly string[] = [], { options = [], starter }: Start = {}) {
     const all = [`output=${output}`, "train.steps=1000000", "train.log_every=10", "reweight.method=meta-lora", ...sets];
-    const args = programArguments(["train", "run.yaml", "--threads=1", ...all.flatMap((set) => ["--set", set])]);
-    const deno = Deno.execPath();
-    const command = new Deno.Command(starter ?? deno, {
-      args: starter === undefined ? args : [...words, deno, ...args],
-      cwd: space.path,
-      ...STREAMS,
-    });
-    this.child = command.spawn();
+    const args = programArguments(["train", "run.yaml", "--threads=1", ...options, ...all.flatMap((set) => ["--set", set])]);
+    const [program, ...words] = [...starter === undefined ? [] : [starter], Deno.execPath(), ...args];
+    this.child = new Deno.Command(program!, { args: words, cwd: space.path, ...STREAMS }).spawn();
     this.#read = this.#collect();
   }
 
@@ -159,6 +161,40 @@ for (const { name, says, sets, prepare, step } of LONG) {
   });
 }
 
+Deno.test("a run that is begun anew by mistake says so, and keeps what the interrupted one had saved until it is complete", async () => {
+  using space = workspace();
+  const sets = ["checkpoints={ every: 5, keep: 1 }"];
+  let saved = "";
+  {
+    await using run = new Endless(space, "out", sets);
+    await run.says("step 40/");
+    await run.stop("SIGTERM");
+    saved = space.checkpoints("out")[0]!;
+  }
+  const step = saved.slice("step-".length);
+  const says =
+    `out holds a run that was interrupted, saved at step ${step}; --resume goes on with it. This one starts from the ` +
+    "beginning and keeps those checkpoints in out/previous until it is complete\n";
+  assertEquals((await space.ok("train", "run.yaml", "--dry-run", "--threads=1")).err, says);
+  {
+    await using anew = new Endless(space, "out", sets);
+    assert((await anew.says("step 10/")).startsWith(says));
+    await anew.stop("SIGKILL");
+  }
+  // Put back, it goes on where it was.
+  Deno.removeSync(space.file("out/checkpoints"), { recursive: true });
+  Deno.renameSync(space.file("out/previous/checkpoints"), space.file("out/checkpoints"));
+  await using again = new Endless(space, "out", sets, { options: ["--resume"] });
+  await again.says(`continuing from step ${step}\n`);
+  await again.says("step ");
+  await again.stop("SIGTERM");
+  const { err } = await space.ok("train", "run.yaml", "--threads=1");
+  assertMatch(err, /^out holds a run that was interrupted, /);
+  assert(!space.exists("out/previous"));
+  // Nor is anything said of a run that is complete.
+  assert(!(await space.ok("train", "run.yaml", "--threads=1")).err.includes("interrupted"));
+});
+
 Deno.test("a second signal ends a run at once, and the next one goes on from the last checkpoint", async () => {
   using space = workspace();
   // One micro-batch that takes long: nothing looks at the first signal before it is through.
@@ -182,7 +218,7 @@ Deno.test("a terminal that hangs up twice is one signal, and none under nohup", 
   const { code, err } = await run.stop("SIGHUP");
   assertEquals(code, 143, err);
   assertMatch(err, /\nstopped at step \d+: saved in /);
-  await using other = new Endless(space, "other", [], ["nohup"]);
+  await using other = new Endless(space, "other", [], { starter: "nohup" });
   await other.says("step 10/");
   other.child.kill("SIGHUP");
   await other.says("step 2000/");
