@@ -177,7 +177,7 @@ async function dryRun(config: Config, options: RunOptions, { json }: { json: boo
   const { plan, steps, parameters, device, data, notes, refusal } = answer;
   const problems = [unusable?.message, refusal].filter((message) => typeof message === "string");
   const left = resume || unusable !== null ? null : abandoned(config.output);
-  for (const note of left === null ? notes : [left]) printNote(note);
+  for (const note of [...left === null ? [] : [left], ...notes]) printNote(note);
   if (json) printJson({ ...plan, would_start: problems.length === 0, problems });
   else {
     printLine(`${config.model}: ${parameters.toLocaleString("en")} adapter parameters, ${steps} steps on ${device}`);

@@ -14,6 +14,7 @@ import { renderReport } from "../report/report.ts";
 import { VERSION } from "../version.ts";
 import { type DeviceOptions, openDevice } from "../devices.ts";
 import { toPeft } from "./adapters.ts";
+import { unusedSettings } from "./build.ts";
 import {
   CHECKPOINT_FORMAT,
   checkpointBytes,
@@ -77,6 +78,7 @@ export function train(
   using dev = openDevice(device);
   const prepared = prepareRun(dev, config, inputs);
   using engine = prepared.engine;
+  for (const text of unusedSettings(dev, config, inputs.model.tied)) note(text);
   requireRoom("train", prepared.plan.total_bytes, smallerRuns(dev, prepared), allowedBytes(dev, config), dev);
   const room = checkpointBytes(engine.parameters, inputs.data.train.samples.length);
   writing(config.output, () => requireDiskRoom(config.output, room, "train"));

@@ -8,6 +8,7 @@ import type { Config } from "../config/schema.ts";
 import { firstError, UserError } from "../errors.ts";
 import { openDevice } from "../devices.ts";
 import type { DatasetFacts, RunEvent } from "./events.ts";
+import { unusedSettings } from "./build.ts";
 import { checkpointBytes } from "./checkpoint.ts";
 import { allowedBytes, requireRoom } from "./fit.ts";
 import { runIdentity } from "./identity.ts";
@@ -60,6 +61,7 @@ function planRun(config: Config, { device = {}, resume = false, allowChange = []
   using dev = openDevice(device);
   const prepared = prepareRun(dev, config, inputs);
   const { engine, steps, plan } = prepared;
+  notes.push(...unusedSettings(dev, config, inputs.model.tied));
   const { train, validation, test } = inputs.data;
   const bytes = checkpointBytes(engine.parameters, train.samples.length);
   const refusal = refusalOf(() => {
