@@ -13,7 +13,7 @@ import { sha256OfFile } from "../data/readers.ts";
 import type { DeviceOptions } from "../devices.ts";
 import { BackgroundRun, measureInBackground } from "../train/background.ts";
 import { type Ending, RunEvents } from "../train/events.ts";
-import { RunFolder } from "../train/folder.ts";
+import { RunFiles, RunFolder } from "../train/folder.ts";
 import type { Measured } from "../train/measure.ts";
 import { requireDiskRoom } from "../train/space.ts";
 import { VERSION } from "../version.ts";
@@ -85,7 +85,7 @@ export class Retraining {
     const { output } = this.config;
     using folder = RunFolder.open(output);
     folder.requireOwn();
-    requireOwnResult(output);
+    if (!requireOwnResult(output)) this.#note(`${join(output, "result.json")} is damaged: it is written anew`);
     try {
       return await this.#run();
     } catch (error) {
@@ -319,20 +319,30 @@ function requireHeldOut({ data: { test, validation, validation_split } }: Config
   );
 }
 
-/** @throws {UserError} exit code 2, when the folder has a result.json that is somebody else's */
-function requireOwnResult(output: string): void {
+/**
+ * Makes sure that a result.json in the folder is nobody else's. One that tells nothing lies in a folder of retraining all the same
+ * where there is a history, whose last line says what it said.
+ * @returns false for such a damaged one
+ * @throws {UserError} exit code 2, when it is somebody else's
+ */
+function requireOwnResult(output: string): boolean {
   const path = join(output, "result.json");
   let text: string;
   try {
     text = Deno.readTextFileSync(path);
   } catch {
-    return;
+    return true;
   }
   try {
-    if ("outcome" in JSON.parse(text)) return;
-  } catch { // said below
+    if ("outcome" in JSON.parse(text)) return true;
+  } catch { // not even JSON
   }
-  throw new UserError(`Cannot use the output ${output}: its result.json is none of metalora retrain. Choose another output`, 2);
+  if (new RunFiles(output).has("history.jsonl")) return false;
+  throw new UserError(
+    `Cannot use the output ${output}: metalora retrain would replace ${path}, which it did not write. Move that file away, or choose ` +
+      `another output`,
+    2,
+  );
 }
 
 /** Bytes of what a release takes of a run. */

@@ -322,7 +322,21 @@ Deno.test("files of somebody else are left alone", async () => {
   space.write("out/result.json", { mine: 1 });
   const result = await space.run("retrain", "run.yaml", ...SHORT);
   assertEquals([result.code, space.json("out/result.json")], [2, { mine: 1 }]);
-  assertMatch(result.err, /its result\.json is none of metalora retrain/);
+  assertMatch(
+    result.err,
+    /^metalora: Cannot use the output out: metalora retrain would replace out\/result\.json, which it did not write\. Move that file /m,
+  );
+});
+
+Deno.test("a result.json that is damaged beside its history is written anew", async () => {
+  using space = workspace();
+  await night(space);
+  for (const damaged of ["", '{ "outcome": "publ', "[]", "3"]) {
+    space.write("out/result.json", damaged);
+    const { code, record, err } = await night(space);
+    assertEquals([code, record.outcome, space.json("out/result.json")], [0, "unchanged", record]);
+    assertStringIncludes(err, "out/result.json is damaged: it is written anew\n");
+  }
 });
 
 Deno.test("data that changes while the candidate is trained is told, whether it is test data or held out of the training data", async () => {
