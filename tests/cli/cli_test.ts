@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { dirname } from "node:path";
 import { commands } from "../../lib/cli/commands.ts";
 import { VERSION } from "../../lib/version.ts";
 import { workspace } from "../e2e/harness.ts";
@@ -22,6 +23,25 @@ async function metalora(...args: string[]): Promise<Result> {
 
 Deno.test("--version prints one line", async () => {
   assertEquals(await metalora("--version"), { code: 0, out: `metalora ${VERSION}\n`, err: "" });
+});
+
+Deno.test("the task says nothing of its own for a user whose Deno has no cache yet", async () => {
+  const cache = Deno.makeTempDirSync();
+  try {
+    const path = `${dirname(Deno.execPath())}:${Deno.env.get("PATH")}`;
+    const env = {
+      NO_COLOR: "1",
+      PATH: path,
+      DENO_DIR: cache,
+      NPM_CONFIG_REGISTRY: "http://127.0.0.1:9",
+      DENO_NO_UPDATE_CHECK: "1",
+    };
+    const { code, stderr } = await new Deno.Command(Deno.execPath(), { args: ["task", "--quiet", "metalora", "--version"], env })
+      .output();
+    assertEquals([code, new TextDecoder().decode(stderr)], [0, ""]);
+  } finally {
+    Deno.removeSync(cache, { recursive: true });
+  }
 });
 
 Deno.test("--help lists every command with its summary within 80 columns", async () => {
