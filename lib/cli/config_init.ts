@@ -46,7 +46,7 @@ export const command: Command = {
     if (args.flag("json")) printJson({ output, model, ...files });
     else {
       printLine(`wrote ${output}${text.includes("FILL IN") ? "; its lines with FILL IN need your values" : ""}`);
-      printLine(`next: metalora config check ${output}`);
+      printLine(`next: metalora config check ${quotedForShell(output)}`);
     }
     return 0;
   },
@@ -94,6 +94,11 @@ function isFolder(path: string): boolean {
   } catch {
     throw cannot(`there is no ${path}. Name a model's folder and files with samples`);
   }
+}
+
+/** A word as a shell takes it, in quotes where it would be more than one or mean something else. */
+function quotedForShell(word: string): string {
+  return /^[\p{L}\p{N}_.,:/@%+=-]+$/u.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
 }
 
 /** Writes a file that is not there yet. */

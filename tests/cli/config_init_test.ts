@@ -21,6 +21,16 @@ Deno.test("config init writes a commented configuration that config check accept
   assert(space.exists("runs/metalora/adapter/adapter_config.json"));
 });
 
+Deno.test("config init quotes the file of the next command for the shell, which then runs", async () => {
+  using space = workspace();
+  for (const [name, written] of [["plain.yaml", "plain.yaml"], ["it's my #1 run.yaml", `'it'\\''s my #1 run.yaml'`]] as const) {
+    const { out } = await space.ok("config", "init", "model", "train.jsonl", "--output", name);
+    assertEquals(out, `wrote ${name}\nnext: metalora config check ${written}\n`);
+    const { stdout } = await new Deno.Command("sh", { args: ["-c", `printf %s ${written}`] }).output();
+    assertEquals(new TextDecoder().decode(stdout), name);
+  }
+});
+
 Deno.test("config init without paths marks what is to be filled in, and check points there", async () => {
   using space = workspace();
   const { out } = await space.ok("config", "init", "--output", "new.yaml");
