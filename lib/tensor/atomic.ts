@@ -63,6 +63,8 @@ export function writeFolderAtomic(path: string, fill: (folder: string) => void):
     if (replaced) Deno.removeSync(previous, { recursive: true });
   } catch (error) {
     removeQuietly(temporary);
+    // The reader knows the folder by its final name only.
+    if (error instanceof UserError) throw new UserError(error.message.replaceAll(temporary, path), error.exitCode);
     throw asUserError(error, `Cannot write the folder ${path}`);
   }
 }
