@@ -378,3 +378,11 @@ export async function inTurns<T>(tasks: readonly (() => Promise<T>)[], width = 2
   await Promise.all(Array.from({ length: width }, worker));
   return results;
 }
+
+/** Makes sure that a checkpoint is as its manifest says. */
+export async function requireWhole(space: Workspace, name: string, output = "out"): Promise<void> {
+  const manifest: Record<string, { bytes: number; sha256: string }> = space.json(output, "checkpoints", name, "manifest.json");
+  for (const [file, { sha256: hash }] of Object.entries(manifest)) {
+    assertEquals(await sha256(Deno.readFileSync(space.file(output, "checkpoints", name, file))), hash);
+  }
+}

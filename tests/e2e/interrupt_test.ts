@@ -1,74 +1,7 @@
 /** Runs that are watched, interrupted, killed, or meet another run in the same output. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { command, programArguments, rows, sha256, STREAMS, type Workspace, workspace } from "./harness.ts";
-
-const PATIENCE = 60_000; // milliseconds until something that takes less than one second has failed
-
-/** Makes sure that a checkpoint is as its manifest says. */
-async function requireWhole(space: Workspace, name: string): Promise<void> {
-  const manifest: Record<string, { bytes: number; sha256: string }> = space.json("out/checkpoints", name, "manifest.json");
-  for (const [file, { sha256: hash }] of Object.entries(manifest)) {
-    assertEquals(await sha256(Deno.readFileSync(space.file("out/checkpoints", name, file))), hash);
-  }
-}
-
-/** How an endless run is started. */
-interface Start {
-  options?: readonly string[];
-  /** A program that starts it, such as nohup. */
-  starter?: string;
-}
-
-/** A run that goes on until it is stopped. */
-class Endless implements AsyncDisposable {
-  readonly child: Deno.ChildProcess;
-  #stderr = "";
-  readonly #read: Promise<void>;
-  #waiting: { text: string; found: () => void } | undefined;
-
-  constructor(space: Workspace, output: string, sets: readonly string[] = [], { options = [], starter }: Start = {}) {
-    const all = [`output=${output}`, "train.steps=1000000", "train.log_every=10", "reweight.method=meta-lora", ...sets];
-    const args = programArguments(["train", "run.yaml", "--threads=1", ...options, ...all.flatMap((set) => ["--set", set])]);
-    const [program, ...words] = [...starter === undefined ? [] : [starter], Deno.execPath(), ...args];
-    this.child = new Deno.Command(program!, { args: words, cwd: space.path, ...STREAMS }).spawn();
-    this.#read = this.#collect();
-  }
-
-  async #collect(): Promise<void> {
-    for await (const text of this.child.stderr.pipeThrough(new TextDecoderStream())) {
-      this.#stderr += text;
-      if (this.#waiting && this.#stderr.includes(this.#waiting.text)) this.#waiting.found();
-    }
-    this.#waiting?.found(); // it has ended; the caller sees by what it says
-  }
-
-  /** What it has said, once it has said `text`. */
-  async says(text: string): Promise<string> {
-    if (!this.#stderr.includes(text)) {
-      const { promise, resolve } = Promise.withResolvers<void>();
-      const deadline = setTimeout(resolve, PATIENCE);
-      this.#waiting = { text, found: resolve };
-      await promise;
-      clearTimeout(deadline);
-    }
-    assert(this.#stderr.includes(text), `'${text}' is not in: ${this.#stderr}`);
-    return this.#stderr;
-  }
-
-  /** Stops it. @returns its exit code, and the signal that it ended by when it did not end by itself */
-  async stop(signal: Deno.Signal): Promise<{ code: number; signal: string | null; err: string }> {
-    this.child.kill(signal);
-    const [status] = await Promise.all([this.child.status, this.#read, this.child.stdout.cancel()]);
-    return { code: status.code, signal: status.signal, err: this.#stderr };
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    try {
-      await this.stop("SIGKILL");
-    } catch { // it has been stopped
-    }
-  }
-}
+import { Endless } from "./endless.ts";
+import { command, requireWhole, rows, type Workspace, workspace } from "./harness.ts";
 
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"] as const) {
   Deno.test(`${signal} while training leaves no adapter, only whole checkpoints, and nothing that stops the next run`, async () => {
@@ -218,7 +151,7 @@ Deno.test("a terminal that hangs up twice is one signal, and none under nohup", 
   const { code, err } = await run.stop("SIGHUP");
   assertEquals(code, 143, err);
   assertMatch(err, /\nstopped at step \d+: saved in /);
-  await using other = new Endless(space, "other", [], { starter: "nohup" });
+  await using other = new Endless(space, "other", [], { starter: ["nohup"] });
   await other.says("step 10/");
   other.child.kill("SIGHUP");
   await other.says("step 2000/");
