@@ -100,5 +100,7 @@ function removeQuietly(path: string): void {
 function asUserError(error: unknown, action: string): unknown {
   if (error instanceof UserError || !(error instanceof Error)) return error;
   const system = "code" in error && typeof error.code === "string";
-  return system ? new UserError(`${action}: ${error.message}. Check the folder, its permissions and the free space`, 1) : error;
+  // Deno puts behind it what it was doing with which path: a temporary one.
+  const what = error.message.replace(/: \w+ '.*'$/s, "");
+  return system ? new UserError(`${action}: ${what}. Check the folder, its permissions and the free space`, 1) : error;
 }

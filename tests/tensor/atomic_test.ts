@@ -13,8 +13,11 @@ Deno.test("writeFolderAtomic() names what could not be written as it would be ca
         }),
       UserError,
     );
-    assertEquals(error.message.split(":")[0], `Cannot write ${folder}/step-1/adapter/nowhere/weights`);
-    assertEquals(/\.tmp\//.test(error.message.split(" (")[0]!), false, error.message);
+    assertEquals(
+      error.message,
+      `Cannot write ${folder}/step-1/adapter/nowhere/weights: No such file or directory (os error 2). ` +
+        "Check the folder, its permissions and the free space",
+    );
     assertEquals([...Deno.readDirSync(folder)], []);
   } finally {
     Deno.removeSync(folder, { recursive: true });
