@@ -160,7 +160,7 @@ function printResult(result: RunResult, json: boolean): void {
     `${steps} steps in ${duration(seconds)}, ${Math.round(tokens_per_second).toLocaleString("en")} tokens/s, ` +
       `peak memory ${formatBytes(peak_memory_bytes)}`,
   );
-  printLine(`last training loss ${loss.toFixed(4)}`);
+  if (Number.isFinite(loss)) printLine(`last training loss ${loss.toFixed(4)}`); // a run of validation batches alone has none
   for (const name of ["validation", "test"] as const) {
     const evaluation = result[name];
     if (evaluation) printLine(`${name} ${describeEvaluation(evaluation)}`);

@@ -162,6 +162,26 @@ Deno.test("epochs are passes over the data", async () => {
   assertEquals(epochs, [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]);
 });
 
+Deno.test("a run whose only step was a validation batch tells no training loss", async () => {
+  using space = workspace();
+  const { out } = await space.ok(
+    "train",
+    "run.yaml",
+    "--threads=1",
+    "--set",
+    "reweight.method=meta-lora",
+    "--set",
+    "train.steps=1",
+  );
+  assertEquals(out.split("\n").map((line) => line.split(" ").slice(0, 2).join(" ")), [
+    "1 steps",
+    "validation loss",
+    "test loss",
+    "adapter in",
+    "",
+  ]);
+});
+
 Deno.test("--dry-run prints the memory plan and writes nothing", async () => {
   using space = workspace();
   const json = JSON.parse((await space.ok("train", "run.yaml", "--dry-run", "--json", "--threads=1")).out);
