@@ -112,8 +112,11 @@ function writeNew(path: string, text: string): void {
     if (error instanceof Deno.errors.NotFound) {
       throw new UserError(`Cannot write ${path}: there is no folder ${dirname(path)}. Make it first`, 2);
     }
+    if (error instanceof Deno.errors.NotCapable) { // /proc, /sys and the like
+      throw new UserError(`Cannot write ${path}: programs may not write there. Choose another file with --output`, 1);
+    }
     // What is half-written would be in the way of the next attempt.
     if (existsSync(path)) Deno.removeSync(path);
-    throw new UserError(`Cannot write ${path}: ${(error as Error).message}`, 1);
+    throw new UserError(`Cannot write ${path}: ${(error as Error).message}. Choose another file with --output`, 1);
   }
 }

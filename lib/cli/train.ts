@@ -31,7 +31,7 @@ export const command: Command = {
     "is to be resumed the run starts from the beginning; where it is complete nothing is done. Without --resume it starts from the " +
     "beginning in any case; what an interrupted run had saved stays in <output>/previous until the new one is complete.",
     "--dry-run checks configuration, model, data and output folder, prints the memory plan and stops, with the exit code that the run " +
-    "would refuse to start with.",
+    "would refuse to start with (--json: would_start and problems beside the plan).",
     "--status serves a page with the run as it goes on, and the same as JSON at /status and for Prometheus at /metrics. It is for " +
     "this machine only, unless METALORA_STATUS_TOKEN in the environment (or status.token_file) holds a token.",
   ],

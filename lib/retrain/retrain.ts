@@ -199,6 +199,7 @@ export class Retraining {
       // An adapter of another base model says nothing about this one.
       const rival = facts !== null && facts.record.inputs?.model === inputs.model ? current : null;
       if (current !== null && rival === null) this.#note(`release ${current} belongs to another base model: it is not compared`);
+      this.#note(`measuring the candidate and ${rival === null ? "the model without adapter" : `release ${rival}`}`);
       const measured = await this.#measure([
         this.#candidate.adapter,
         rival === null ? null : join(output, "releases", rival, "adapter"),

@@ -99,6 +99,10 @@ function removeQuietly(path: string): void {
 
 function asUserError(error: unknown, action: string): unknown {
   if (error instanceof UserError || !(error instanceof Error)) return error;
+  // Deno keeps /proc, /sys and the like from a program that may write elsewhere.
+  if (error instanceof Deno.errors.NotCapable) {
+    return new UserError(`${action}: programs may not write there. Choose another place`);
+  }
   const system = "code" in error && typeof error.code === "string";
   // Deno puts behind it what it was doing with which path: a temporary one.
   const what = error.message.replace(/: \w+ '.*'$/s, "");

@@ -48,11 +48,15 @@ Deno.test("config init overwrites nothing, and says what is wrong with a path", 
     [["--output", "kept.yaml"], /^metalora: Cannot write kept\.yaml: it is there already\. Choose another file/],
     [["--output", "no/such/folder.yaml"], /^metalora: Cannot write no\/such\/folder\.yaml: there is no folder no\/such\./],
     [["nothing.jsonl"], /^metalora: Cannot write a configuration: there is no nothing\.jsonl\./],
+    [
+      ["--output", "/proc/x.yaml"],
+      /^metalora: Cannot write \/proc\/x\.yaml: programs may not write there\. Choose another file with --output/,
+    ],
     [["kept.yaml"], /^metalora: .*kept\.yaml/],
   ];
   for (const [args, message] of cases) {
     const { code, out, err } = await space.run("config", "init", ...args);
-    assertEquals([code, out], [2, ""], args.join(" "));
+    assertEquals([code, out], [args[1] === "/proc/x.yaml" ? 1 : 2, ""], args.join(" "));
     assertMatch(err, message);
     assertEquals(err.trimEnd().split("\n").length, 1, err);
   }

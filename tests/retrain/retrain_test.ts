@@ -63,6 +63,8 @@ Deno.test("the first night publishes, the second does nothing, and new data is t
 
   newData(space, 1);
   const third = await night(space);
+  assertStringIncludes(first.err, "\nmeasuring the candidate and the model without adapter\n");
+  assertStringIncludes(third.err, "\nmeasuring the candidate and release 0001\n");
   assertEquals([third.code, third.record.outcome, third.record.changed], [0, "published", ["training data"]]);
   assertEquals([third.record.start, third.record.attempt, current(space)], ["0001", 2, "releases/0002"]);
   assertEquals(third.record.comparison!.release, "0001");
