@@ -2,6 +2,7 @@
 import type { z } from "zod";
 import { didYouMean } from "../nearest.ts";
 import { configSchema } from "./schema.ts";
+import { SYNONYMS } from "./synonyms.ts";
 import { type KeyPath, pathText } from "./document.ts";
 
 /** One thing wrong: where, and the sentence that says so. */
@@ -79,6 +80,10 @@ function shown(value: unknown): string {
 }
 
 function suggestion(issue: Issue, found: unknown): string {
+  if (issue.code === "invalid_type" && issue.expected === "object") {
+    const keys = keysOf(schemaAt(issue.path as KeyPath));
+    return typeof found === "string" && keys.includes("path") ? ` Write { path: ${found} }` : ` Its keys: ${keys.join(", ")}`;
+  }
   if (issue.code !== "invalid_value" || typeof found !== "string") return "";
   const former = FORMER[pathText(issue.path as KeyPath)]?.[found];
   if (former !== undefined) return ` '${found}' is of an earlier version: ${former}`;
@@ -96,9 +101,10 @@ function missingKey(path: KeyPath): Problem {
 function unknownKey(path: KeyPath): Problem {
   const key = String(path.at(-1));
   const siblings = keysOf(schemaAt(path.slice(0, -1)));
-  let help = didYouMean(key, siblings);
+  // The name that another trainer has for it, a typing error, or the right name in the wrong place.
+  const synonym = Object.hasOwn(SYNONYMS, key) ? SYNONYMS[key] : undefined;
+  let help = synonym ? ` Did you mean '${synonym}'?` : didYouMean(key, siblings);
   if (help === "") {
-    // The right name in the wrong place.
     const elsewhere = allPaths().filter((other) => other.at(-1) === key && !other.includes("validation"));
     help = elsewhere.length > 0 ? ` Did you mean '${elsewhere[0]!.join(".")}'?` : ` Known keys here: ${siblings.join(", ")}`;
   }

@@ -1,5 +1,7 @@
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { UserError } from "../../lib/errors.ts";
+import { allPaths } from "../../lib/config/problems.ts";
+import { SYNONYMS } from "../../lib/config/synonyms.ts";
 import { ConfigError, loadConfig, parseConfig } from "../../lib/config/load.ts";
 
 const minimal = "model: m\noutput: o\ndata:\n  train: { path: t.jsonl }\n";
@@ -80,8 +82,11 @@ Deno.test("wrong types and values out of range are named with what was expected 
       "reweight: { method: metalora }",
       "run.yaml:5:21: Cannot use reweight.method: expected one of none, mix, meta-lora, found 'metalora'. Did you mean 'meta-lora'?",
     ],
-    ["train: [1]", "run.yaml:5:8: Cannot use train: expected keys and values, found a list of 1"],
-    ["train: 3", "run.yaml:5:8: Cannot use train: expected keys and values, found 3"],
+    [
+      "status: [1]",
+      "run.yaml:5:9: Cannot use status: expected keys and values, found a list of 1. Its keys: listen, token_file, samples, hosts",
+    ],
+    ["checkpoints: 3", "run.yaml:5:14: Cannot use checkpoints: expected keys and values, found 3. Its keys: every, keep"],
   ];
   for (const [text, expected] of cases) assertEquals(problems(minimal + text), [expected]);
 });
@@ -94,6 +99,18 @@ Deno.test("a value that breaks two rules is one problem, and one of an earlier v
     "--set train.recompute=norms: Cannot use train.recompute: expected one of auto, none, mlp, block, found 'norms'. " +
     "'norms' is of an earlier version: what it saved is never kept now, mlp is the next that saves memory",
   ]);
+});
+
+Deno.test("names that other trainers have for keys lead to ours, and a file alone to its path", () => {
+  assertEquals(problems(`${minimal}train: { learning_rate: 1 }`), [
+    "run.yaml:5:10: Cannot use train.learning_rate: unknown key. Did you mean 'optimizer.lr'?",
+  ]);
+  assertEquals(problems(minimal, ["data.test=test.jsonl"]), [
+    "--set data.test=test.jsonl: Cannot use data.test: expected keys and values, found 'test.jsonl'. Write { path: test.jsonl }",
+  ]);
+  const paths = allPaths().map((path) => path.join("."));
+  assertEquals(Object.values(SYNONYMS).filter((key) => !paths.includes(key)), []);
+  assertEquals(Object.keys(SYNONYMS).filter((key) => paths.includes(key)), []);
 });
 
 Deno.test("a missing key is named with what it means", () => {
