@@ -36,6 +36,13 @@ export function resumption(
   if (complete && changes.length === 0) return { kind: "complete" };
   const next = found ? `continuing from step ${found.state.step}` : "starting from the beginning";
   for (const { step, what } of damaged) note(`passing over the checkpoint of step ${step}: ${what}; ${next}`);
+  const aside = checkpointSteps(join(output, "previous")).at(-1) ?? 0;
+  if (aside > (found?.state.step ?? 0)) {
+    const place = join(output, "previous", "checkpoints");
+    note(
+      `${place} has step ${aside} of the run before this one. To go on with that, put it in the place of ${output}/checkpoints`,
+    );
+  }
   if (found) return { kind: "checkpoint", found };
   if (damaged.length === 0) note(`nothing to resume in ${output}: ${next}`);
   return { kind: "beginning" };

@@ -100,7 +100,7 @@ Deno.test("a run that is begun anew by mistake says so, and keeps what the inter
   let saved = "";
   {
     await using run = new Endless(space, "out", sets);
-    await run.says("step 40/");
+    await run.says("step 3000/"); // far more than the others come to
     await run.stop("SIGTERM");
     saved = space.checkpoints("out")[0]!;
   }
@@ -113,6 +113,14 @@ Deno.test("a run that is begun anew by mistake says so, and keeps what the inter
     await using anew = new Endless(space, "out", sets);
     assert((await anew.says("step 10/")).startsWith(says));
     await anew.stop("SIGKILL");
+  }
+  {
+    await using mistaken = new Endless(space, "out", sets, { options: ["--resume"] });
+    await mistaken.says(
+      `out/previous/checkpoints has step ${step} of the run before this one. To go on with that, put it in the place of ` +
+        "out/checkpoints\n",
+    );
+    await mistaken.stop("SIGKILL");
   }
   // Put back, it goes on where it was.
   Deno.removeSync(space.file("out/checkpoints"), { recursive: true });
