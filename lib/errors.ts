@@ -27,3 +27,8 @@ export function firstError(error: unknown): unknown {
 
 /** Exit codes that an error may ask for. */
 export type ExitCode = 1 | 2 | 75;
+
+/** Exit code of a program that a signal stopped and that has saved its state: 128 and the number of SIGTERM. */
+export const STOPPED = 143;
+/** Exit code of one that a second signal ended at once, with nothing saved: 128 and the number of SIGINT. */
+export const ENDED = 130;

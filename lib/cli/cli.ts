@@ -5,10 +5,12 @@ import { VERSION } from "../version.ts";
 import { Arguments } from "./command.ts";
 import { type CommandEntry, commands as allCommands } from "./commands.ts";
 import { commandHelp, emphasise, groupHelp, programHelp } from "./help.ts";
-import { OutputClosed, printLine, printNote } from "./output.ts";
+import { OutputClosed, printFailure, printLine, printNote } from "./output.ts";
+import { respectNohup } from "./signals.ts";
 
 /**
- * Runs the command that the arguments name. Errors become one line on stderr; `--debug` adds where they arose.
+ * Runs the command that the arguments name. Errors become one line on stderr, and with `--json` an object on stdout; `--debug` adds where they
+ * arose.
  *
  * @param args Arguments of the program.
  * @returns Exit code: 0 done, 1 failed, 2 wrong usage; commands may return others.
@@ -23,10 +25,11 @@ export async function runCli(args: readonly string[], commands: readonly Command
     // A library that cannot be loaded and a device that cannot go on are nobody's defect; their classes would load all of ffi/ here.
     const complete = own || (error instanceof Error && ["LibraryError", "DeviceError"].includes(error.name));
     const message = error instanceof Error ? error.message || error.name : String(error);
-    printNote(`metalora: ${message}`);
+    const exit_code = own ? error.exitCode : 1;
+    printFailure({ error: `metalora: ${message}`, exit_code }, args.includes("--json"));
     if (args.includes("--debug")) printNote(error instanceof Error && error.stack ? error.stack : Deno.inspect(error));
     else if (!complete) printNote("Run the same command with --debug to see where this arose.");
-    return own ? error.exitCode : 1;
+    return exit_code;
   }
 }
 
@@ -52,6 +55,7 @@ async function dispatch(args: readonly string[], commands: readonly CommandEntry
 
   const entry = commands.find(({ name }) => name === args.slice(0, name.split(" ").length).join(" "));
   if (entry === undefined) return unknown(args, commands);
+  respectNohup();
   const { command } = await entry.load();
   const parsed = new Arguments(command, args.slice(entry.name.split(" ").length));
   if (parsed.flag("help")) {

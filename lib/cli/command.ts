@@ -28,7 +28,7 @@ export interface Command {
   readonly options: readonly Option[];
   /** Command lines without `metalora`, each with what it does. */
   readonly examples?: readonly (readonly [line: string, meaning: string])[];
-  /** Exit codes beside 0, 1 and 2, which every command has, each with its meaning. */
+  /** Exit codes beside 0, 1 and 2, which every command has (or what these mean here), each with its meaning. */
   readonly exits?: readonly (readonly [code: number, meaning: string])[];
   /** Files that it reads or writes, each with what they are. */
   readonly files?: readonly (readonly [path: string, meaning: string])[];
@@ -49,7 +49,7 @@ export const setOption: Option = {
   name: "set",
   value: "KEY=VALUE",
   repeat: true,
-  description: "Use this value for a key of the configuration, such as train.steps=100",
+  description: "Use this value for a key of the configuration, such as train.steps=100; text is taken as it stands",
 };
 
 /** Options that every command has. */

@@ -46,7 +46,7 @@ export const command: Command = {
     if (args.flag("json")) printJson({ output, model, ...files });
     else {
       printLine(`wrote ${output}${text.includes("FILL IN") ? "; its lines with FILL IN need your values" : ""}`);
-      printLine(`next: metalora config check ${output}`);
+      printLine(`next: metalora config check ${quotedForShell(output)}`);
     }
     return 0;
   },
@@ -96,6 +96,11 @@ function isFolder(path: string): boolean {
   }
 }
 
+/** A word as a shell takes it, in quotes where it would be more than one or mean something else. */
+function quotedForShell(word: string): string {
+  return /^[\p{L}\p{N}_.,:/@%+=-]+$/u.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
+}
+
 /** Writes a file that is not there yet. */
 function writeNew(path: string, text: string): void {
   try {
@@ -107,8 +112,11 @@ function writeNew(path: string, text: string): void {
     if (error instanceof Deno.errors.NotFound) {
       throw new UserError(`Cannot write ${path}: there is no folder ${dirname(path)}. Make it first`, 2);
     }
+    if (error instanceof Deno.errors.NotCapable) { // /proc, /sys and the like
+      throw new UserError(`Cannot write ${path}: programs may not write there. Choose another file with --output`, 1);
+    }
     // What is half-written would be in the way of the next attempt.
     if (existsSync(path)) Deno.removeSync(path);
-    throw new UserError(`Cannot write ${path}: ${(error as Error).message}`, 1);
+    throw new UserError(`Cannot write ${path}: ${(error as Error).message}. Choose another file with --output`, 1);
   }
 }

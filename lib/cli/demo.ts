@@ -3,7 +3,7 @@ import { DEMO_SIZES } from "../demo/generate.ts";
 import { RunFiles, RunFolder } from "../train/folder.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
 import { threadsOption } from "./device.ts";
-import { printJson, printLine, printNote } from "./output.ts";
+import { printJson, printLine, printNote, printProgress } from "./output.ts";
 
 const NAMES: Readonly<Record<Condition, string>> = {
   base: "base model, not trained",
@@ -50,7 +50,7 @@ export const command: Command = {
         `${validation} right validation rows; ${test} test rows; seeds ${seeds.join(", ")}`,
     );
     const terminal = Deno.stderr.isTerminal();
-    const draw = (text: string) => Deno.stderr.writeSync(new TextEncoder().encode(`\r\x1b[2K${text}`));
+    const draw = (text: string) => printProgress(`\r\x1b[2K${text}`);
     let label = "";
     const summary = runDemo({
       seeds,

@@ -1,5 +1,6 @@
 /** The texts of `--help`, laid out as manual pages of 80 columns. */
 import { type Command, commonOptions, type Option } from "./command.ts";
+import { ENDED, STOPPED } from "../errors.ts";
 import { VERSION } from "../version.ts";
 
 const WIDTH = 80;
@@ -60,11 +61,12 @@ function exampleLines(examples: readonly Row[]): string[] {
   ) => [`metalora ${line}`, ...wrap(meaning, WIDTH - 2 * INDENT.length).map((each) => INDENT + each)]);
 }
 
-const EXITS: readonly Row[] = [
-  ["0", "done"],
-  ["1", "failed; a line on stderr says why"],
-  ["2", "wrong usage, configuration or data"],
-];
+const EXITS = new Map([[0, "done"], [1, "failed; a line on stderr says why"], [2, "wrong usage, configuration or data"]]);
+
+/** Exit codes that every command has, those of this one beside them or in their place. */
+function exitTable(own: readonly (readonly [code: number, meaning: string])[]): string[] {
+  return table([...new Map([...EXITS, ...own])].map(([code, meaning]): Row => [String(code), meaning]));
+}
 
 /** Help of one command. */
 export function commandHelp(command: Command): string {
@@ -78,7 +80,7 @@ export function commandHelp(command: Command): string {
     ...section("OPTIONS", table(options)),
     ...section("EXAMPLES", exampleLines(examples)),
     ...section("FILES", table(files)),
-    ...section("EXIT CODES", table([...EXITS, ...exits.map(([code, meaning]): Row => [String(code), meaning])])),
+    ...section("EXIT CODES", exitTable(exits)),
   ].join("\n");
 }
 
@@ -133,7 +135,12 @@ export function programHelp(commands: readonly Summary[]): string {
     ),
     ...section(
       "EXIT CODES",
-      table([...EXITS, ["75", "another run holds the output folder"], ["143", "stopped by a signal after saving"]]),
+      exitTable([
+        [3, "retrain: trained, but not better than what is published"],
+        [75, "another run holds the output folder"],
+        [ENDED, "ended at once by a second signal, nothing saved"],
+        [STOPPED, "stopped by a signal after saving"],
+      ]),
     ),
     ...section("VERSION", [VERSION]),
   ].join("\n");

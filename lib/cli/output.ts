@@ -1,4 +1,5 @@
-/** Writing to the terminal or a pipe. */
+/** Writing to the terminal, a file or a pipe. What cannot be written there never ends the work that it tells about. */
+import { UserError } from "../errors.ts";
 
 const encoder = new TextEncoder();
 
@@ -11,13 +12,15 @@ export class OutputClosed extends Error {
  * Writes a line to stdout, at once.
  *
  * @throws {OutputClosed} When nobody reads stdout any more; the program then ends quietly.
+ * @throws {UserError} When stdout takes nothing, such as a file on a full disk.
  */
 export function printLine(text = ""): void {
   try {
     writeAll(Deno.stdout, text + "\n");
   } catch (error) {
     if (error instanceof Deno.errors.BrokenPipe) throw new OutputClosed();
-    throw error;
+    const what = error instanceof Error ? error.message : String(error);
+    throw new UserError(`Cannot write to standard output: ${what}. Free some space where it goes, or send it elsewhere`);
   }
 }
 
@@ -26,12 +29,57 @@ export function printJson(value: unknown): void {
   printLine(JSON.stringify(value));
 }
 
-/** Writes a line to stderr; whether anybody reads it does not matter. */
-export function printNote(text: string): void {
+/**
+ * Tells on stdout what a work that is done, and saved, came to. When stdout takes nothing, a line on stderr says so.
+ *
+ * @param print Prints it.
+ * @param done What holds all the same, such as "the adapter is in runs/math/adapter".
+ * @returns false when it was lost; a reader who has gone has lost nothing.
+ */
+export function tell(print: () => void, done: string): boolean {
   try {
-    writeAll(Deno.stderr, text + "\n");
+    print();
+    return true;
   } catch (error) {
-    if (!(error instanceof Deno.errors.BrokenPipe)) throw error;
+    if (error instanceof OutputClosed) return true;
+    if (!(error instanceof UserError)) throw error;
+    printNote(`metalora: ${error.message} (${done})`);
+    return false;
+  }
+}
+
+/** Why the program ends without what it was asked for, and anything more that a program may want to know. */
+export interface Failure {
+  readonly error: string;
+  readonly exit_code: number;
+  readonly [key: string]: unknown;
+}
+
+/**
+ * Writes why the program ends without what it was asked for: a line on stderr, and with `--json` an object on stdout, too.
+ *
+ * @param error The line, and the exit code that the program will have.
+ * @param json Whether `--json` is given.
+ */
+export function printFailure({ error, ...more }: Failure, json: boolean): void {
+  printNote(error);
+  if (!json) return;
+  try {
+    printJson({ error: error.replace(/^metalora: /, ""), ...more });
+  } catch { // stdout takes nothing, which may be the very error; stderr has it
+  }
+}
+
+/** Writes a line to stderr. It is lost when that is a closed pipe, a terminal that hung up, or a file on a full disk. */
+export function printNote(text: string): void {
+  printProgress(text + "\n");
+}
+
+/** Writes text to stderr as it is, for a line that is drawn again and again; lost like a note's. */
+export function printProgress(text: string): void {
+  try {
+    writeAll(Deno.stderr, text);
+  } catch { // the work goes on without being watched
   }
 }
 

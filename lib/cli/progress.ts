@@ -1,5 +1,5 @@
 /** Progress of a run: a bar that is redrawn on a terminal, plain lines elsewhere. */
-import { printNote } from "./output.ts";
+import { printNote, printProgress } from "./output.ts";
 
 /** What a line of progress tells. */
 export interface ProgressState {
@@ -14,7 +14,6 @@ export interface ProgressState {
 }
 
 const REDRAW_MS = 100;
-const encoder = new TextEncoder();
 
 /** Shows progress on stderr. */
 export class Progress {
@@ -36,24 +35,17 @@ export class Progress {
     this.#drawn = now;
     let columns = 80;
     try {
-      columns = Deno.consoleSize().columns;
+      columns = Deno.consoleSize().columns || columns; // some terminals have a size of 0
     } catch { // a terminal that does not tell its size
     }
-    write(`\r\x1b[2K${bar(state, columns)}`);
+    printProgress(`\r\x1b[2K${bar(state, columns)}`);
     this.#open = true;
   }
 
   /** Ends the bar's line, so that other text can follow. */
   end(): void {
-    if (this.#open) write("\n");
+    if (this.#open) printProgress("\n");
     this.#open = false;
-  }
-}
-
-function write(text: string): void {
-  try {
-    Deno.stderr.writeSync(encoder.encode(text));
-  } catch { // nobody reads it
   }
 }
 

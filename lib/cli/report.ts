@@ -15,7 +15,7 @@ export const command: Command = {
   details: [
     "Draws report.html from what a run wrote: metrics.jsonl, weights.jsonl, config.yaml. Works while the run goes on, and for one that " +
     "was stopped. Texts of samples come from the data files, as long as they are where the run read them.",
-    "With a configuration: of its output folder; for one of metalora retrain, of the current release.",
+    "With a configuration: of its output folder. Of a folder of metalora retrain it is the current release's.",
   ],
   options: [
     { name: "output", value: "FILE", description: "Write the page there (default: report.html in the folder)" },
@@ -31,7 +31,7 @@ export const command: Command = {
   run(args) {
     const [name] = args.positional as [string];
     const sets = [...args.values("set")];
-    const folder = isFolder(name) ? name : outputOf(loadConfig(name, sets).config.output);
+    const folder = outputOf(isFolder(name) ? name : loadConfig(name, sets).config.output);
     if (isFolder(name) && sets.length > 0) {
       throw new UserError("Cannot make a report: --set goes with a configuration, not with a folder. Leave it out", 2);
     }

@@ -1,14 +1,14 @@
 import { loadConfig } from "../config/load.ts";
-import { UserError } from "../errors.ts";
+import { ENDED, STOPPED, UserError } from "../errors.ts";
 import { describeEvaluation } from "../train/evaluation.ts";
 import { RunEvents } from "../train/events.ts";
 import { formatBytes } from "../train/memory.ts";
 import type { RetrainRecord } from "../retrain/records.ts";
-import { REJECTED, RetrainFailure, Retraining, STOPPED } from "../retrain/retrain.ts";
+import { REJECTED, RetrainFailure, Retraining } from "../retrain/retrain.ts";
 import { rollback } from "../retrain/rollback.ts";
 import { type Arguments, type Command, jsonOption, setOption } from "./command.ts";
 import { deviceOf, deviceOption, threadsOption } from "./device.ts";
-import { printJson, printLine, printNote } from "./output.ts";
+import { printFailure, printJson, printLine, printNote, tell } from "./output.ts";
 import { duration, Progress } from "./progress.ts";
 import { onSignal } from "./signals.ts";
 import { failure, serve, terminal } from "./train.ts";
@@ -45,6 +45,7 @@ export const command: Command = {
     [0, "published, nothing to do, or rolled back"],
     [REJECTED, "trained, but not published: worse than what is published"],
     [75, "another invocation, or a training, holds the output folder"],
+    [ENDED, "ended at once by a second signal; the next invocation goes on from the last checkpoint"],
     [STOPPED, "stopped by a signal after saving; the next invocation goes on"],
   ],
   files: [
@@ -65,8 +66,10 @@ export const command: Command = {
     const release = args.value("release");
     if (args.flag("rollback")) {
       const record = await rollback(config, release);
-      if (json) printJson(record);
-      else printLine(`rolled back ${record.reason}: ${config.output}/current`);
+      tell(() => {
+        if (json) printJson(record);
+        else printLine(`rolled back ${record.reason}: ${config.output}/current`);
+      }, `it is rolled back, ${config.output}/result.json has the record`);
       return 0;
     }
     if (release !== undefined) throw new UserError("Cannot use --release without --rollback", 2);
@@ -83,15 +86,18 @@ export const command: Command = {
     using _signals = onSignal(() => {
       progress.end();
       const answer = retraining.stop();
-      if (answer === "wait") {
+      if (answer === "end") printFailure({ error: "stopped: there was nothing to save", exit_code: STOPPED }, json);
+      else {
         printNote("stopping: the state is saved first; a second signal ends the program at once");
         status?.stopping();
       }
       return answer;
-    }, STOPPED);
+    });
     const record = await finished(retraining, progress, args);
-    if (json) printJson(record);
-    else for (const line of describe(record, config.output)) printLine(line);
+    tell(() => {
+      if (json) printJson(record);
+      else for (const line of describe(record, config.output)) printLine(line);
+    }, `the outcome is '${record.outcome}', ${config.output}/result.json has the record`);
     return record.exit_code;
   },
 };

@@ -5,7 +5,7 @@ import { scoreSamples } from "../train/score.ts";
 import { loadRunInputs } from "../train/inputs.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
 import { deviceOption, openDevice, threadsOption } from "./device.ts";
-import { printJson, printLine, printNote } from "./output.ts";
+import { printJson, printLine, printNote, printProgress } from "./output.ts";
 
 /** `metalora score`: similarity of every training sample to the validation set, without training. */
 export const command: Command = {
@@ -42,7 +42,7 @@ export const command: Command = {
     const similarities = scoreSamples(dev, config, inputs, {
       adapter: adapter === undefined || adapter === "none" ? null : adapter,
       progress: (done) => {
-        if (Deno.stderr.isTerminal()) Deno.stderr.writeSync(new TextEncoder().encode(`\r${done}/${samples.length} samples`));
+        if (Deno.stderr.isTerminal()) printProgress(`\r${done}/${samples.length} samples`);
       },
     });
     if (Deno.stderr.isTerminal()) printNote("");

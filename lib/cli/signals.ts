@@ -1,23 +1,50 @@
-/** SIGTERM and SIGINT: the first one asks, the second one ends. */
+/** Signals that ask to stop: the first one asks, a second SIGTERM or SIGINT ends. */
+import { isIgnored } from "../../ffi/signals.ts";
+import { ENDED, STOPPED } from "../errors.ts";
 
-const SIGNALS = ["SIGTERM", "SIGINT"] as const;
+let hangupIgnored = false;
 
 /**
- * Calls `first` at the first SIGTERM or SIGINT, until it is disposed of.
+ * The same signal within so many milliseconds is the same wish: Ctrl-C reaches every process of a terminal, and `deno task` passes
+ * it on to its child, too. Nobody presses twice so fast.
+ */
+const ECHO_MS = 250;
+
+/**
+ * Ignores SIGHUP for good where it was ignored when the program began, as under nohup. To be called first: half a second after
+ * its start Deno 2.9 puts handlers of its own in that place, which end the program.
+ */
+export function respectNohup(): void {
+  hangupIgnored = isIgnored("SIGHUP");
+  if (hangupIgnored) Deno.addSignalListener("SIGHUP", () => {});
+}
+
+/**
+ * Calls `first` at the first SIGTERM, SIGINT or SIGHUP (the terminal is gone), until it is disposed of. A SIGHUP never counts as
+ * the second signal: a terminal that closes sends several, and systemd sends one behind its SIGTERM.
  *
  * @param first Returns "wait" when the program ends by itself soon, "end" when nothing is worth waiting for.
- * @param exitCode Of the program when it is ended here, at the second signal or at once.
  */
-export function onSignal(first: () => "wait" | "end", exitCode: number): Disposable {
+export function onSignal(first: () => "wait" | "end"): Disposable {
   let asked = false;
-  const hear = () => {
-    if (asked || first() === "end") Deno.exit(exitCode);
+  let heard: { signal: Deno.Signal; at: number } | null = null;
+  const ask = () => {
+    if (!asked && first() === "end") Deno.exit(STOPPED);
     asked = true;
   };
-  for (const signal of SIGNALS) Deno.addSignalListener(signal, hear);
+  const insist = (signal: Deno.Signal) => {
+    const at = performance.now();
+    if (heard?.signal === signal && at - heard.at < ECHO_MS) return;
+    if (heard !== null) Deno.exit(ENDED);
+    heard = { signal, at };
+    ask();
+  };
+  const hangup = hangupIgnored ? [] : [["SIGHUP", ask] as const];
+  const listeners = [["SIGTERM", () => insist("SIGTERM")], ["SIGINT", () => insist("SIGINT")], ...hangup] as const;
+  for (const [signal, listener] of listeners) Deno.addSignalListener(signal, listener);
   return {
     [Symbol.dispose]() {
-      for (const signal of SIGNALS) Deno.removeSignalListener(signal, hear);
+      for (const [signal, listener] of listeners) Deno.removeSignalListener(signal, listener);
     },
   };
 }

@@ -1,23 +1,21 @@
 import { loadConfig } from "../config/load.ts";
 import type { Config } from "../config/schema.ts";
-import { UserError } from "../errors.ts";
+import { ENDED, STOPPED, UserError } from "../errors.ts";
 import { BackgroundRun, planInBackground } from "../train/background.ts";
 import { requireKnownKeys } from "../train/changes.ts";
 import { describeEvaluation } from "../train/evaluation.ts";
 import { type DatasetFacts, type Ending, type RunEvent, RunEvents, type RunResult } from "../train/events.ts";
-import { RunFolder } from "../train/folder.ts";
+import { outputProblem, RunFolder } from "../train/folder.ts";
 import { formatBytes } from "../train/memory.ts";
+import { abandoned } from "../train/resumption.ts";
 import type { StatusOfRun } from "../status/start.ts";
 import type { RunOptions } from "../train/session.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
 import { deviceOf, deviceOption, threadsOption } from "./device.ts";
 import { memoryTable } from "./memory_table.ts";
-import { printJson, printLine, printNote } from "./output.ts";
+import { printFailure, printJson, printLine, printNote, tell } from "./output.ts";
 import { duration, Progress, type ProgressState } from "./progress.ts";
 import { onSignal } from "./signals.ts";
-
-/** Exit code of a run that a signal stopped: 128 and the number of SIGTERM. */
-const STOPPED = 143;
 
 /** `metalora train`: one fine-tuning run. */
 export const command: Command = {
@@ -27,10 +25,13 @@ export const command: Command = {
   details: [
     "Writes the adapter in PEFT's format, metrics and per-sample weights into the configuration's output folder. Nothing there " +
     "is half-written: adapter/ appears when the run is complete.",
-    "SIGTERM or SIGINT (Ctrl-C) saves the state of the run and ends it with exit code 143; a second one ends it at once. --resume " +
+    "SIGTERM, SIGINT (Ctrl-C) or SIGHUP (the terminal is closed, unless nohup is in front) saves the state of the run and ends it with " +
+    "exit code 143; a second SIGTERM or SIGINT ends it at once, nothing saved, with 130. --resume " +
     "continues from the newest whole checkpoint, to the very adapter that the run would have made without a stop. Where nothing " +
-    "is to be resumed the run starts from the beginning; where it is complete nothing is done.",
-    "--dry-run checks configuration, model and data, prints the memory plan and stops.",
+    "is to be resumed the run starts from the beginning; where it is complete nothing is done. Without --resume it starts from the " +
+    "beginning in any case; what an interrupted run had saved stays in <output>/previous until the new one is complete.",
+    "--dry-run checks configuration, model, data and output folder, prints the memory plan and stops, with the exit code that the run " +
+    "would refuse to start with (--json: would_start and problems beside the plan).",
     "--status serves a page with the run as it goes on, and the same as JSON at /status and for Prometheus at /metrics. It is for " +
     "this machine only, unless METALORA_STATUS_TOKEN in the environment (or status.token_file) holds a token.",
   ],
@@ -52,7 +53,8 @@ export const command: Command = {
   positional: [1, 1],
   exits: [
     [75, "another run holds the output folder"],
-    [143, "stopped by a signal after saving; --resume goes on"],
+    [ENDED, "ended at once by a second signal; --resume goes on from the last checkpoint"],
+    [STOPPED, "stopped by a signal after saving; --resume goes on"],
   ],
   files: [
     ["<output>/adapter/", "the adapter in PEFT's format"],
@@ -93,14 +95,14 @@ export const command: Command = {
       using _signals = onSignal(() => {
         progress.end();
         if (!run.started) {
-          printNote("stopped before training began: nothing to save");
+          printFailure({ error: "stopped before training began: nothing to save", exit_code: STOPPED }, json);
           return "end";
         }
         printNote("stopping: the state is saved first; a second signal ends the run at once");
         run.stop();
         status?.stopping();
         return "wait";
-      }, STOPPED);
+      });
       ending = await run.ending;
     }
     progress.end();
@@ -121,19 +123,18 @@ export async function serve(config: Config, listen: string, events: RunEvents): 
 function report(ending: Ending, { json, debug }: { json: boolean; debug: boolean }): number {
   switch (ending.kind) {
     case "complete":
-      printResult(ending.result, json);
-      return 0;
+      return told(ending.result, json);
     case "was complete":
       printNote(`nothing to do: the run in ${ending.result.output} is complete. Train without --resume to make it anew`);
-      if (json) printJson(ending.result);
-      return 0;
-    case "stopped":
-      printNote(
-        ending.checkpoint === null
-          ? "stopped before the first step: nothing to save"
-          : `stopped at step ${ending.step}: saved in ${ending.checkpoint}. Go on with --resume`,
-      );
+      return json ? told(ending.result, json) : 0;
+    case "stopped": {
+      const { step, checkpoint } = ending;
+      const error = checkpoint === null
+        ? "stopped before the first step: nothing to save"
+        : `stopped at step ${step}: saved in ${checkpoint}. Go on with --resume`;
+      printFailure({ error, exit_code: STOPPED, step, checkpoint }, json);
       return STOPPED;
+    }
     case "failed":
       throw failure(ending, debug);
   }
@@ -146,6 +147,12 @@ export function failure({ message, exitCode, defect, stack }: Extract<Ending, { 
   return error;
 }
 
+/** Tells what a run came to. @returns 1 when a program was to read it and it is lost, else 0: the run itself is done */
+function told(result: RunResult, json: boolean): number {
+  const heard = tell(() => printResult(result, json), `the run is complete, its adapter is in ${result.output}/adapter`);
+  return json && !heard ? 1 : 0;
+}
+
 function printResult(result: RunResult, json: boolean): void {
   if (json) return printJson(result);
   const { steps, seconds, tokens_per_second, peak_memory_bytes, output, loss } = result;
@@ -153,7 +160,7 @@ function printResult(result: RunResult, json: boolean): void {
     `${steps} steps in ${duration(seconds)}, ${Math.round(tokens_per_second).toLocaleString("en")} tokens/s, ` +
       `peak memory ${formatBytes(peak_memory_bytes)}`,
   );
-  printLine(`last training loss ${loss.toFixed(4)}`);
+  if (Number.isFinite(loss)) printLine(`last training loss ${loss.toFixed(4)}`); // a run of validation batches alone has none
   for (const name of ["validation", "test"] as const) {
     const evaluation = result[name];
     if (evaluation) printLine(`${name} ${describeEvaluation(evaluation)}`);
@@ -162,18 +169,24 @@ function printResult(result: RunResult, json: boolean): void {
 }
 
 async function dryRun(config: Config, options: RunOptions, { json }: { json: boolean }): Promise<number> {
-  const answer = await planInBackground(config, options);
+  const unusable = outputProblem(config.output);
+  // What it holds may only be looked at where a run may write.
+  const resume = options.resume === true && unusable === null;
+  const answer = await planInBackground(config, { ...options, resume });
   if ("kind" in answer) return report(answer, { json, debug: false });
-  const { plan, steps, parameters, device, data, room } = answer;
-  if (plan.total_bytes > room) printNote(`${formatBytes(room)} is free or allowed: the run would not start`);
-  if (json) printJson(plan);
+  const { plan, steps, parameters, device, data, notes, refusal } = answer;
+  const problems = [unusable?.message, refusal].filter((message) => typeof message === "string");
+  const left = resume || unusable !== null ? null : abandoned(config.output);
+  for (const note of [...left === null ? [] : [left], ...notes]) printNote(note);
+  if (json) printJson({ ...plan, would_start: problems.length === 0, problems });
   else {
     printLine(`${config.model}: ${parameters.toLocaleString("en")} adapter parameters, ${steps} steps on ${device}`);
     for (const [name, dataset] of Object.entries(data)) if (dataset) printLine(describeData(name, dataset));
     printLine();
     printLine(memoryTable(plan));
   }
-  return plan.total_bytes > room ? 1 : 0;
+  for (const problem of problems) printNote(`metalora: ${problem}`);
+  return unusable?.exitCode ?? (refusal === null ? 0 : 1);
 }
 
 /** Shows a run on the terminal. */

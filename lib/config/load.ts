@@ -1,9 +1,9 @@
 /** Reads a configuration file, with `--set` on top, into a complete `Config`. */
-import { parseDocument } from "yaml";
+import { isScalar, parseDocument } from "yaml";
 import { dirname, isAbsolute, join } from "node:path";
 import { UserError } from "../errors.ts";
 import { type ConfigDocument, type KeyPath, parseConfigDocument } from "./document.ts";
-import { type Problem, problemsOf, valueAt } from "./problems.ts";
+import { type Problem, problemsOf, textAt, valueAt } from "./problems.ts";
 import { applyPreset, checkAcrossKeys, resolve, setAt } from "./resolve.ts";
 import { type Config, configSchema } from "./schema.ts";
 
@@ -38,10 +38,12 @@ interface Override {
  * Loads a configuration file.
  *
  * A relative path in it (model, data) is taken from the current directory; where nothing stands there, from the
- * configuration's own folder. `output` is always taken from the current directory.
+ * configuration's own folder. `output` is always taken from the current directory. `~/` is the home folder: no shell expands it
+ * behind `output=`, and a folder of that name would be a trap.
  *
  * @param path The YAML file.
- * @param sets `key.path=value` from the command line; values are read as YAML and replace those of the file.
+ * @param sets `key.path=value` from the command line; values replace those of the file. Of a key that holds text the value is taken
+ *   as it stands (quotes around all of it are left out), of any other it is read as YAML.
  * @throws {ConfigError} With `file:line:column: …` (or `--set …: …`) for everything that is wrong.
  * @throws {UserError} When the file cannot be read or is no YAML.
  */
@@ -107,10 +109,21 @@ function parseOverride(text: string): Override {
   if (equals < 0 || path.some((key) => key === "" || key === "__proto__")) {
     throw cannot("expected key.path=value, such as train.steps=100");
   }
-  const document = parseDocument(text.slice(equals + 1), { prettyErrors: false });
+  const given = text.slice(equals + 1);
+  const kind = textAt(path);
+  const document = parseDocument(given, { prettyErrors: false });
+  if (kind !== null && !isQuoted(document.contents, given)) {
+    return { path, value: kind === "text or null" && ["null", "~", ""].includes(given) ? null : given, text };
+  }
   const error = document.errors[0] ?? document.warnings[0];
   if (error) throw cannot(`the value is no YAML: ${error.message.replace(/\s+/g, " ")}`);
   return { path, value: document.toJS() ?? null, text };
+}
+
+/** Whether a text is one in quotes from end to end, as those write it who know that a value is YAML. */
+function isQuoted(node: unknown, text: string): boolean {
+  const quoted = isScalar(node) && (node.type === "QUOTE_DOUBLE" || node.type === "QUOTE_SINGLE");
+  return quoted && node.range![0] === 0 && node.range![1] === text.length;
 }
 
 /** `--set train.steps=…` replaces the `epochs` of the file, and the other way round. */
@@ -131,18 +144,27 @@ function place(path: KeyPath, part: "value" | "key", document: ConfigDocument, o
 
 /** Prefers the current directory, then the configuration's folder; a path that is in neither stays for the reader to report. */
 function findFiles(config: Config, folder: string): Config {
-  const find = (path: string) => {
+  const find = (given: string) => {
+    const path = atHome(given);
     if (isAbsolute(path) || exists(path)) return path;
     const beside = join(folder, path);
     return exists(beside) ? beside : path;
   };
   const source = <T extends { path: string } | null>(each: T): T => each && { ...each, path: find(each.path) };
   const { train, validation, test } = config.data;
+  const { token_file } = config.status;
   return {
     ...config,
     model: find(config.model),
+    output: atHome(config.output),
+    status: { ...config.status, token_file: token_file && atHome(token_file) },
     data: { ...config.data, train: source(train), validation: source(validation), test: source(test) },
   };
+}
+
+function atHome(path: string): string {
+  const home = path === "~" || path.startsWith("~/") ? Deno.env.get("HOME") : undefined;
+  return home ? join(home, path.slice(1)) : path;
 }
 
 function exists(path: string): boolean {

@@ -2,6 +2,7 @@
 import type { z } from "zod";
 import { didYouMean } from "../nearest.ts";
 import { configSchema } from "./schema.ts";
+import { SYNONYMS } from "./synonyms.ts";
 import { type KeyPath, pathText } from "./document.ts";
 
 /** One thing wrong: where, and the sentence that says so. */
@@ -29,9 +30,16 @@ export function valueAt(root: unknown, path: KeyPath): unknown {
 
 type Issue = z.core.$ZodIssue;
 
+/** Values that earlier versions knew, by key, and what to write now. */
+const FORMER: Readonly<Record<string, Readonly<Record<string, string>>>> = {
+  "train.recompute": { norms: "what it saved is never kept now, mlp is the next that saves memory" },
+};
+
 /** Turns what zod found in `input` into problems, one for each unknown key and each wrong value. */
 export function problemsOf(issues: readonly Issue[], input: unknown): Problem[] {
-  return issues.flatMap((issue): Problem[] => {
+  // Of a number that is no safe integer, and beyond its own range as well, the range is said last and says more.
+  const last = new Map(issues.map((issue) => [JSON.stringify(issue.path), issue]));
+  return [...last.values()].flatMap((issue): Problem[] => {
     const path = issue.path as KeyPath;
     if (issue.code === "unrecognized_keys") return issue.keys.map((key) => unknownKey([...path, key]));
     const found = valueAt(input, path);
@@ -72,7 +80,13 @@ function shown(value: unknown): string {
 }
 
 function suggestion(issue: Issue, found: unknown): string {
+  if (issue.code === "invalid_type" && issue.expected === "object") {
+    const keys = keysOf(schemaAt(issue.path as KeyPath));
+    return typeof found === "string" && keys.includes("path") ? ` Write { path: ${found} }` : ` Its keys: ${keys.join(", ")}`;
+  }
   if (issue.code !== "invalid_value" || typeof found !== "string") return "";
+  const former = FORMER[pathText(issue.path as KeyPath)]?.[found];
+  if (former !== undefined) return ` '${found}' is of an earlier version: ${former}`;
   return didYouMean(found, issue.values.map(String));
 }
 
@@ -87,9 +101,10 @@ function missingKey(path: KeyPath): Problem {
 function unknownKey(path: KeyPath): Problem {
   const key = String(path.at(-1));
   const siblings = keysOf(schemaAt(path.slice(0, -1)));
-  let help = didYouMean(key, siblings);
+  // The name that another trainer has for it, a typing error, or the right name in the wrong place.
+  const synonym = Object.hasOwn(SYNONYMS, key) ? SYNONYMS[key] : undefined;
+  let help = synonym ? ` Did you mean '${synonym}'?` : didYouMean(key, siblings);
   if (help === "") {
-    // The right name in the wrong place.
     const elsewhere = allPaths().filter((other) => other.at(-1) === key && !other.includes("validation"));
     help = elsewhere.length > 0 ? ` Did you mean '${elsewhere[0]!.join(".")}'?` : ` Known keys here: ${siblings.join(", ")}`;
   }
@@ -103,6 +118,21 @@ function unwrap(schema: unknown): unknown {
     inner = (inner as { def: { innerType: unknown } }).def.innerType;
   }
   return inner;
+}
+
+/** Whether the key at a path holds any text at all (no choice, no number), and whether it may be null as well. */
+export function textAt(path: KeyPath): "text" | "text or null" | null {
+  const schema = schemaAt(path);
+  if ((unwrap(schema) as Definition | undefined)?.def?.type !== "string") return null;
+  for (let inner = schema as Definition | undefined; inner?.def; inner = inner.def.innerType) {
+    if (inner.def.type === "nullable") return "text or null";
+  }
+  return "text";
+}
+
+/** What zod tells of a schema. */
+interface Definition {
+  readonly def?: { readonly type?: string; readonly innerType?: Definition };
 }
 
 function tupleLength(path: KeyPath): number | undefined {

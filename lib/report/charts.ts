@@ -81,22 +81,17 @@ export function thin(points: readonly Point[], most = 400): Point[] {
 }
 
 /**
- * Moving average over a window centred on each point. At both ends, where half of the window is missing, the value of the straight
- * line through what is left: one odd value at the end does not draw a peak, and a straight line stays straight.
+ * Moving average over a window centred on each point, at both ends over the part of it that there is: no value lies beyond those
+ * that are averaged (a line through them would, and show more effective samples than a batch has), and one odd value at the end
+ * draws no peak.
  */
 export function smooth(points: readonly Point[], window: number): Point[] {
   const half = Math.floor(window / 2);
-  const sums = [0], moments = [0]; // Σ y and Σ i·y of the first points
-  points.forEach(([, y], i) => {
-    sums.push(sums[i]! + y);
-    moments.push(moments[i]! + i * y);
-  });
-  return points.map(([x, y], i) => {
-    const from = Math.max(0, i - half), to = Math.min(points.length, i + half + 1), n = to - from;
-    if (n === 1) return [x, y];
-    const sum = sums[to]! - sums[from]!, middle = (from + to - 1) / 2;
-    const slope = (moments[to]! - moments[from]! - middle * sum) / (n * (n * n - 1) / 12);
-    return [x, sum / n + slope * (i - middle)];
+  const sums = [0]; // Σ y of the first points
+  points.forEach(([, y], i) => sums.push(sums[i]! + y));
+  return points.map(([x], i) => {
+    const from = Math.max(0, i - half), to = Math.min(points.length, i + half + 1);
+    return [x, (sums[to]! - sums[from]!) / (to - from)];
   });
 }
 

@@ -8,12 +8,12 @@
  */
 import { join } from "node:path";
 import type { Config } from "../config/schema.ts";
-import { UserError } from "../errors.ts";
+import { STOPPED, UserError } from "../errors.ts";
 import { sha256OfFile } from "../data/readers.ts";
 import type { DeviceOptions } from "../devices.ts";
 import { BackgroundRun, measureInBackground } from "../train/background.ts";
 import { type Ending, RunEvents } from "../train/events.ts";
-import { RunFolder } from "../train/folder.ts";
+import { RunFiles, RunFolder } from "../train/folder.ts";
 import type { Measured } from "../train/measure.ts";
 import { requireDiskRoom } from "../train/space.ts";
 import { VERSION } from "../version.ts";
@@ -25,8 +25,6 @@ import { Store } from "./store.ts";
 
 /** Exit code of an invocation whose candidate was not published. */
 export const REJECTED = 3;
-/** Exit code of one that a signal stopped. */
-export const STOPPED = 143;
 
 /** How a retraining is to be done. */
 export interface RetrainOptions {
@@ -87,7 +85,7 @@ export class Retraining {
     const { output } = this.config;
     using folder = RunFolder.open(output);
     folder.requireOwn();
-    requireOwnResult(output);
+    if (!requireOwnResult(output)) this.#note(`${join(output, "result.json")} is damaged: it is written anew`);
     try {
       return await this.#run();
     } catch (error) {
@@ -201,6 +199,7 @@ export class Retraining {
       // An adapter of another base model says nothing about this one.
       const rival = facts !== null && facts.record.inputs?.model === inputs.model ? current : null;
       if (current !== null && rival === null) this.#note(`release ${current} belongs to another base model: it is not compared`);
+      this.#note(`measuring the candidate and ${rival === null ? "the model without adapter" : `release ${rival}`}`);
       const measured = await this.#measure([
         this.#candidate.adapter,
         rival === null ? null : join(output, "releases", rival, "adapter"),
@@ -321,20 +320,30 @@ function requireHeldOut({ data: { test, validation, validation_split } }: Config
   );
 }
 
-/** @throws {UserError} exit code 2, when the folder has a result.json that is somebody else's */
-function requireOwnResult(output: string): void {
+/**
+ * Makes sure that a result.json in the folder is nobody else's. One that tells nothing lies in a folder of retraining all the same
+ * where there is a history, whose last line says what it said.
+ * @returns false for such a damaged one
+ * @throws {UserError} exit code 2, when it is somebody else's
+ */
+function requireOwnResult(output: string): boolean {
   const path = join(output, "result.json");
   let text: string;
   try {
     text = Deno.readTextFileSync(path);
   } catch {
-    return;
+    return true;
   }
   try {
-    if ("outcome" in JSON.parse(text)) return;
-  } catch { // said below
+    if ("outcome" in JSON.parse(text)) return true;
+  } catch { // not even JSON
   }
-  throw new UserError(`Cannot use the output ${output}: its result.json is none of metalora retrain. Choose another output`, 2);
+  if (new RunFiles(output).has("history.jsonl")) return false;
+  throw new UserError(
+    `Cannot use the output ${output}: metalora retrain would replace ${path}, which it did not write. Move that file away, or choose ` +
+      `another output`,
+    2,
+  );
 }
 
 /** Bytes of what a release takes of a run. */

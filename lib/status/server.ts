@@ -51,7 +51,10 @@ export function serveStatus({ host, port, status, hosts = [], token = null, limi
   const onListen = () => {}; // the command line says where, in its own words
   let server;
   try {
-    server = Deno.serve({ hostname: host, port, signal: abort.signal, onListen }, (request) => app.fetch(request));
+    server = Deno.serve({ hostname: host, port, signal: abort.signal, onListen }, async (request) => {
+      const response = await app.fetch(request);
+      return request.method === "HEAD" ? withoutLength(response) : response;
+    });
   } catch (error) {
     streams.close();
     throw new UserError(`Cannot serve the status on ${formatAddress({ host, port })}: ${reason(error, host)}`);
@@ -67,6 +70,11 @@ export function serveStatus({ host, port, status, hosts = [], token = null, limi
       clearTimeout(timer);
     },
   };
+}
+
+/** The answer to HEAD says nothing of a length: that of no body, 0, which Deno would add, is not that of GET's answer. */
+function withoutLength(response: Response): Response {
+  return new Response(new ReadableStream({ start: (controller) => controller.close() }), response);
 }
 
 /** What to type into a browser on this machine. */

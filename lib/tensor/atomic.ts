@@ -63,6 +63,8 @@ export function writeFolderAtomic(path: string, fill: (folder: string) => void):
     if (replaced) Deno.removeSync(previous, { recursive: true });
   } catch (error) {
     removeQuietly(temporary);
+    // The reader knows the folder by its final name only.
+    if (error instanceof UserError) throw new UserError(error.message.replaceAll(temporary, path), error.exitCode);
     throw asUserError(error, `Cannot write the folder ${path}`);
   }
 }
@@ -97,6 +99,12 @@ function removeQuietly(path: string): void {
 
 function asUserError(error: unknown, action: string): unknown {
   if (error instanceof UserError || !(error instanceof Error)) return error;
+  // Deno keeps /proc, /sys and the like from a program that may write elsewhere.
+  if (error instanceof Deno.errors.NotCapable) {
+    return new UserError(`${action}: programs may not write there. Choose another place`);
+  }
   const system = "code" in error && typeof error.code === "string";
-  return system ? new UserError(`${action}: ${error.message}. Check the folder, its permissions and the free space`, 1) : error;
+  // Deno puts behind it what it was doing with which path: a temporary one.
+  const what = error.message.replace(/: \w+ '.*'$/s, "");
+  return system ? new UserError(`${action}: ${what}. Check the folder, its permissions and the free space`, 1) : error;
 }

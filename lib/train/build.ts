@@ -81,6 +81,16 @@ export function buildTraining(dev: Device, config: Config, inputs: TrainingInput
   return found;
 }
 
+/**
+ * What a configuration asks for that a device or model has no use for, a line each.
+ * @param tied Whether the model's embedding is its head as well.
+ */
+export function unusedSettings(dev: Device, { train }: Config, tied: boolean): string[] {
+  if (train.embedding !== "host") return [];
+  if (dev.backend === "cpu") return ["train.embedding: host changes nothing on the CPU, where all memory is the host's"];
+  return tied ? ["train.embedding: host changes nothing: this model's embedding is its head as well, and read as a whole"] : [];
+}
+
 /** What trades time for memory. */
 interface Layout {
   readonly recompute: Recompute;

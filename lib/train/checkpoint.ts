@@ -145,7 +145,7 @@ export function checkpointSteps(output: string): number[] {
       .map(Number)
       .sort((a, b) => a - b);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return [];
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return [];
     throw error;
   }
 }

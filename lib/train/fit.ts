@@ -34,7 +34,8 @@ export function requireRoom(
   dev?: Device,
 ): void {
   if (bytes <= room) return;
-  let advice = "Nothing near it fits: shorten the samples (data.max_length), or use a smaller model or a larger machine";
+  let advice = "Nothing near it fits: lower adapter.rank, shorten the samples (data.max_length), or use a smaller model or a " +
+    "larger machine";
   for (const { settings, bytes: less } of alternatives) {
     if (less > room) continue;
     advice = `Set ${settings}, which takes ${formatBytes(less)}`;
@@ -63,8 +64,7 @@ function crowd(dev: Device | undefined, room: number): string {
 export function* smallerConfigs(config: Config): Generator<{ settings: string; config: Config }> {
   const { train, reweight } = config;
   const samples = train.batch_size * train.accumulate;
-  const halved: number[] = [];
-  for (let size = Math.floor(train.batch_size / 2); size >= 1; size = Math.floor(size / 2)) halved.push(size);
+  const halved = halves(train.batch_size);
   const batch = (batch_size: number) => {
     // The authors' code does not accumulate.
     const accumulate = reweight.preset === "reference" ? 1 : Math.ceil(samples / batch_size);
@@ -79,4 +79,23 @@ export function* smallerConfigs(config: Config): Generator<{ settings: string; c
   for (const { values, text } of halved.map(batch)) {
     yield { settings: `train.precision: bf16, ${text}`, config: { ...config, train: { ...train, ...values, ...half } } };
   }
+}
+
+/** Configurations that train something else with less memory, where it is these numbers that take it: shorter steps, lower ranks. */
+export function* lesserConfigs(config: Config): Generator<{ settings: string; config: Config }> {
+  const { train, adapter, reweight } = config;
+  // Gradients of single samples are kept for a whole step.
+  for (const accumulate of reweight.method === "meta-lora" ? halves(train.accumulate) : []) {
+    yield { settings: `train.accumulate: ${accumulate}`, config: { ...config, train: { ...train, accumulate } } };
+  }
+  for (const rank of halves(adapter.rank)) {
+    yield { settings: `adapter.rank: ${rank}`, config: { ...config, adapter: { ...adapter, rank } } };
+  }
+}
+
+/** Half of a number, a quarter, and so on to 1. */
+function halves(number: number): number[] {
+  const list: number[] = [];
+  for (let half = Math.floor(number / 2); half >= 1; half = Math.floor(half / 2)) list.push(half);
+  return list;
 }

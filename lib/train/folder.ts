@@ -59,6 +59,22 @@ export class RunFolder implements Disposable {
   }
 }
 
+/**
+ * What keeps a run from writing an output: it cannot be written, is somebody else's, or another run holds it. Nothing stays of the
+ * attempt.
+ * @returns null where nothing does
+ */
+export function outputProblem(path: string): UserError | null {
+  try {
+    using folder = RunFolder.open(path);
+    folder.requireOwn();
+    return null;
+  } catch (error) {
+    if (error instanceof UserError) return error;
+    throw error;
+  }
+}
+
 /** Writes the files of an output folder that somebody holds. */
 export class RunFiles implements Disposable {
   readonly #logs = new Map<string, Deno.FsFile>();
@@ -91,6 +107,17 @@ export class RunFiles implements Disposable {
       Deno.mkdirSync(previous);
       if (this.has("config.yaml")) Deno.copyFileSync(join(this.path, "config.yaml"), join(previous, "config.yaml"));
       Deno.renameSync(join(this.path, "adapter"), join(previous, "adapter"));
+      syncFolder(this.path);
+    });
+  }
+
+  /** Moves the checkpoints of a run that was interrupted to `previous/`: whoever begins anew by mistake has not lost hours of work. */
+  setCheckpointsAside(): void {
+    const kept = join("previous", "checkpoints");
+    this.remove([kept]);
+    writing(this.path, () => {
+      Deno.mkdirSync(join(this.path, "previous"), { recursive: true });
+      Deno.renameSync(join(this.path, "checkpoints"), join(this.path, kept));
       syncFolder(this.path);
     });
   }

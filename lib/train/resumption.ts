@@ -5,6 +5,7 @@ import type { Config } from "../config/schema.ts";
 import { changesBetween, type Described, requireAllowed, requireKnownKeys } from "./changes.ts";
 import { readMadeFrom, type RunIdentity } from "./identity.ts";
 import { RunFiles } from "./folder.ts";
+import { checkpointSteps } from "./checkpoint.ts";
 import { findCheckpoint, type FoundCheckpoint } from "./restore.ts";
 
 /** What a run continues from; `complete`: there is nothing left to do. */
@@ -35,9 +36,24 @@ export function resumption(
   if (complete && changes.length === 0) return { kind: "complete" };
   const next = found ? `continuing from step ${found.state.step}` : "starting from the beginning";
   for (const { step, what } of damaged) note(`passing over the checkpoint of step ${step}: ${what}; ${next}`);
+  const aside = checkpointSteps(join(output, "previous")).at(-1) ?? 0;
+  if (aside > (found?.state.step ?? 0)) {
+    const place = join(output, "previous", "checkpoints");
+    note(
+      `${place} has step ${aside} of the run before this one. To go on with that, put it in the place of ${output}/checkpoints`,
+    );
+  }
   if (found) return { kind: "checkpoint", found };
   if (damaged.length === 0) note(`nothing to resume in ${output}: ${next}`);
   return { kind: "beginning" };
+}
+
+/** Says that an output holds a run that was interrupted and will not be gone on with; null: it holds none. */
+export function abandoned(output: string): string | null {
+  const step = checkpointSteps(output).at(-1);
+  if (step === undefined || new RunFiles(output).has("adapter")) return null;
+  return `${output} holds a run that was interrupted, saved at step ${step}; --resume goes on with it. This one starts from the ` +
+    `beginning and keeps those checkpoints in ${join(output, "previous")} until it is complete`;
 }
 
 /** A complete run by the configuration that it wrote; null when that cannot be read. */

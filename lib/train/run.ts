@@ -9,7 +9,7 @@ import { openCheckpoint } from "../tensor/checkpoint.ts";
 import { adapterOf, fromPeft, initialAdapters } from "./adapters.ts";
 import { buildTraining, isPadded, passOptions, type Training } from "./build.ts";
 import { type Engine, limitsFor } from "./engine.ts";
-import { smallerConfigs } from "./fit.ts";
+import { lesserConfigs, smallerConfigs } from "./fit.ts";
 import type { RunInputs } from "./inputs.ts";
 import { type MemoryPlan, memoryPlan, release } from "./memory.ts";
 import { plannedSteps } from "./plan.ts";
@@ -71,8 +71,10 @@ export function requireModules({ adapter, reweight: { method, modules } }: Confi
 
 /** What the run would take with settings that take less, nearest first. */
 export function* smallerRuns(dev: Device, { config, inputs }: PreparedRun): Generator<{ settings: string; bytes: number }> {
-  for (const { settings, config: smaller } of smallerConfigs(config)) {
-    yield { settings, bytes: prepareRun(dev, smaller, inputs).plan.total_bytes };
+  for (const configs of [smallerConfigs(config), lesserConfigs(config)]) {
+    for (const { settings, config: smaller } of configs) {
+      yield { settings, bytes: prepareRun(dev, smaller, inputs).plan.total_bytes };
+    }
   }
 }
 

@@ -14,6 +14,7 @@ import { renderReport } from "../report/report.ts";
 import { VERSION } from "../version.ts";
 import { type DeviceOptions, openDevice } from "../devices.ts";
 import { toPeft } from "./adapters.ts";
+import { unusedSettings } from "./build.ts";
 import {
   CHECKPOINT_FORMAT,
   checkpointBytes,
@@ -36,7 +37,7 @@ import { metricsLine, startedEvent, steppedEvent } from "./messages.ts";
 import type { StepReport } from "./pass.ts";
 import { type FoundCheckpoint, restoreCheckpoint } from "./restore.ts";
 import { recalledResult } from "./result.ts";
-import { resumption } from "./resumption.ts";
+import { abandoned, resumption } from "./resumption.ts";
 import { loadRun, makeTrainer, type PreparedRun, prepareRun, smallerRuns } from "./run.ts";
 import { requireDiskRoom } from "./space.ts";
 import type { Trainer } from "./trainer.ts";
@@ -70,11 +71,14 @@ export function train(
   const identity = runIdentity(config, inputs.data);
   const note = (text: string) => emit({ type: "note", text });
   const from = resume ? resumption({ config, identity }, allowChange, note) : null;
+  const left = resume ? null : abandoned(config.output);
+  if (left !== null) note(left);
   if (from?.kind === "complete") return { kind: "was complete", result: recalledResult(config.output) };
 
   using dev = openDevice(device);
   const prepared = prepareRun(dev, config, inputs);
   using engine = prepared.engine;
+  for (const text of unusedSettings(dev, config, inputs.model.tied)) note(text);
   requireRoom("train", prepared.plan.total_bytes, smallerRuns(dev, prepared), allowedBytes(dev, config), dev);
   const room = checkpointBytes(engine.parameters, inputs.data.train.samples.length);
   writing(config.output, () => requireDiskRoom(config.output, room, "train"));
@@ -116,6 +120,7 @@ class Session {
     const { prepared, device } = this.about;
     const { config, inputs } = prepared;
     const notes = found ? restoreCheckpoint(found, prepared, this.#trainer) : [];
+    const interrupted = found === null && !files.has("adapter") && files.has("checkpoints");
     files.setAside();
     files.writeText(
       "config.yaml",
@@ -140,6 +145,7 @@ class Session {
       this.#best = best;
       this.#evaluate = progress.evaluate;
     } else {
+      if (interrupted) files.setCheckpointsAside();
       files.remove(["checkpoints", "weights.jsonl", "report.html"]);
       files.startLog("metrics.jsonl");
     }

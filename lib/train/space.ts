@@ -1,5 +1,6 @@
 /** Free disk space, looked at before something large is written. */
 import { statfsSync } from "node:fs";
+import { dirname } from "node:path";
 import { UserError } from "../errors.ts";
 import { formatBytes } from "./memory.ts";
 
@@ -10,6 +11,16 @@ export function freeBytes(folder: string): number | null {
     return Number(bavail * bsize);
   } catch {
     return null;
+  }
+}
+
+/** The folder itself, or the innermost one on the way to it that is there: the disk that it will be on. */
+export function existingFolder(folder: string): string {
+  try {
+    Deno.statSync(folder);
+    return folder;
+  } catch { // not there, or not to be looked at
+    return existingFolder(dirname(folder));
   }
 }
 

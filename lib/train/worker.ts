@@ -8,14 +8,19 @@ import type { Config } from "../config/schema.ts";
 import { firstError, UserError } from "../errors.ts";
 import { openDevice } from "../devices.ts";
 import type { DatasetFacts, RunEvent } from "./events.ts";
-import { allowedBytes } from "./fit.ts";
+import { unusedSettings } from "./build.ts";
+import { checkpointBytes } from "./checkpoint.ts";
+import { allowedBytes, requireRoom } from "./fit.ts";
+import { runIdentity } from "./identity.ts";
 import { loadRunInputs } from "./inputs.ts";
 import { StopFlag } from "./interrupt.ts";
 import { measure, type Measured } from "./measure.ts";
 import type { MemoryPlan } from "./memory.ts";
 import { datasetFacts } from "./messages.ts";
-import { prepareRun } from "./run.ts";
+import { resumption } from "./resumption.ts";
+import { prepareRun, smallerRuns } from "./run.ts";
 import { type RunOptions, train } from "./session.ts";
+import { existingFolder, requireDiskRoom } from "./space.ts";
 
 /** What the main thread asks for; the only message to a worker. */
 export interface Job {
@@ -35,8 +40,10 @@ export interface PlannedRun {
   readonly steps: number;
   readonly data: { readonly train: DatasetFacts; readonly validation: DatasetFacts | null; readonly test: DatasetFacts | null };
   readonly plan: MemoryPlan;
-  /** Bytes that the process may come to hold. */
-  readonly room: number;
+  /** What the reader should know, such as where it would go on. */
+  readonly notes: readonly string[];
+  /** Why it would not start all the same, complete with what to do; null: it would. */
+  readonly refusal: string | null;
 }
 
 /** What a worker answers; "event" with a "finished" event, "planned" or "measured" is the last message. */
@@ -45,11 +52,22 @@ export type Answer =
   | { readonly kind: "planned"; readonly planned: PlannedRun }
   | { readonly kind: "measured"; readonly measured: Measured | null };
 
-function planRun(config: Config, { device = {} }: RunOptions): PlannedRun {
+function planRun(config: Config, { device = {}, resume = false, allowChange = [] }: RunOptions): PlannedRun {
+  const { output } = config;
   const inputs = loadRunInputs(config);
+  const notes: string[] = [];
+  const identity = runIdentity(config, inputs.data);
+  if (resume) resumption({ config, identity }, allowChange, (text) => notes.push(text));
   using dev = openDevice(device);
-  const { engine, steps, plan } = prepareRun(dev, config, inputs);
+  const prepared = prepareRun(dev, config, inputs);
+  const { engine, steps, plan } = prepared;
+  notes.push(...unusedSettings(dev, config, inputs.model.tied));
   const { train, validation, test } = inputs.data;
+  const bytes = checkpointBytes(engine.parameters, train.samples.length);
+  const refusal = refusalOf(() => {
+    requireRoom("train", plan.total_bytes, smallerRuns(dev, prepared), allowedBytes(dev, config), dev);
+    requireDiskRoom(existingFolder(output), bytes, "train");
+  });
   return {
     device: dev.name,
     parameters: engine.parameters,
@@ -60,8 +78,20 @@ function planRun(config: Config, { device = {} }: RunOptions): PlannedRun {
       test: test && datasetFacts(test),
     },
     plan,
-    room: allowedBytes(dev, config),
+    notes,
+    refusal,
   };
+}
+
+/** What is said about a run that may not start; null: it may. */
+function refusalOf(check: () => void): string | null {
+  try {
+    check();
+    return null;
+  } catch (error) {
+    if (error instanceof UserError) return error.message;
+    throw error;
+  }
 }
 
 function work({ kind, config, options, stop, adapters = [] }: Job, answer: (answer: Answer) => void): void {

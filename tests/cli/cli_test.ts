@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { dirname } from "node:path";
 import { commands } from "../../lib/cli/commands.ts";
 import { VERSION } from "../../lib/version.ts";
 import { workspace } from "../e2e/harness.ts";
@@ -24,12 +25,34 @@ Deno.test("--version prints one line", async () => {
   assertEquals(await metalora("--version"), { code: 0, out: `metalora ${VERSION}\n`, err: "" });
 });
 
+Deno.test("the task says nothing of its own for a user whose Deno has no cache yet", async () => {
+  const cache = Deno.makeTempDirSync();
+  try {
+    const path = `${dirname(Deno.execPath())}:${Deno.env.get("PATH")}`;
+    const env = {
+      NO_COLOR: "1",
+      PATH: path,
+      DENO_DIR: cache,
+      NPM_CONFIG_REGISTRY: "http://127.0.0.1:9",
+      DENO_NO_UPDATE_CHECK: "1",
+    };
+    const { code, stderr } = await new Deno.Command(Deno.execPath(), { args: ["task", "--quiet", "metalora", "--version"], env })
+      .output();
+    assertEquals([code, new TextDecoder().decode(stderr)], [0, ""]);
+  } finally {
+    Deno.removeSync(cache, { recursive: true });
+  }
+});
+
 Deno.test("--help lists every command with its summary within 80 columns", async () => {
   const { code, out, err } = await metalora("--help");
   assertEquals([code, err], [0, ""]);
   for (const { name, summary } of commands) assertMatch(out, new RegExp(`^    ${name} +${summary.slice(0, 20)}`, "m"));
   for (const line of out.split("\n")) assert(line.length <= 80, line);
 });
+
+const exitCodes = (help: string) =>
+  Array.from(help.split("EXIT CODES")[1]!.matchAll(/^ {4}(\d+) /gm), ([, code]) => Number(code));
 
 Deno.test("every command has a manual page within 80 columns", async () => {
   await Promise.all(commands.map(async ({ name, summary, load }) => {
@@ -55,6 +78,10 @@ Deno.test("every command has a manual page within 80 columns", async () => {
     }
     for (const option of command.options) assertMatch(out, new RegExp(`^    --${option.name}`, "m"));
     assertEquals((await metalora("help", ...name.split(" "))).out, out);
+    const codes = exitCodes(out);
+    assertEquals(codes, [...new Set(codes)].sort((a, b) => a - b), out);
+    const all = exitCodes((await metalora("--help")).out);
+    assertEquals(codes.filter((code) => !all.includes(code)), [], "not in metalora --help");
   }));
 });
 

@@ -21,6 +21,16 @@ Deno.test("config init writes a commented configuration that config check accept
   assert(space.exists("runs/metalora/adapter/adapter_config.json"));
 });
 
+Deno.test("config init quotes the file of the next command for the shell, which then runs", async () => {
+  using space = workspace();
+  for (const [name, written] of [["plain.yaml", "plain.yaml"], ["it's my #1 run.yaml", `'it'\\''s my #1 run.yaml'`]] as const) {
+    const { out } = await space.ok("config", "init", "model", "train.jsonl", "--output", name);
+    assertEquals(out, `wrote ${name}\nnext: metalora config check ${written}\n`);
+    const { stdout } = await new Deno.Command("sh", { args: ["-c", `printf %s ${written}`] }).output();
+    assertEquals(new TextDecoder().decode(stdout), name);
+  }
+});
+
 Deno.test("config init without paths marks what is to be filled in, and check points there", async () => {
   using space = workspace();
   const { out } = await space.ok("config", "init", "--output", "new.yaml");
@@ -38,11 +48,15 @@ Deno.test("config init overwrites nothing, and says what is wrong with a path", 
     [["--output", "kept.yaml"], /^metalora: Cannot write kept\.yaml: it is there already\. Choose another file/],
     [["--output", "no/such/folder.yaml"], /^metalora: Cannot write no\/such\/folder\.yaml: there is no folder no\/such\./],
     [["nothing.jsonl"], /^metalora: Cannot write a configuration: there is no nothing\.jsonl\./],
+    [
+      ["--output", "/proc/x.yaml"],
+      /^metalora: Cannot write \/proc\/x\.yaml: programs may not write there\. Choose another file with --output/,
+    ],
     [["kept.yaml"], /^metalora: .*kept\.yaml/],
   ];
   for (const [args, message] of cases) {
     const { code, out, err } = await space.run("config", "init", ...args);
-    assertEquals([code, out], [2, ""], args.join(" "));
+    assertEquals([code, out], [args[1] === "/proc/x.yaml" ? 1 : 2, ""], args.join(" "));
     assertMatch(err, message);
     assertEquals(err.trimEnd().split("\n").length, 1, err);
   }

@@ -1,5 +1,7 @@
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { UserError } from "../../lib/errors.ts";
+import { allPaths } from "../../lib/config/problems.ts";
+import { SYNONYMS } from "../../lib/config/synonyms.ts";
 import { ConfigError, loadConfig, parseConfig } from "../../lib/config/load.ts";
 
 const minimal = "model: m\noutput: o\ndata:\n  train: { path: t.jsonl }\n";
@@ -80,10 +82,35 @@ Deno.test("wrong types and values out of range are named with what was expected 
       "reweight: { method: metalora }",
       "run.yaml:5:21: Cannot use reweight.method: expected one of none, mix, meta-lora, found 'metalora'. Did you mean 'meta-lora'?",
     ],
-    ["train: [1]", "run.yaml:5:8: Cannot use train: expected keys and values, found a list of 1"],
-    ["train: 3", "run.yaml:5:8: Cannot use train: expected keys and values, found 3"],
+    [
+      "status: [1]",
+      "run.yaml:5:9: Cannot use status: expected keys and values, found a list of 1. Its keys: listen, token_file, samples, hosts",
+    ],
+    ["checkpoints: 3", "run.yaml:5:14: Cannot use checkpoints: expected keys and values, found 3. Its keys: every, keep"],
   ];
   for (const [text, expected] of cases) assertEquals(problems(minimal + text), [expected]);
+});
+
+Deno.test("a value that breaks two rules is one problem, and one of an earlier version is told what to write now", () => {
+  assertEquals(problems(minimal, ["train.batch_size=1e30"]), [
+    "--set train.batch_size=1e30: Cannot use train.batch_size: expected a number of at most 65536, found 1e+30",
+  ]);
+  assertEquals(problems(minimal, ["train.recompute=norms"]), [
+    "--set train.recompute=norms: Cannot use train.recompute: expected one of auto, none, mlp, block, found 'norms'. " +
+    "'norms' is of an earlier version: what it saved is never kept now, mlp is the next that saves memory",
+  ]);
+});
+
+Deno.test("names that other trainers have for keys lead to ours, and a file alone to its path", () => {
+  assertEquals(problems(`${minimal}train: { learning_rate: 1 }`), [
+    "run.yaml:5:10: Cannot use train.learning_rate: unknown key. Did you mean 'optimizer.lr'?",
+  ]);
+  assertEquals(problems(minimal, ["data.test=test.jsonl"]), [
+    "--set data.test=test.jsonl: Cannot use data.test: expected keys and values, found 'test.jsonl'. Write { path: test.jsonl }",
+  ]);
+  const paths = allPaths().map((path) => path.join("."));
+  assertEquals(Object.values(SYNONYMS).filter((key) => !paths.includes(key)), []);
+  assertEquals(Object.keys(SYNONYMS).filter((key) => paths.includes(key)), []);
 });
 
 Deno.test("a missing key is named with what it means", () => {
@@ -130,6 +157,63 @@ Deno.test("--set changes a key, makes groups on the way and reads its value as Y
   const { config } = parseConfig(minimal, "run.yaml", sets);
   assertEquals([config.train.steps, config.train.epochs, config.optimizer.betas], [7, null, [0.8, 0.9]]);
   assertEquals([config.data.validation?.path, config.reweight.method, config.seed, config.output], ["v.jsonl", "mix", 3, "a=b"]);
+});
+
+Deno.test("--set takes text as it stands, but for quotes around all of it; null is null only where a key may be null", () => {
+  const cases: [given: string, taken: string][] = [
+    ["a #b", "a #b"],
+    ["2024", "2024"],
+    ["1e3", "1e3"],
+    ["true", "true"],
+    ["null", "null"],
+    ["~", "~"],
+    ["a: b", "a: b"],
+    ["[a", "[a"],
+    ["'a b'", "a b"],
+    ['"a\\tb"', "a\tb"],
+    ['"a" b', '"a" b'],
+    ['"a" # b', '"a" # b'],
+    ["it's", "it's"],
+    ["a=b", "a=b"],
+  ];
+  for (const [given, taken] of cases) {
+    const { config } = parseConfig(minimal, "run.yaml", [`output=${given}`, `data.train.fields.output=${given}`]);
+    assertEquals([config.output, config.data.train.fields], [taken, {
+      instruction: "instruction",
+      input: "input",
+      output: taken,
+    }]);
+  }
+  assertEquals(problems(minimal, ["output="]), ["--set output=: Cannot use output: expected text that is not empty, found ''"]);
+  for (const nothing of ["null", "~", ""]) {
+    const { config } = parseConfig(minimal, "run.yaml", [`status.listen=${nothing}`, `data.train.fields.input=${nothing}`]);
+    assertEquals([config.status.listen, (config.data.train.fields as { input: unknown }).input], [null, null]);
+  }
+  const { config } = parseConfig(minimal, "run.yaml", [
+    "status.listen=8080",
+    "adapter.targets=[q_proj]",
+    "train.memory=1 MiB # x",
+  ]);
+  assertEquals([config.status.listen, config.adapter.targets, config.train.memory], ["8080", ["q_proj"], 2 ** 20]);
+});
+
+Deno.test("loadConfig() takes ~/ for the home folder, in the file and behind --set", () => {
+  const folder = Deno.makeTempDirSync();
+  const home = Deno.env.get("HOME");
+  try {
+    Deno.env.set("HOME", folder);
+    const file = `${folder}/run.yaml`;
+    Deno.writeTextFileSync(file, "model: ~/m\noutput: o\ndata:\n  train: { path: ~/t.jsonl }\n");
+    const { config } = loadConfig(file, ["output=~/o", "data.test={ path: ~x.jsonl }", "status.token_file=~/token"]);
+    assertEquals(
+      [config.model, config.output, config.data.train.path, config.data.test!.path, config.status.token_file],
+      [`${folder}/m`, `${folder}/o`, `${folder}/t.jsonl`, "~x.jsonl", `${folder}/token`],
+    );
+  } finally {
+    if (home === undefined) Deno.env.delete("HOME");
+    else Deno.env.set("HOME", home);
+    Deno.removeSync(folder, { recursive: true });
+  }
 });
 
 Deno.test("--set train.steps replaces the epochs of the file, and the other way round", () => {

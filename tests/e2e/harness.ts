@@ -29,12 +29,14 @@ export interface Result {
 const HEAP = "--v8-flags=--max-semi-space-size=1";
 const PERMISSIONS = ["read", "write", "env", "sys", "ffi", "net"].map((name) => `--allow-${name}`);
 
-const STREAMS = { env: { NO_COLOR: "1" }, stdin: "null", stdout: "piped", stderr: "piped" } as const;
+/** How the program is started: its output is kept, without colours. */
+export const STREAMS = { env: { NO_COLOR: "1" }, stdin: "null", stdout: "piped", stderr: "piped" } as const;
 
 /** Commands that take a device; the tests compare bits of the CPU, on machines with a GPU, too. */
 const COMPUTING = ["train", "eval", "score", "bench"];
 
-function programArguments(args: readonly string[], device: string | null = "cpu"): string[] {
+/** Arguments of Deno that run the program. */
+export function programArguments(args: readonly string[], device: string | null = "cpu"): string[] {
   const computing = COMPUTING.includes(args[0]!) && !args.some((arg) => arg.startsWith("--device"));
   const chosen = computing && device !== null ? [`--device=${device}`] : [];
   return [
@@ -375,4 +377,12 @@ export async function inTurns<T>(tasks: readonly (() => Promise<T>)[], width = 2
   };
   await Promise.all(Array.from({ length: width }, worker));
   return results;
+}
+
+/** Makes sure that a checkpoint is as its manifest says. */
+export async function requireWhole(space: Workspace, name: string, output = "out"): Promise<void> {
+  const manifest: Record<string, { bytes: number; sha256: string }> = space.json(output, "checkpoints", name, "manifest.json");
+  for (const [file, { sha256: hash }] of Object.entries(manifest)) {
+    assertEquals(await sha256(Deno.readFileSync(space.file(output, "checkpoints", name, file))), hash);
+  }
 }

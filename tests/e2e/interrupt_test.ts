@@ -1,67 +1,9 @@
 /** Runs that are watched, interrupted, killed, or meet another run in the same output. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { command, rows, sha256, type Workspace, workspace } from "./harness.ts";
+import { Endless } from "./endless.ts";
+import { command, requireWhole, rows, type Workspace, workspace } from "./harness.ts";
 
-const PATIENCE = 60_000; // milliseconds until something that takes less than one second has failed
-
-/** Makes sure that a checkpoint is as its manifest says. */
-async function requireWhole(space: Workspace, name: string): Promise<void> {
-  const manifest: Record<string, { bytes: number; sha256: string }> = space.json("out/checkpoints", name, "manifest.json");
-  for (const [file, { sha256: hash }] of Object.entries(manifest)) {
-    assertEquals(await sha256(Deno.readFileSync(space.file("out/checkpoints", name, file))), hash);
-  }
-}
-
-/** A run that goes on until it is stopped. */
-class Endless implements AsyncDisposable {
-  readonly child: Deno.ChildProcess;
-  #stderr = "";
-  readonly #read: Promise<void>;
-  #waiting: { text: string; found: () => void } | undefined;
-
-  constructor(space: Workspace, output: string, sets: readonly string[] = []) {
-    const all = [`output=${output}`, "train.steps=1000000", "train.log_every=10", "reweight.method=meta-lora", ...sets];
-    this.child = command(["train", "run.yaml", "--threads=1", ...all.flatMap((set) => ["--set", set])], space.path).spawn();
-    this.#read = this.#collect();
-  }
-
-  async #collect(): Promise<void> {
-    for await (const text of this.child.stderr.pipeThrough(new TextDecoderStream())) {
-      this.#stderr += text;
-      if (this.#waiting && this.#stderr.includes(this.#waiting.text)) this.#waiting.found();
-    }
-    this.#waiting?.found(); // it has ended; the caller sees by what it says
-  }
-
-  /** What it has said, once it has said `text`. */
-  async says(text: string): Promise<string> {
-    if (!this.#stderr.includes(text)) {
-      const { promise, resolve } = Promise.withResolvers<void>();
-      const deadline = setTimeout(resolve, PATIENCE);
-      this.#waiting = { text, found: resolve };
-      await promise;
-      clearTimeout(deadline);
-    }
-    assert(this.#stderr.includes(text), `'${text}' is not in: ${this.#stderr}`);
-    return this.#stderr;
-  }
-
-  /** Stops it. @returns its exit code, and the signal that it ended by when it did not end by itself */
-  async stop(signal: Deno.Signal): Promise<{ code: number; signal: string | null; err: string }> {
-    this.child.kill(signal);
-    const [status] = await Promise.all([this.child.status, this.#read, this.child.stdout.cancel()]);
-    return { code: status.code, signal: status.signal, err: this.#stderr };
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    try {
-      await this.stop("SIGKILL");
-    } catch { // it has been stopped
-    }
-  }
-}
-
-for (const signal of ["SIGINT", "SIGTERM", "SIGKILL"] as const) {
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"] as const) {
   Deno.test(`${signal} while training leaves no adapter, only whole checkpoints, and nothing that stops the next run`, async () => {
     using space = workspace();
     await using run = new Endless(space, "out", ["checkpoints={ every: 1, keep: 3 }"]);
@@ -152,6 +94,48 @@ for (const { name, says, sets, prepare, step } of LONG) {
   });
 }
 
+Deno.test("a run that is begun anew by mistake says so, and keeps what the interrupted one had saved until it is complete", async () => {
+  using space = workspace();
+  const sets = ["checkpoints={ every: 1000, keep: 1 }"];
+  let saved = "";
+  {
+    await using run = new Endless(space, "out", sets);
+    await run.says("step 3000/"); // far more than the others come to
+    await run.stop("SIGTERM");
+    saved = space.checkpoints("out")[0]!;
+  }
+  const step = saved.slice("step-".length);
+  const says =
+    `out holds a run that was interrupted, saved at step ${step}; --resume goes on with it. This one starts from the ` +
+    "beginning and keeps those checkpoints in out/previous until it is complete\n";
+  assertEquals((await space.ok("train", "run.yaml", "--dry-run", "--threads=1")).err, says);
+  {
+    await using anew = new Endless(space, "out", sets);
+    assert((await anew.says("step 10/")).startsWith(says));
+    await anew.stop("SIGKILL");
+  }
+  {
+    await using mistaken = new Endless(space, "out", sets, { options: ["--resume"] });
+    await mistaken.says(
+      `out/previous/checkpoints has step ${step} of the run before this one. To go on with that, put it in the place of ` +
+        "out/checkpoints\n",
+    );
+    await mistaken.stop("SIGKILL");
+  }
+  // Put back, it goes on where it was.
+  assert(!space.exists("out/checkpoints"));
+  Deno.renameSync(space.file("out/previous/checkpoints"), space.file("out/checkpoints"));
+  await using again = new Endless(space, "out", sets, { options: ["--resume"] });
+  await again.says(`continuing from step ${step}\n`);
+  await again.says("step ");
+  await again.stop("SIGTERM");
+  const { err } = await space.ok("train", "run.yaml", "--threads=1");
+  assertMatch(err, /^out holds a run that was interrupted, /);
+  assert(!space.exists("out/previous"));
+  // Nor is anything said of a run that is complete.
+  assert(!(await space.ok("train", "run.yaml", "--threads=1")).err.includes("interrupted"));
+});
+
 Deno.test("a second signal ends a run at once, and the next one goes on from the last checkpoint", async () => {
   using space = workspace();
   // One micro-batch that takes long: nothing looks at the first signal before it is through.
@@ -161,10 +145,40 @@ Deno.test("a second signal ends a run at once, and the next one goes on from the
   run.child.kill("SIGTERM");
   await run.says("a second signal ends the run at once");
   const { code, signal, err } = await run.stop("SIGINT");
-  assertEquals([code, signal], [143, null]);
+  assertEquals([code, signal], [130, null]);
   assert(!err.includes("stopped at") && !err.includes("stopped before"), err);
   assert(!space.exists("out/.lock"));
   await space.train("out", ["train.steps=2"]);
+});
+
+Deno.test("a terminal that hangs up twice is one signal, and none under nohup", async () => {
+  using space = workspace();
+  await using run = new Endless(space, "out");
+  await run.says("step 10/");
+  run.child.kill("SIGHUP");
+  const { code, err } = await run.stop("SIGHUP");
+  assertEquals(code, 143, err);
+  assertMatch(err, /\nstopped at step \d+: saved in /);
+  await using other = new Endless(space, "other", [], { starter: ["nohup"] });
+  await other.says("step 10/");
+  other.child.kill("SIGHUP");
+  await other.says("step 2000/");
+  assertEquals((await other.stop("SIGTERM")).code, 143);
+});
+
+Deno.test("train --json says on stdout where a signal stopped it", async () => {
+  using space = workspace();
+  const args = ["train", "run.yaml", "--threads=1", "--json", "--set", "train.steps=1000000"];
+  const child = command(args, space.path).spawn();
+  const out = new Response(child.stdout).json();
+  const reader = child.stderr.pipeThrough(new TextDecoderStream()).getReader();
+  for (let text = ""; !text.includes("step 10/"); text += (await reader.read()).value ?? assert(false, text));
+  child.kill("SIGTERM");
+  while (!(await reader.read()).done);
+  const { error, step, ...rest } = await out;
+  assertEquals((await child.status).code, 143);
+  assertEquals(error, `stopped at step ${step}: saved in out/checkpoints/step-${step}. Go on with --resume`);
+  assertEquals(rest, { exit_code: 143, checkpoint: `out/checkpoints/step-${step}` });
 });
 
 Deno.test("train --resume says where it goes on, where it begins, and that a complete run needs nothing", async () => {
@@ -180,7 +194,7 @@ Deno.test("train --resume says where it goes on, where it begins, and that a com
   assertEquals([told.steps, told.loss, told.output, told.test], [steps, loss, output, test]);
   assert(again.err.endsWith("nothing to do: the run in out is complete. Train without --resume to make it anew\n"), again.err);
   const changed = await space.run(...resume, "--set", "train.steps=25");
-  assertEquals([changed.code, changed.out], [2, ""]);
+  assertEquals(changed.code, 2);
   assert(
     changed.err.endsWith(
       "metalora: Cannot resume out: its configuration has changed: train.steps: 20 -> 25. Set it back, or allow it: " +

@@ -1,4 +1,5 @@
 /** A run of `metalora train` from outside: what it writes, and that the same configuration gives the same bytes. */
+import { FileLock } from "../../lib/train/lock.ts";
 import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert";
 import { inTurns, readTensors, sha256, type Workspace, workspace } from "./harness.ts";
 
@@ -161,10 +162,31 @@ Deno.test("epochs are passes over the data", async () => {
   assertEquals(epochs, [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]);
 });
 
+Deno.test("a run whose only step was a validation batch tells no training loss", async () => {
+  using space = workspace();
+  const { out } = await space.ok(
+    "train",
+    "run.yaml",
+    "--threads=1",
+    "--set",
+    "reweight.method=meta-lora",
+    "--set",
+    "train.steps=1",
+  );
+  assertEquals(out.split("\n").map((line) => line.split(" ").slice(0, 2).join(" ")), [
+    "1 steps",
+    "validation loss",
+    "test loss",
+    "adapter in",
+    "",
+  ]);
+});
+
 Deno.test("--dry-run prints the memory plan and writes nothing", async () => {
   using space = workspace();
   const json = JSON.parse((await space.ok("train", "run.yaml", "--dry-run", "--json", "--threads=1")).out);
-  const { total_bytes, ...parts } = json;
+  const { total_bytes, would_start, problems, ...parts } = json;
+  assertEquals([would_start, problems], [true, []]);
   assertEquals(Object.values(parts as Record<string, number>).reduce((a, b) => a + b, 0), total_bytes);
   for (const key of ["weights", "adapter", "optimizer", "activations", "workspace", "host"]) assert(json[key] > 0, key);
   const table = (await space.ok("train", "run.yaml", "--dry-run", "--threads=1", "--set", "reweight.method=meta-lora")).out;
@@ -173,6 +195,44 @@ Deno.test("--dry-run prints the memory plan and writes nothing", async () => {
   assertMatch(table, /^reweighting +[\d.]+ [KMG]iB /m);
   assertMatch(table, /^total +[\d.]+ MiB$/m);
   assert(!space.exists("out"));
+});
+
+Deno.test("--dry-run exits as the run would that could not start, says why, and leaves the output as it is", async () => {
+  using space = workspace();
+  space.write("file", "");
+  Deno.mkdirSync(space.file("own/adapter"), { recursive: true });
+  const cases: [sets: string[], code: number, says: RegExp][] = [
+    [
+      ["output=file"],
+      1,
+      /^Cannot write the output file: .*\. Choose another output, or check its permissions and the free space$/,
+    ],
+    [["output=/proc/x"], 1, /^Cannot write the output \/proc\/x: programs may not write there\. Choose another output$/],
+    [["output=own"], 2, /^Cannot use the output own: it holds 'adapter', but no configuration that a run of metalora wrote\. /],
+    [["train.memory=1 MiB"], 1, /^Cannot train: it takes \d+ MiB of memory, and 1\.0 MiB is free or allowed\. /],
+  ];
+  const before = space.tree(".");
+  for (const [sets, code, says] of cases) {
+    const settings = sets.flatMap((set) => ["--set", set]);
+    const { code: found, out, err } = await space.run("train", "run.yaml", "--dry-run", "--json", "--threads=1", ...settings);
+    assertEquals(found, code, err);
+    const { would_start, problems, total_bytes } = JSON.parse(out);
+    assertEquals([would_start, problems.length, total_bytes > 1e6], [false, 1, true]);
+    assertMatch(problems[0], says);
+    assertEquals(err, `metalora: ${problems[0]}\n`);
+  }
+  assertEquals(space.tree("."), before);
+  const held = FileLock.take(space.file(".lock"), "x"); // what another run has
+  try {
+    const { code, err } = await space.run("train", "run.yaml", "--dry-run", "--threads=1", "--set", "output=.");
+    assertEquals(code, 75, err);
+    assertMatch(
+      err,
+      /^metalora: Cannot use the output \.: the run of process \d+ holds it\. Wait for it or choose another output\n$/,
+    );
+  } finally {
+    held[Symbol.dispose]();
+  }
 });
 
 Deno.test("an adapter never stands beside the configuration of another run, and a run that fails destroys none", async () => {

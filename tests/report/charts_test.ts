@@ -1,3 +1,4 @@
+import fc from "fast-check";
 import { assert, assertEquals } from "@std/assert";
 import { histogram, lineChart, number, smooth, thin, ticks } from "../../lib/report/charts.ts";
 
@@ -35,13 +36,27 @@ Deno.test("histogram() counts every value once, the largest included", () => {
   assert(text.includes('class="line mark" d="M383 12V220"'), text);
 });
 
-Deno.test("smooth() averages around each point and keeps a straight line straight", () => {
+Deno.test("smooth() averages around each point, at the ends over what there is, and stays within the values", () => {
   const line = Array.from({ length: 9 }, (_, i) => [i, 3 * i + 1] as const);
-  smooth(line, 5).forEach(([x, y], i) => assert(x === i && Math.abs(y - line[i]![1]) < 1e-9, `${x} ${y}`));
+  assertEquals(smooth(line, 5).map(([, y]) => y), [4, 5.5, 7, 10, 13, 16, 19, 20.5, 22]);
+  fc.assert(
+    fc.property(
+      fc.array(fc.integer({ min: -1000, max: 1000 }), { minLength: 1 }),
+      fc.integer({ min: 1, max: 50 }),
+      (ys, window) => {
+        const smoothed = smooth(ys.map((y, i) => [i, y] as const), window);
+        assertEquals(smoothed.length, ys.length);
+        const least = Math.min(...ys), most = Math.max(...ys);
+        for (const [, y] of smoothed) {
+          assert(y >= least && y <= most, `${y} of ${ys}`);
+        }
+      },
+    ),
+  );
   // An odd last value pulls, but the curve does not end in it.
   const odd = smooth([...Array.from({ length: 40 }, (_, i) => [i, 1] as const), [40, 11]], 21);
   assert(odd.at(-1)![1] < 5, `${odd.at(-1)}`);
-  assertEquals(smooth([[0, 0], [1, 3], [2, 0]], 3), [[0, 0], [1, 1], [2, 0]]);
+  assertEquals(smooth([[0, 0], [1, 3], [2, 0]], 3), [[0, 1.5], [1, 1], [2, 1.5]]);
 });
 
 Deno.test("thin() keeps the mean and few points", () => {

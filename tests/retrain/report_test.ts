@@ -49,8 +49,13 @@ Deno.test("report works while texts are gone, for a run that was killed, and int
 Deno.test("report of a retraining is that of its current release, and of no run says so", async () => {
   using space = workspace();
   await space.ok("retrain", "run.yaml", "--threads=1", "--device=cpu");
-  assertEquals((await space.ok("report", "run.yaml")).out, "wrote out/current/report.html\n");
+  for (const what of ["run.yaml", "out"]) {
+    assertEquals((await space.ok("report", what)).out, "wrote out/current/report.html\n");
+  }
   Deno.mkdirSync(space.file("empty"));
+  const elsewhere = await space.run("report", "out", "--output", "/proc/x.html");
+  const advice = "programs may not write there. Choose another place";
+  assertEquals([elsewhere.code, elsewhere.err], [1, `metalora: Cannot write /proc/x.html: ${advice}\n`]);
   const { code, err } = await space.run("report", "empty");
   assertEquals([code, err], [
     2,

@@ -63,6 +63,8 @@ Deno.test("the first night publishes, the second does nothing, and new data is t
 
   newData(space, 1);
   const third = await night(space);
+  assertStringIncludes(first.err, "\nmeasuring the candidate and the model without adapter\n");
+  assertStringIncludes(third.err, "\nmeasuring the candidate and release 0001\n");
   assertEquals([third.code, third.record.outcome, third.record.changed], [0, "published", ["training data"]]);
   assertEquals([third.record.start, third.record.attempt, current(space)], ["0001", 2, "releases/0002"]);
   assertEquals(third.record.comparison!.release, "0001");
@@ -148,7 +150,7 @@ Deno.test("a failure is recorded, publishes nothing, and the next night goes on"
   await night(space);
   Deno.renameSync(space.file("train.jsonl"), space.file("gone.jsonl"));
   const failed = await space.run("retrain", "run.yaml", ...SHORT, "--json");
-  assertEquals([failed.code, failed.out], [2, ""]);
+  assertEquals(failed.code, 2);
   assertMatch(failed.err, /^metalora: Cannot read the data train\.jsonl: there is no such file/m);
   const { outcome, exit_code, reason, current: now } = space.json("out/result.json");
   assertEquals([outcome, exit_code, now], ["failed", 2, "0001"]);
@@ -175,7 +177,7 @@ Deno.test("a second invocation, and a training in the same folder, exit with 75 
   for (let text = ""; !text.includes("step 10/"); text += (await lines.read()).value ?? assert(false, text));
   for (const name of ["retrain", "train"]) {
     const second = await space.run(name, "run.yaml", ...SHORT, "--json");
-    assertEquals([second.code, second.out], [75, ""], second.err);
+    assertEquals([second.code, JSON.parse(second.out).exit_code], [75, 75], second.err);
     assertStringIncludes(second.err, `the run of process ${first.pid} holds it`);
   }
   assert(!space.exists("out/history.jsonl"));
@@ -322,7 +324,21 @@ Deno.test("files of somebody else are left alone", async () => {
   space.write("out/result.json", { mine: 1 });
   const result = await space.run("retrain", "run.yaml", ...SHORT);
   assertEquals([result.code, space.json("out/result.json")], [2, { mine: 1 }]);
-  assertMatch(result.err, /its result\.json is none of metalora retrain/);
+  assertMatch(
+    result.err,
+    /^metalora: Cannot use the output out: metalora retrain would replace out\/result\.json, which it did not write\. Move that file /m,
+  );
+});
+
+Deno.test("a result.json that is damaged beside its history is written anew", async () => {
+  using space = workspace();
+  await night(space);
+  for (const damaged of ["", '{ "outcome": "publ', "[]", "3"]) {
+    space.write("out/result.json", damaged);
+    const { code, record, err } = await night(space);
+    assertEquals([code, record.outcome, space.json("out/result.json")], [0, "unchanged", record]);
+    assertStringIncludes(err, "out/result.json is damaged: it is written anew\n");
+  }
 });
 
 Deno.test("data that changes while the candidate is trained is told, whether it is test data or held out of the training data", async () => {

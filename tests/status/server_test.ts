@@ -118,6 +118,21 @@ Deno.test("a server on a free port answers, and stopping it ends its streams", a
   await assertRejects(() => fetch(`${server.url}status`), TypeError);
 });
 
+Deno.test("HEAD says no length that GET's answer does not have", async () => {
+  const server = serveStatus({ host: "127.0.0.1", port: 0, status: new RunStatus() });
+  try {
+    for (const path of ["", "status", "metrics", "healthz", "events", "nothing"]) {
+      const head = await fetch(server.url + path, { method: "HEAD" });
+      assertEquals([await head.text(), head.headers.get("content-length")], ["", null], path);
+      const get = await fetch(server.url + path);
+      await get.body?.cancel();
+      assertEquals([head.status, head.headers.get("content-type")], [get.status, get.headers.get("content-type")], path);
+    }
+  } finally {
+    await server.stop();
+  }
+});
+
 Deno.test("serveStatus() says in one line why nobody can listen there", async () => {
   const status = new RunStatus();
   const server = serveStatus({ host: "127.0.0.1", port: 0, status });

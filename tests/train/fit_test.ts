@@ -1,7 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { parseConfig } from "../../lib/config/load.ts";
 import { UserError } from "../../lib/errors.ts";
-import { requireRoom, roomBytes, smallerConfigs } from "../../lib/train/fit.ts";
+import { lesserConfigs, requireRoom, roomBytes, smallerConfigs } from "../../lib/train/fit.ts";
 
 const GIB = 2 ** 30;
 const config = (...sets: string[]) => parseConfig("{ model: m, output: o, data: { train: { path: t } } }", "c", sets).config;
@@ -43,4 +43,15 @@ Deno.test("smallerConfigs() keeps the samples of a step", () => {
   for (const { config: { train } } of smallerConfigs(config("train.batch_size=8"))) {
     assertEquals(train.batch_size * train.accumulate, 8);
   }
+});
+
+Deno.test("lesserConfigs() lowers what can take memory without end: the rank, and what META-LORA keeps of a step", () => {
+  const settings = (...sets: string[]) => [...lesserConfigs(config("train.batch_size=1", ...sets))].map((each) => each.settings);
+  assertEquals(settings("adapter.rank=5", "train.accumulate=4"), ["adapter.rank: 2", "adapter.rank: 1"]);
+  const guided = ["reweight.method=meta-lora", "data.validation_split=2"];
+  assertEquals(settings("adapter.rank=2", "train.accumulate=4", ...guided), [
+    "train.accumulate: 2",
+    "train.accumulate: 1",
+    "adapter.rank: 1",
+  ]);
 });

@@ -1,0 +1,28 @@
+/** What the process that started this one decided about signals; Deno does not tell. */
+
+/** `struct sigaction` of glibc on x86-64 and arm64 has 152 bytes and begins with the handler. */
+const SIGACTION_BYTES = 152;
+const SIG_IGN = 1n;
+const NUMBERS = { SIGHUP: 1 } as const;
+
+/**
+ * Whether a signal was ignored when the program began, as `nohup` has it. Ask at once: Deno adds handlers of its own later.
+ *
+ * @param signal Its name.
+ * @returns false where there is no glibc to ask.
+ */
+export function isIgnored(signal: keyof typeof NUMBERS): boolean {
+  let libc;
+  try {
+    libc = Deno.dlopen("libc.so.6", {
+      // int sigaction(int signum, const struct sigaction *act, struct sigaction *oldact)
+      sigaction: { parameters: ["i32", "pointer", "buffer"], result: "i32" },
+    });
+  } catch {
+    return false;
+  }
+  const action = new BigUint64Array(SIGACTION_BYTES / 8);
+  const status = libc.symbols.sigaction(NUMBERS[signal], null, new Uint8Array(action.buffer));
+  libc.close();
+  return status === 0 && action[0] === SIG_IGN;
+}
