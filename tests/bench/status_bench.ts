@@ -2,7 +2,7 @@
  * What polling a run costs it: a real training run, asked for /status a thousand times a second in every other window of time, left
  * alone in the windows between. Prints training speed in both kinds of windows and how long the answers took.
  *
- *   deno run -A tests/bench/status_bench.ts [--seconds N] [--rate N] [--threads N] [--batch N] [--path /status] [--elsewhere] [--json FILE]
+ *   deno run -A tests/bench/status_bench.ts [--seconds N] [--rate N] [--device cpu|cuda] [--threads N] [--batch N] [--path /status] [--elsewhere] [--json FILE]
  *
  * The windows take turns, so that a machine that slows down slows both kinds; each loaded window is compared with the mean of its two
  * neighbours. Requests go out on a schedule, whether or not the ones before are answered, and a latency counts from the scheduled
@@ -15,11 +15,12 @@ import { writeDemoData } from "../../lib/demo/generate.ts";
 
 const root = new URL("../../", import.meta.url).pathname;
 const options = parseArgs(Deno.args, {
-  string: ["seconds", "rate", "threads", "batch", "path", "json", "window"],
+  string: ["seconds", "rate", "device", "threads", "batch", "path", "json", "window"],
   boolean: ["elsewhere"],
 });
 const seconds = Number(options.seconds ?? 60); // under load; as many more without
 const rate = Number(options.rate ?? 1000);
+const device = options.device ?? "cpu";
 const threads = options.threads ?? "1";
 const batch = options.batch ?? "16";
 const path = options.path ?? "/status";
@@ -172,7 +173,7 @@ function print(result: {
   console.log(
     `${options.elsewhere ? "another process" : path}, ${bytes} bytes, ${
       asked.toFixed(0)
-    } requests/s over ${result.seconds_loaded} s; ${threads} training threads`,
+    } requests/s over ${result.seconds_loaded} s; ${device === "cpu" ? `${threads} training threads` : device}`,
   );
   console.log(`  steps of ${result.step_ms.toFixed(1)} ms; load average of the machine ${result.load_average.toFixed(1)}`);
   console.log(`  tokens/s                  ${change(result.tokens_per_second)}`);
@@ -206,7 +207,7 @@ const program = new Deno.Command(Deno.execPath(), {
     `--set=output=${join(folder, "run")}`,
     "--set=train.steps=10000000",
     `--set=train.batch_size=${batch}`,
-    "--device=cpu",
+    `--device=${device}`,
     `--threads=${threads}`,
     "--status=127.0.0.1:0",
   ],
@@ -258,6 +259,7 @@ try {
   const loadedSeconds = (windows - 1) / 2 * windowSeconds;
   const result = {
     path,
+    device,
     threads: Number(threads),
     batch: Number(batch),
     step_ms: stepMs,

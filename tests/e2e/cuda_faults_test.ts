@@ -119,8 +119,8 @@ const KERNELS: Record<string, string> = {
   "12delta_kernel": "differentiate attention to 128 rows in 4 segments (4 query heads, 2 key heads of 8)",
   "12outer_kernel": "form 4 gradients of the adapters of a linear layer with 32 inputs",
   "10sum_kernel": "sum the rows of 4 segments",
-  "10chunk_dots": "take 4 inner products of 960 numbers",
-  "12combine_rows": "combine 4 vectors of 896 numbers",
+  "10chunk_dots": "take 1 inner products of 3712 numbers",
+  "12combine_rows": "combine 4 vectors of 3712 numbers",
   "7refresh": "refresh 1 adapters of a linear layer with 32 inputs",
   "6update": "update 3712 parameters",
 };

@@ -2,7 +2,7 @@
 //
 //   nvcc -O3 -std=c++17 -Ikernels/cuda -Xcompiler -fopenmp-simd,-mavx2,-mfma,-pthread -gencode arch=compute_90a,code=sm_90a
 //     -o attention tests/gpu/attention.cu kernels/cuda/attention.cu kernels/cuda/attention_hopper.cu     (one line; or another chip)
-//   ./attention check | all | time [80 | 90 [SHAPE]]
+//   ./attention check [PART PARTS] | all | time [80 | 90 [SHAPE]]
 //
 // What must not be read holds NaN: columns between the parts and behind them, rows behind the segments, keys and values that kv_lens
 // cuts off. What must not be written holds a pattern that is looked for afterwards. Every case runs twice, the second time from a
@@ -213,8 +213,10 @@ static bool untouched(const std::vector<uint16_t>& x, int64_t ld, int T, std::ve
 }
 
 static int failures = 0;
+static int part = 0, parts = 1, turns = 0;  // every `parts`-th case alone, from number `part` on
 
 static void run_case(const char* name, const Shape& shape, int gap, double sharpness, int chip, int units) {
+  if (turns++ % parts != part) return;
   const int H = shape.H, K = shape.K, D = shape.D, rows = shape.rows();
   Tensors t;
   std::mt19937 random(rows * 31 + D * 7 + H);
@@ -423,6 +425,7 @@ int main(int count, char** arguments) {
   check(cudaGetDeviceProperties(&device, 0), "find a GPU");
   const int chip = device.major * 10 + device.minor;
   printf("%s, sm_%d, %d multiprocessors\n", device.name, chip, device.multiProcessorCount);
+  if (what == "check" && count > 3) part = atoi(arguments[2]), parts = atoi(arguments[3]);
   if (what == "check" || what == "all") run_cases(chip, device.multiProcessorCount);
   if (what == "time" || what == "all")
     run_times(chip, device.multiProcessorCount, count > 2 ? atoi(arguments[2]) : 0, count > 3 ? atoi(arguments[3]) : -1);

@@ -20,6 +20,14 @@ using metalora::cuda::bf16;
 
 inline int failures = 0, checks = 0;
 
+// A part of the checks alone: every `parts`-th of them, from number `part` on.
+inline int part = 0, parts = 1, turns = 0;
+inline bool turn() { return turns++ % parts == part; }
+// Reads them from the command line, "check [part parts]".
+inline void read_part(int count, char** arguments) {
+  if (count > 3) part = atoi(arguments[2]), parts = atoi(arguments[3]);
+}
+
 #define CUDA_OK(call)                                                                              \
   do {                                                                                             \
     const cudaError_t error_ = (call);                                                             \

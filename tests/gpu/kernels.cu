@@ -1,7 +1,7 @@
 // kernels.cu: checks the CUDA kernels other than attention and the products against references in double, then times them.
 //
 //   make gpu-harness
-//   build/gpu-kernels [check | time [part of a name]]
+//   build/gpu-kernels [check [part parts] | time [part of a name]]
 #include "kernels_check.cuh"
 #include "kernels_reduce_check.cuh"
 #include "kernels_time.cuh"
@@ -16,6 +16,7 @@ int main(int count, char** arguments) {
   printf("%s, compute capability %d.%d, %d multiprocessors\n", device.name, device.major, device.minor, on.units);
   const std::string what = count > 1 ? arguments[1] : "";
   if (what != "time") {
+    harness::read_part(count, arguments);
     check_rows(on);
     check_reductions(on);
     printf("%d checks, %d failed\n", harness::checks, harness::failures);

@@ -5,7 +5,7 @@
 #
 # HARNESS: compiled programs of tests/gpu/*.cu (each tells at its top how it is compiled); each is run with `check`. Where
 # compute-sanitizer is installed, it looks for wrong accesses (memcheck) and races (racecheck) in the harnesses and in some of the
-# operators' tests. What it does not finish in time counts by what it found until then. cuBLAS's own kernels are left out: racecheck
+# operators' tests, in parts. What it does not finish in time counts by what it found until then. cuBLAS's own kernels are left out: racecheck
 # takes hand-overs between their warps for races.
 #
 #   DENO=/path/to/deno        else the pinned one, or the one in PATH
@@ -110,7 +110,10 @@ each_harness() {
   done
 }
 
-sanitize_harness() { sanitize "$1" "$(basename "$2")" "$2" check; }
+# sanitize_harness TOOL HARNESS: in parts, each of which finishes within its time limit.
+sanitize_harness() {
+  for part in 0 1 2 3 4 5; do sanitize "$1" "$(basename "$2") $((part + 1)) of 6" "$2" check $part 6; done
+}
 
 # operators TOOL FILE TESTS: the tests of one file whose names match.
 operators() {

@@ -42,6 +42,7 @@ static cudaError_t run_planned(const Launch& on, const Shape& s, const Operands&
 // The product as it is called, then in every way of sharing it out: close to the reference, the same bits each time, nothing written
 // where nothing belongs. Paddings of the operands hold NaN.
 static void check_shape(const Launch& on, const Shape& s, bool all_plans) {
+  if (!turn()) return;
   Random random(s.M * 7 + s.N * 3 + s.K);
   Matrix<bf16> a(s.M, s.K, s.K + 128), b(s.rows_are_k ? s.K : s.N, s.rows_are_k ? s.N : s.K, (s.rows_are_k ? s.N : s.K) + 96);
   Matrix<bf16> c(s.M, s.N, s.N + 32);
@@ -245,6 +246,7 @@ int main(int count, char** arguments) {
   printf("%s, compute capability %d.%d, %d multiprocessors\n", device.name, device.major, device.minor, clock.on.units);
   if (clock.on.arch != 90) return printf("Cannot check the narrow products: they need compute capability 9.0\n"), 1;
   const std::string what = count > 1 ? arguments[1] : "";
+  if (what == "check") read_part(count, arguments);
   if (what == "" || what == "check") check_all(clock.on);
   if (what != "check") {
     CUDA_OK(cudaMalloc((void**)&clock.arena, ARENA));
