@@ -26,7 +26,7 @@
  *          columns behind them (zeros in the columns of the other groups)
  *   theta  one contiguous f32 block: A_0 [r_0, d_in], A_1, ..., then B_0 [d_out_0, r_0], B_1, ... (PEFT's orientation)
  *   xh     [T, ldx], ldx >= d_in + Q: the input x in the first d_in columns, h = x A^T behind it (written by forward)
- *   gxh    [T, ldg], ldg >= d_in + Q: dL/dx in the first d_in columns, g_h = dL/dh = s dY B behind it
+ *   gh     [T, ldgh]: g_h = dL/dh = s dY B
  */
 #ifndef METALORA_H
 #define METALORA_H
@@ -154,12 +154,11 @@ int32_t ml_lora_refresh(ml_ctx* ctx, int32_t d_in, int32_t G, const int32_t* gro
 int32_t ml_linear_forward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr xh,
                           int32_t ldx, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr bias,
                           int32_t relu, ml_ptr add, int32_t ldadd, ml_ptr y, int32_t ldy, int32_t dtype);
-/* g_h = s dY B behind dx; dx = dY W + g_h A (need_dx = 0 computes g_h alone). dy [T, lddy]. Overwrites gxh. Where rows of dy
- * have room for Q columns behind their N (lddy >= N + Q), these are scratch: with A below W, dx is then one product over
- * K = N + Q. */
+/* gh [T, ldgh] = g_h = s dY B (NULL where Q = 0) and dx [T, lddx] = dY W + g_h A (or NULL). dy [T, lddy]. On CUDA, with A below W and gh
+ * in the columns behind dy, dx is one product over K = N + Q; on the CPU, where one matrix stands alone, with gh behind dx both are. */
 int32_t ml_linear_backward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr dy,
-                           int32_t lddy, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, int32_t need_dx,
-                           ml_ptr gxh, int32_t ldg, int32_t dtype);
+                           int32_t lddy, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr dx, int32_t lddx,
+                           ml_ptr gh, int32_t ldgh, int32_t dtype);
 /* out_i [p, q] (f32) = beta * out_i + alpha * a_i^T b_i over the rows of segment i; out_i starts out_stride elements
  * after out_{i-1}. Per-sample adapter gradients: grad_A = outer(g_h, x), grad_B = s * outer(dY, h); core: outer(g_h, h).
  * row_scale f32 [T] and column_scale f32 [q], or NULL: a term of row t counts row_scale[t] times, column j of the product

@@ -189,23 +189,23 @@ export function linearForward(
     dtypeCode(W.dtype), W.ld, pointer(bias), relu ? 1 : 0, pointer(add), add?.ld ?? 0, y.pointer, y.ld, dtypeCode(y.dtype)));
 }
 
-/** g_h = s dY B behind dx; dx = dY W + g_h A. `needDx: false` computes g_h alone. */
+/** gh [T,Q] = s dY B (null where there is no adapter), dx [T,dIn] = dY W + g_h A (null: not wanted). */
 export function linearBackward(
   dev: Device,
   T: number,
-  { dIn, groups, dy, A, W, gxh, needDx = true }: {
+  { dIn, groups, dy, A, W, dx, gh }: {
     dIn: number;
     groups: Groups;
     dy: Tensor;
     A: Tensor | null;
     W: Tensor;
-    gxh: Tensor;
-    needDx?: boolean;
+    dx: Tensor | null;
+    gh: Tensor | null;
   },
 ): void {
   // deno-fmt-ignore
   dev.check(dev.symbols.ml_linear_backward(dev.ctx, T, dIn, groups.count, groups.table, dy.pointer, dy.ld, pointer(A), A?.ld ?? 0, W.pointer,
-    dtypeCode(W.dtype), W.ld, needDx ? 1 : 0, gxh.pointer, gxh.ld, dtypeCode(dy.dtype)));
+    dtypeCode(W.dtype), W.ld, pointer(dx), dx?.ld ?? 0, pointer(gh), gh?.ld ?? 0, dtypeCode(dy.dtype)));
 }
 
 /**

@@ -86,9 +86,9 @@ export const symbols = {
   //   add, int32_t ldadd, ml_ptr y, int32_t ldy, int32_t dtype)
   ml_linear_forward: { parameters: ["pointer", "i32", "i32", "i32", "buffer", "pointer", "i32", "pointer", "i32", "pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_linear_backward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr
-  //   dy, int32_t lddy, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, int32_t need_dx, ml_ptr gxh,
-  //   int32_t ldg, int32_t dtype)
-  ml_linear_backward: { parameters: ["pointer", "i32", "i32", "i32", "buffer", "pointer", "i32", "pointer", "i32", "pointer", "i32", "i32", "i32", "pointer", "i32", "i32"], result: "i32" },
+  //   dy, int32_t lddy, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr dx, int32_t lddx, ml_ptr
+  //   gh, int32_t ldgh, int32_t dtype)
+  ml_linear_backward: { parameters: ["pointer", "i32", "i32", "i32", "buffer", "pointer", "i32", "pointer", "i32", "pointer", "i32", "i32", "pointer", "i32", "pointer", "i32", "i32"], result: "i32" },
   // int32_t ml_segment_outer(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t p, int32_t q, ml_ptr a, int32_t lda,
   //   ml_ptr b, int32_t ldb, ml_ptr row_scale, ml_ptr column_scale, int32_t dtype, float alpha, float beta, ml_ptr
   //   out, int32_t out_stride)

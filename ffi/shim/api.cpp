@@ -164,20 +164,21 @@ int32_t ml_linear_forward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const
 }
 
 int32_t ml_linear_backward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr dy,
-                           int32_t lddy, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, int32_t need_dx,
-                           ml_ptr gxh, int32_t ldg, int32_t dtype) {
+                           int32_t lddy, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr dx, int32_t lddx,
+                           ml_ptr gh, int32_t ldgh, int32_t dtype) {
   Call call(base(ctx), "differentiate a linear layer of %lld inputs on %lld rows", d_in, T);
   int64_t N, Q;
   call.positive("T", T);
   call.groups(d_in, G, groups_host, &N, &Q);
   call.weight_dtype("wdtype", wdtype);
   call.activation_dtype(dtype);
-  call.matrix("dy", dy, T, lddy >= N + Q ? N + Q : N, lddy, call.activation_size());
+  call.matrix("dy", dy, T, N, lddy, call.activation_size());
   if (Q > 0) call.matrix("A", A, Q, d_in, lda, call.activation_size());
   call.matrix("W", W, N, d_in + Q, ldw, dtype_size(wdtype));
-  call.matrix("gxh", gxh, T, d_in + Q, ldg, call.activation_size());
+  if (dx) call.matrix("dx", dx, T, d_in, lddx, call.activation_size());
+  if (Q > 0) call.matrix("gh", gh, T, Q, ldgh, call.activation_size());
   if (call.failed()) return call.status();
-  backend::linear_backward(call, *ctx, T, d_in, G, (const Group*)groups_host, dy, lddy, A, lda, W, wdtype, ldw, need_dx != 0, gxh, ldg);
+  backend::linear_backward(call, *ctx, T, d_in, G, (const Group*)groups_host, dy, lddy, A, lda, W, wdtype, ldw, dx, lddx, gh, ldgh);
   return call.status();
 }
 

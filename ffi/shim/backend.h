@@ -50,7 +50,7 @@ void lora_refresh(Call& call, ml_ctx& ctx, int64_t d_in, int32_t G, const Group*
 void linear_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, void* xh, int64_t ldx, const void* A, int64_t lda,
                     const void* W, int32_t wdtype, int64_t ldw, const void* bias, bool relu, const void* add, int64_t ldadd, void* y, int64_t ldy);
 void linear_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, const void* dy, int64_t lddy,
-                     const void* A, int64_t lda, const void* W, int32_t wdtype, int64_t ldw, bool need_dx, void* gxh, int64_t ldg);
+                     const void* A, int64_t lda, const void* W, int32_t wdtype, int64_t ldw, void* dx, int64_t lddx, void* gh, int64_t ldgh);
 void segment_outers(Call& call, ml_ctx& ctx, int64_t S, const int32_t* cu, const OuterProduct* products, int count, float beta,
                     int64_t out_stride);
 void segment_mean(Call& call, ml_ctx& ctx, int64_t S, const int32_t* cu, int64_t q, const void* a, int64_t lda, void* out, int64_t ld_out);

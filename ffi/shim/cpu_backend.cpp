@@ -208,8 +208,8 @@ void linear_forward(Call&, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, cons
   ctx.kernels->linear_forward(ctx.pool, T, d_in, G, groups, out_(xh), ldx, in(A), lda, W, wdtype, ldw, in(bias), relu, in(add), ldadd, out_(y), ldy);
 }
 
-void linear_backward(Call&, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, const void* dy, int64_t lddy, const void* A, int64_t lda, const void* W, int32_t wdtype, int64_t ldw, bool need_dx, void* gxh, int64_t ldg) {
-  ctx.kernels->linear_backward(ctx.pool, T, d_in, G, groups, in(dy), lddy, in(A), lda, W, wdtype, ldw, need_dx, out_(gxh), ldg);
+void linear_backward(Call&, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, const void* dy, int64_t lddy, const void* A, int64_t lda, const void* W, int32_t wdtype, int64_t ldw, void* dx, int64_t lddx, void* gh, int64_t ldgh) {
+  ctx.kernels->linear_backward(ctx.pool, T, d_in, G, groups, in(dy), lddy, in(A), lda, W, wdtype, ldw, out_(dx), lddx, out_(gh), ldgh);
 }
 
 void segment_outers(Call&, ml_ctx& ctx, int64_t S, const int32_t* cu, const OuterProduct* products, int count, float beta, int64_t out_stride) {

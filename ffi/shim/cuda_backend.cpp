@@ -91,22 +91,16 @@ void linear_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G,
   product(call, ctx, {T, N, d_in + Q, xh, ldx, false, W, ldw, true, 1, 0, y, ML_BF16, ldy, add, ldadd, bias, relu});
 }
 
-// g_h = s dY B. With A below W and room for g_h behind dY, dx = [dY | g_h] [W; A] is one product over K = N + Q: four products of a
-// Llama-2-7B layer take 0.5 ms less at 8,192 tokens than with dY W and g_h A added up (H200, tests/bench/gemm_cuda.ts).
+// g_h = s dY B. With A below W and g_h behind dY, dx = [dY | g_h] [W; A] is one product over K = N + Q: four products of a Llama-2-7B layer
+// take 0.5 ms less at 8,192 tokens than with dY W and g_h A added up (H200, tests/bench/gemm_cuda.ts).
 void linear_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, const void* dy, int64_t lddy,
-                     const void* A, int64_t lda, const void* W, int32_t, int64_t ldw, bool need_dx, void* gxh, int64_t ldg) {
+                     const void* A, int64_t lda, const void* W, int32_t, int64_t ldw, void* dx, int64_t lddx, void* gh, int64_t ldgh) {
   const int64_t Q = rank_of(G, groups), N = outputs_of(G, groups);
-  bf16* gh = out_(gxh) + d_in;
-  if (Q > 0) product(call, ctx, T, Q, N, 1, dy, lddy, false, in(W) + d_in, ldw, false, 0, gh, ML_BF16, ldg);
-  if (!need_dx || call.failed()) return;
-  const bool below = Q > 0 && A == in(W) + N * ldw && lda == ldw && lddy >= N + Q;
-  if (below) {
-    launched(call, ctx, cuda::copy_2d(ctx.on, T, Q * 2, gh, ldg * 2, (bf16*)dy + N, lddy * 2));
-    product(call, ctx, T, d_in, N + Q, 1, dy, lddy, false, W, ldw, false, 0, gxh, ML_BF16, ldg);
-    return;
-  }
-  product(call, ctx, T, d_in, N, 1, dy, lddy, false, W, ldw, false, 0, gxh, ML_BF16, ldg);
-  if (Q > 0) product(call, ctx, T, d_in, Q, 1, gh, ldg, false, A, lda, false, 1, gxh, ML_BF16, ldg);
+  if (Q > 0) product(call, ctx, T, Q, N, 1, dy, lddy, false, in(W) + d_in, ldw, false, 0, gh, ML_BF16, ldgh);
+  if (!dx) return;
+  const bool one = Q > 0 && A == in(W) + N * ldw && lda == ldw && gh == in(dy) + N && ldgh == lddy;
+  product(call, ctx, T, d_in, one ? N + Q : N, 1, dy, lddy, false, W, ldw, false, 0, dx, ML_BF16, lddx);
+  if (Q > 0 && !one) product(call, ctx, T, d_in, Q, 1, gh, ldgh, false, A, lda, false, 1, dx, ML_BF16, lddx);
 }
 
 void segment_outers(Call& call, ml_ctx& ctx, int64_t S, const int32_t* cu, const OuterProduct* products, int count, float beta,

@@ -51,30 +51,29 @@ void linear_forward(Pool& pool, int64_t T, int64_t d_in, int G, const Group* gro
 }
 
 void linear_backward(Pool& pool, int64_t T, int64_t d_in, int G, const Group* groups, const float* dy, int64_t lddy,
-                     const float* A, int64_t lda, const void* W, int wdtype, int64_t ldw, bool need_dx, float* gxh, int64_t ldg) {
+                     const float* A, int64_t lda, const void* W, int wdtype, int64_t ldw, float* dx, int64_t lddx, float* gh, int64_t ldgh) {
   const int64_t Q = total_rank(G, groups);
-  float* gh = gxh + d_in;
-  if (G == 1 && need_dx) {
+  if (G == 1 && dx && (Q == 0 || (gh == dx + d_in && ldgh == lddx))) {
     // [dx | g_h] [T, d_in + r] = dY [W | s B]
     const int64_t N = groups[0].d_out;
-    gemm(pool, T, d_in + Q, N, 1, {dy, lddy, 0, false, N, 0}, {W, ldw, wdtype, false, N, 0}, 0, gxh, ldg);
+    gemm(pool, T, d_in + Q, N, 1, {dy, lddy, 0, false, N, 0}, {W, ldw, wdtype, false, N, 0}, 0, dx, lddx);
   } else {
     int64_t n = 0, q = 0;
     for (int g = 0; g < G; g++) {
       const int64_t d_out = groups[g].d_out, r = groups[g].r;
       if (r > 0) {
         gemm(pool, T, r, d_out, 1, {dy + n, lddy, 0, false, d_out, 0},
-             {offset(W, wdtype, n * ldw + d_in + q), ldw, wdtype, false, d_out, 0}, 0, gh + q, ldg);
+             {offset(W, wdtype, n * ldw + d_in + q), ldw, wdtype, false, d_out, 0}, 0, gh + q, ldgh);
       }
       n += d_out;
       q += r;
     }
-    if (need_dx) {
-      gemm(pool, T, d_in, n, 1, {dy, lddy, 0, false, n, 0}, {W, ldw, wdtype, false, n, 0}, 0, gxh, ldg);
+    if (dx) {
+      gemm(pool, T, d_in, n, 1, {dy, lddy, 0, false, n, 0}, {W, ldw, wdtype, false, n, 0}, 0, dx, lddx);
     }
   }
-  if (need_dx && Q > 0) {
-    gemm(pool, T, d_in, Q, 1, {gh, ldg, 0, false, Q, 0}, {A, lda, 0, false, Q, 0}, 1, gxh, ldg);
+  if (dx && Q > 0) {
+    gemm(pool, T, d_in, Q, 1, {gh, ldgh, 0, false, Q, 0}, {A, lda, 0, false, Q, 0}, 1, dx, lddx);
   }
 }
 

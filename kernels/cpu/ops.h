@@ -16,7 +16,7 @@ void gemm_alone(Pool&, int thread, int64_t M, int64_t N, int64_t K, float alpha,
 void linear_forward(Pool&, int64_t T, int64_t d_in, int G, const Group* groups, float* xh, int64_t ldx, const float* A, int64_t lda,
                     const void* W, int wdtype, int64_t ldw, const float* bias, bool relu, const float* add, int64_t ldadd, float* y, int64_t ldy);
 void linear_backward(Pool&, int64_t T, int64_t d_in, int G, const Group* groups, const float* dy, int64_t lddy,
-                     const float* A, int64_t lda, const void* W, int wdtype, int64_t ldw, bool need_dx, float* gxh, int64_t ldg);
+                     const float* A, int64_t lda, const void* W, int wdtype, int64_t ldw, float* dx, int64_t lddx, float* gh, int64_t ldgh);
 void lora_refresh(Pool&, int64_t d_in, int G, const Group* groups, const float* scales, const float* theta, void* W,
                   int wdtype, int64_t ldw);
 

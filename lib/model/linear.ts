@@ -47,7 +47,7 @@ export function paddedWidth(width: number, activations: "f32" | "bf16"): number 
 }
 
 /**
- * Elements from one row to the next of a gradient dY of `width` columns. In bf16 there is room for g_h [T, rank] behind them, which
+ * Elements from one row to the next of a gradient dY of `width` columns. In bf16 there is room for dL/dh [T, rank] behind them, which
  * makes dL/dx one product (`ml_linear_backward`).
  */
 export function roomBehind(width: number, rank: number, activations: "f32" | "bf16"): number {
@@ -142,8 +142,15 @@ export class Linear {
     linearForward(dev, T, { dIn, groups, xh, A: this.#A, W, bias, relu, add, y });
   }
 
-  /** dy [T, dOut] → gxh [T, dIn + rank] = (dL/dx, dL/dh); without `needDx` only dL/dh. */
-  backward(dev: Device, T: number, dy: Tensor, gxh: Tensor, { needDx = true }: { needDx?: boolean } = {}): void {
-    linearBackward(dev, T, { dIn: this.dIn, groups: this.groups, dy, A: this.#A, W: this.W, gxh, needDx });
+  /**
+   * dy [T, dOut] → dL/dx in the first dIn columns of gxh [T, dIn + rank], unless `needDx` is false. Returns dL/dh [T, rank], which lies
+   * behind it, or with bf16 behind dy.
+   */
+  backward(dev: Device, T: number, dy: Tensor, gxh: Tensor, { needDx = true }: { needDx?: boolean } = {}): Tensor {
+    const { dIn, dOut, groups, rank, W } = this;
+    const behind = dy.dtype === "bf16" && dy.ld >= dOut + rank;
+    const gh = behind ? new Tensor(dy.storage, dy.byteOffset + 2 * dOut, T, rank, "bf16", dy.ld) : gxh.columns(dIn, rank);
+    linearBackward(dev, T, { dIn, groups, dy, A: this.#A, W, dx: needDx ? gxh : null, gh: rank > 0 ? gh : null });
+    return gh;
   }
 }

@@ -370,10 +370,9 @@ export class Llama {
     const { dx, gxh, work } = this.#training; // dx: gradient of the residual stream
     const rope = this.rope && { ...this.rope, positions: batch.positions };
     const scratch = this.#normed;
-    const hand = (linear: Linear, tensors: Omit<LinearTensors, "gh">) => {
-      const all = { ...tensors, gh: gxh.columns(linear.dIn, linear.rank) };
-      adapters.linear(linear, T, all);
-      observer?.linear(linear, T, all);
+    const hand = (linear: Linear, tensors: LinearTensors) => {
+      adapters.linear(linear, T, tensors);
+      observer?.linear(linear, T, tensors);
     };
     op.scatterRows(dev, R, T, { x: this.#hidden, rows: batch.rows, out: this.#normed });
     op.zero(dev, dx, T);
@@ -384,25 +383,26 @@ export class Llama {
       // The shared buffers still hold what the forward pass left there: the last layer.
       if (a.rung !== "none" && l < config.L - 1) this.#restore(batch, layer, a);
       // x += down(silu(gate) · up), or down(relu(up))
-      layer.down.backward(dev, T, dx, gxh);
-      const sides = { f, dy: gxh.columns(0, f), gh: gxh.columns(layer.down.dIn, layer.down.rank), h: a.h.gateUp };
+      const ghDown = layer.down.backward(dev, T, dx, gxh);
+      const sides = { f, dy: gxh.columns(0, f), gh: ghDown, h: a.h.gateUp };
       if (this.#gated) adapters.swiglu(layer, T, { gateUp: a.gateUp, ...sides });
       else adapters.relu(layer, T, { y: a.gateUp, ...sides });
-      hand(layer.down, { x: null, h: a.h.down, dy: dx });
-      layer.gateUp.backward(dev, T, a.gateUp, gxh);
+      hand(layer.down, { x: null, h: a.h.down, dy: dx, gh: ghDown });
+      const ghUp = layer.gateUp.backward(dev, T, a.gateUp, gxh);
       const normed2 = layer.norm2.backward(dev, T, { x: a.mid, stats: a.stats2, dy: gxh, dx, scratch });
-      hand(layer.gateUp, { x: normed2, h: a.h.gateUp, dy: null });
+      hand(layer.gateUp, { x: normed2, h: a.h.gateUp, dy: null, gh: ghUp });
       // x += o(attention(rope(q), rope(k), v))
-      layer.o.backward(dev, T, dx, gxh);
-      hand(layer.o, { x: { rows: a.attention, norm: null }, h: a.attention.columns(layer.o.dIn, layer.o.rank), dy: dx });
+      const ghO = layer.o.backward(dev, T, dx, gxh);
+      const hO = a.attention.columns(layer.o.dIn, layer.o.rank);
+      hand(layer.o, { x: { rows: a.attention, norm: null }, h: hO, dy: dx, gh: ghO });
       const { q, k, v } = this.#split(a.qkv);
       const dqkv = this.#training.dqkv[l]!;
       const { q: dq, k: dk, v: dv } = this.#split(dqkv);
       const gradients = { dout: gxh, dq, dk, dv, work, rope };
       op.attentionBackward(dev, T, batch.segments, { H, K, D, scale, q, k, v, out: a.attention, lse: a.lse, ...gradients });
-      layer.qkv.backward(dev, T, dqkv, gxh, { needDx: l > 0 });
+      const ghQkv = layer.qkv.backward(dev, T, dqkv, gxh, { needDx: l > 0 });
       const normed1 = layer.norm1.backward(dev, T, { x: a.x, stats: a.stats1, dy: gxh, dx: l > 0 ? dx : null, scratch });
-      hand(layer.qkv, { x: normed1, h: a.h.qkv, dy: dqkv });
+      hand(layer.qkv, { x: normed1, h: a.h.qkv, dy: dqkv, gh: ghQkv });
     }
   }
 

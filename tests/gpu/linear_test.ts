@@ -110,8 +110,13 @@ function pass(on: Subject, problem: Problem, { below, behind, pad }: Layout): Re
   const lddy = N + (behind ? Q : 0) + pad;
   const dy = wide(problem.dy, N, lddy >= N + Q ? Q : 0, lddy); // Q columns behind dy are scratch wherever they fit
   const gxh = wide(null, dIn, Q, dIn + Q + 2 * pad);
-  ops.linearBackward(on.dev, T, { dIn, groups, dy, A, W, gxh });
+  const behindDy = behind
+    ? new Tensor(dy.storage, dy.byteOffset + N * (on.dtype === "f32" ? 4 : 2), T, Q, on.dtype, dy.ld)
+    : null;
+  const gh = Q === 0 ? null : behindDy ?? gxh.columns(dIn, Q);
+  ops.linearBackward(on.dev, T, { dIn, groups, dy, A, W, dx: gxh, gh });
   on.settle(gxh);
+  if (behindDy) on.settle(dy);
   const results: Results = {
     ...{ x: on.read(xh.columns(0, dIn)), y: on.read(y), dx: on.read(gxh.columns(0, dIn)) },
     ...{ "y + add": on.read(sum), "y += add": on.read(inPlace), "relu(y)": on.read(rectified) },
@@ -120,13 +125,13 @@ function pass(on: Subject, problem: Problem, { below, behind, pad }: Layout): Re
   if (Q === 0) return results;
 
   const alone = wide(null, dIn, Q, dIn + Q + pad);
-  ops.linearBackward(on.dev, T, { dIn, groups, dy, A, W, gxh: alone, needDx: false });
+  ops.linearBackward(on.dev, T, { dIn, groups, dy, A, W, dx: null, gh: alone.columns(dIn, Q) });
   Object.assign(results, {
-    ...{ A: on.read(A!), "s B": on.read(W.columns(dIn, Q)), h: on.read(xh.columns(dIn, Q)), gh: on.read(gxh.columns(dIn, Q)) },
+    ...{ A: on.read(A!), "s B": on.read(W.columns(dIn, Q)), h: on.read(xh.columns(dIn, Q)), gh: on.read(gh!) },
     "gh alone": on.read(alone.columns(dIn, Q)),
   });
-  const out = on.f32(null, 1, problem.theta.length), [h, gh] = [xh, gxh].map((both) => both.columns(dIn, Q)) as [Tensor, Tensor];
-  const sides = { cu: on.ints([0, T]), dIn, groups, gh, stride: problem.theta.length, beta: 0 };
+  const out = on.f32(null, 1, problem.theta.length), h = xh.columns(dIn, Q);
+  const sides = { cu: on.ints([0, T]), dIn, groups, gh: gh!, stride: problem.theta.length, beta: 0 };
   ops.linearGradients(on.dev, 1, { ...sides, x: xh, h, dy, out });
   const dtheta = on.read(out), isA = (i: number) => i < Q * dIn;
   // Each half leaves the other alone. Other halves beside it may share the work out otherwise, and sum in another order.

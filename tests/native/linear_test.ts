@@ -173,7 +173,7 @@ testEach("linearBackward() computes g_h = s dY B and dx = dY W + g_h A, with and
         const { W, groups, A } = putLayer(bench, layer);
         const dY = normals(T * N, seed);
         const dy = bench.put(dY, T, N, { ld: N + 1 }), gxh = bench.out(T, dIn + Q, dIn + Q + 4);
-        linearBackward(bench.dev, T, { dIn, groups, dy, A, W, gxh, needDx });
+        linearBackward(bench.dev, T, { dIn, groups, dy, A, W, dx: needDx ? gxh : null, gh: Q > 0 ? gxh.columns(dIn, Q) : null });
         const after = bench.read(gxh);
         const gh = new Float32Array(T * Q), dx = new Float32Array(T * dIn);
         for (let t = 0; t < T; t++) {
@@ -235,7 +235,7 @@ testEach("linearBackward() and segmentOuter() give the slope of the loss in x, A
   for (let t = 0; t < T; t++) wide.set(x.subarray(t * dIn, (t + 1) * dIn), t * (dIn + Q));
   const xh = bench.put(wide, T, dIn + Q), y = bench.out(T, N), dy = bench.put(dY, T, N), gxh = bench.out(T, dIn + Q);
   linearForward(bench.dev, T, { dIn, groups, xh, A, W, bias: null, y });
-  linearBackward(bench.dev, T, { dIn, groups, dy, A, W, gxh });
+  linearBackward(bench.dev, T, { dIn, groups, dy, A, W, dx: gxh, gh: gxh.columns(dIn, Q) });
   const grad = bench.out(1, layer.theta.length), cu = bench.ints([0, T]);
   // grad_A of all groups at once; grad_B_g = s_g dY_gᵀ h_g
   segmentOuter(bench.dev, 1, { cu, p: Q, q: dIn, a: gxh.columns(dIn, Q), b: xh, out: grad.part(0, Q, dIn) });

@@ -196,7 +196,7 @@ Deno.test("linearBackward() and segmentOuter() are the slopes of linearForward()
   const { xh } = forward(x, theta);
   const gxh = bench.out(T, dIn, ld);
   const gradY = bench.put(dy, T, N);
-  ops.linearBackward(bench.dev, T, { ...layer(theta), dy: gradY, gxh });
+  ops.linearBackward(bench.dev, T, { ...layer(theta), dy: gradY, dx: gxh, gh: gxh.columns(dIn, gxh.cols - dIn) });
   assertGradient((values) => forward(values, theta).value, x, bench.read(gxh), "linear, input");
 
   const dtheta = bench.out(1, theta.length);

@@ -56,7 +56,7 @@ function runRows(threads: number, from: number, to: number): Record<string, Floa
   const xh = rows(d, 13, ld);
   const [y, gxh] = [bench.out(n, N), bench.out(n, ld)];
   ops.linearForward(dev, n, { ...linear, xh, bias: bench.put(normals(N, 14), 1, N), y });
-  ops.linearBackward(dev, n, { ...linear, dy: rows(N, 15), gxh });
+  ops.linearBackward(dev, n, { ...linear, dy: rows(N, 15), dx: gxh, gh: gxh.columns(d, Q) });
 
   const [losses, dx] = [bench.out(1, n), bench.out(n, d)];
   const head = { W: bench.put(normals(V * d, 16), V, d, { dtype: "bf16" }), labels: ids(V), seeds: rows(1, 17), argmax: null };
