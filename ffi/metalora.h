@@ -144,11 +144,11 @@ int32_t ml_layernorm_forward(ml_ctx* ctx, int32_t T, int32_t d, float eps, ml_pt
 int32_t ml_layernorm_backward(ml_ctx* ctx, int32_t T, int32_t d, ml_ptr x, ml_ptr weight, ml_ptr bias, ml_ptr stats, ml_ptr dy,
                               int32_t lddy, ml_ptr dx, int32_t lddx, ml_ptr y, int32_t ldy, int32_t dtype);
 
-/* theta (f32) -> what the GEMMs read: s_g B_g into the columns of W behind d_in, and A into a_cast [Q, lda] of type
- * dtype (a_cast NULL where activations are f32: A is then read from theta itself). a_cast may lie directly below W: then it is
- * W's rows N .. N+Q-1, lda = ldw. */
-int32_t ml_lora_refresh(ml_ctx* ctx, int32_t d_in, int32_t G, const int32_t* groups_host, const float* scales_host,
-                        ml_ptr theta, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr a_cast, int32_t lda, int32_t dtype);
+/* theta (f32) of m linear layers -> what the GEMMs read: s_g B_g into the columns of W behind d_in, and A into a_cast [Q, lda] of type
+ * dtype (a_cast 0 where activations are f32: A is then read from theta itself). a_cast may lie directly below W: then it is W's rows
+ * N .. N+Q-1, lda = ldw. layers host int64 [m, 7] = (d_in, G, theta, W, ldw, a_cast, lda); groups and scales of all layers in order. */
+int32_t ml_lora_refresh(ml_ctx* ctx, int32_t m, const int64_t* layers_host, const int32_t* groups_host, const float* scales_host,
+                        int32_t wdtype, int32_t dtype);
 /* h = x A^T behind x; y [T, ldy] = x W^T + sum_g s_g h_g B_g^T + bias + add, or with relu = 1 max(x W^T + ... + bias, 0). A [Q, lda]
  * and bias [N] (or NULL) of type dtype; add [T, ldadd] (or NULL; NULL with relu), such as the residual stream, may be y itself. */
 int32_t ml_linear_forward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr xh,

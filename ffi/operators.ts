@@ -151,21 +151,28 @@ export function layernormBackward(
     dy.ld, pointer(dx), dx?.ld ?? 0, pointer(y), y?.ld ?? 0, dtypeCode(x.dtype)));
 }
 
-/** theta → s·B in the columns of W behind d_in, and A cast to the activation type where that is not f32. */
-export function loraRefresh(
-  dev: Device,
-  { dIn, groups, theta, W, aCast, dtype }: {
-    dIn: number;
-    groups: Groups;
-    theta: Tensor;
-    W: Tensor;
-    aCast: Tensor | null;
-    dtype: "f32" | "bf16";
-  },
-): void {
-  // deno-fmt-ignore
-  dev.check(dev.symbols.ml_lora_refresh(dev.ctx, dIn, groups.count, groups.table, groups.scales, theta.pointer, W.pointer,
-    dtypeCode(W.dtype), W.ld, pointer(aCast), aCast?.ld ?? 0, dtypeCode(dtype)));
+/** The adapters of a linear layer, and where the products read them. */
+export interface LoraLayer {
+  readonly dIn: number;
+  readonly groups: Groups;
+  readonly theta: Tensor;
+  readonly W: Tensor;
+  readonly aCast: Tensor | null;
+}
+
+/** theta of every layer → s·B in the columns of W behind d_in, and A cast to the activation type where that is not f32. */
+export function loraRefresh(dev: Device, layers: readonly LoraLayer[], dtype: "f32" | "bf16"): void {
+  if (layers.length === 0) return;
+  const address = (tensor: Tensor | null) => Deno.UnsafePointer.value(pointer(tensor));
+  const table = BigInt64Array.from(
+    layers.flatMap(({ dIn, groups, theta, W, aCast }) =>
+      [dIn, groups.count, address(theta), address(W), W.ld, address(aCast), aCast?.ld ?? 0].map(BigInt)
+    ),
+  );
+  const groups = Int32Array.from(layers.flatMap(({ groups }) => [...groups.table]));
+  const scales = Float32Array.from(layers.flatMap(({ groups }) => [...groups.scales]));
+  const { dtype: weights } = layers[0]!.W;
+  dev.check(dev.symbols.ml_lora_refresh(dev.ctx, layers.length, table, groups, scales, dtypeCode(weights), dtypeCode(dtype)));
 }
 
 /** h = x Aᵀ behind x; y = x Wᵀ + Σ s h_g B_gᵀ + bias + add, or ReLU of it without `add`. `add` [T, N] may be y itself. */

@@ -78,9 +78,9 @@ export const symbols = {
   // int32_t ml_layernorm_backward(ml_ctx* ctx, int32_t T, int32_t d, ml_ptr x, ml_ptr weight, ml_ptr bias, ml_ptr
   //   stats, ml_ptr dy, int32_t lddy, ml_ptr dx, int32_t lddx, ml_ptr y, int32_t ldy, int32_t dtype)
   ml_layernorm_backward: { parameters: ["pointer", "i32", "i32", "pointer", "pointer", "pointer", "pointer", "pointer", "i32", "pointer", "i32", "pointer", "i32", "i32"], result: "i32" },
-  // int32_t ml_lora_refresh(ml_ctx* ctx, int32_t d_in, int32_t G, const int32_t* groups_host, const float*
-  //   scales_host, ml_ptr theta, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr a_cast, int32_t lda, int32_t dtype)
-  ml_lora_refresh: { parameters: ["pointer", "i32", "i32", "buffer", "buffer", "pointer", "pointer", "i32", "i32", "pointer", "i32", "i32"], result: "i32" },
+  // int32_t ml_lora_refresh(ml_ctx* ctx, int32_t m, const int64_t* layers_host, const int32_t* groups_host, const
+  //   float* scales_host, int32_t wdtype, int32_t dtype)
+  ml_lora_refresh: { parameters: ["pointer", "i32", "buffer", "buffer", "buffer", "i32", "i32"], result: "i32" },
   // int32_t ml_linear_forward(ml_ctx* ctx, int32_t T, int32_t d_in, int32_t G, const int32_t* groups_host, ml_ptr
   //   xh, int32_t ldx, ml_ptr A, int32_t lda, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr bias, int32_t relu, ml_ptr
   //   add, int32_t ldadd, ml_ptr y, int32_t ldy, int32_t dtype)

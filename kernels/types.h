@@ -44,6 +44,19 @@ struct NarrowSide {
   float scale;
 };
 
+// The adapters of a linear layer (ml_lora_refresh).
+struct LoraLayer {
+  int64_t d_in;
+  int32_t G;
+  const Group* groups;
+  const float *scales, *theta;
+  void* W;
+  int64_t ldw;
+  void* a_cast;  // or NULL
+  int64_t lda;
+};
+constexpr int MOST_LAYERS = 1024;
+
 // Columns first .. first + length - 1 of n long f32 rows: row i begins at x + i * ld.
 struct Piece {
   const float* x;

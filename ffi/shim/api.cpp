@@ -123,22 +123,41 @@ int32_t ml_layernorm_backward(ml_ctx* ctx, int32_t T, int32_t d, ml_ptr x, ml_pt
   return call.status();
 }
 
-int32_t ml_lora_refresh(ml_ctx* ctx, int32_t d_in, int32_t G, const int32_t* groups_host, const float* scales_host,
-                        ml_ptr theta, ml_ptr W, int32_t wdtype, int32_t ldw, ml_ptr a_cast, int32_t lda, int32_t dtype) {
-  Call call(base(ctx), "refresh %lld adapters of a linear layer with %lld inputs", G, d_in);
+// One layer of the table, checked; in a call of its own, so that the message tells which.
+static int32_t read_layer(ml_ctx* ctx, const int64_t* row, const int32_t* groups, const float* scales, int32_t wdtype, int32_t dtype,
+                          LoraLayer* layer) {
+  *layer = {row[0], (int32_t)row[1], (const Group*)groups, scales, (const float*)row[2], (void*)row[3], row[4], (void*)row[5], row[6]};
+  const int64_t d_in = row[0];
+  Call call(base(ctx), "refresh %lld adapters of a linear layer with %lld inputs", row[1], d_in);
   int64_t N, Q, parameters = 0;
-  call.groups(d_in, G, groups_host, &N, &Q);
-  call.host("scales", scales_host);
+  call.groups(d_in, layer->G, groups, &N, &Q);
   call.weight_dtype("wdtype", wdtype);
   call.activation_dtype(dtype);
-  if (!call.failed()) {
-    for (int32_t g = 0; g < G; g++) parameters += groups_host[2 * g + 1] * ((int64_t)d_in + groups_host[2 * g]);
-    call.matrix("W", W, N, d_in + Q, ldw, dtype_size(wdtype));
-    if (parameters > 0) call.dense("theta", theta, 1, parameters, 4);
-    if (a_cast && Q > 0) call.matrix("a_cast", a_cast, Q, d_in, lda, call.activation_size());
-  }
   if (call.failed()) return call.status();
-  backend::lora_refresh(call, *ctx, d_in, G, (const Group*)groups_host, scales_host, theta, W, wdtype, ldw, a_cast, lda);
+  for (int32_t g = 0; g < layer->G; g++) parameters += groups[2 * g + 1] * (d_in + groups[2 * g]);
+  call.matrix("W", layer->W, N, d_in + Q, layer->ldw, dtype_size(wdtype));
+  if (parameters > 0) call.dense("theta", (ml_ptr)layer->theta, 1, parameters, 4);
+  if (layer->a_cast && Q > 0) call.matrix("a_cast", layer->a_cast, Q, d_in, layer->lda, call.activation_size());
+  return call.status();
+}
+
+int32_t ml_lora_refresh(ml_ctx* ctx, int32_t m, const int64_t* layers_host, const int32_t* groups_host, const float* scales_host,
+                        int32_t wdtype, int32_t dtype) {
+  Call call(base(ctx), "refresh the adapters of %lld linear layers", m);
+  call.positive("m", m);
+  if (m > MOST_LAYERS) call.fail("m is %d, at most %d layers are refreshed at once", m, MOST_LAYERS);
+  call.host("layers", layers_host);
+  call.host("groups", groups_host);
+  call.host("scales", scales_host);
+  if (call.failed()) return call.status();
+  LoraLayer layers[MOST_LAYERS];
+  for (int32_t i = 0; i < m; i++) {
+    const int32_t status = read_layer(ctx, layers_host + 7 * i, groups_host, scales_host, wdtype, dtype, &layers[i]);
+    if (status != 0) return status;
+    groups_host += 2 * layers[i].G;
+    scales_host += layers[i].G;
+  }
+  backend::lora_refresh(call, *ctx, layers, m, wdtype);
   return call.status();
 }
 

@@ -45,8 +45,7 @@ void layernorm_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, float eps,
                        int64_t ldy, void* stats);
 void layernorm_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, const void* x, const void* weight, const void* bias, const void* stats,
                         const void* dy, int64_t lddy, void* dx, int64_t lddx, void* y, int64_t ldy);
-void lora_refresh(Call& call, ml_ctx& ctx, int64_t d_in, int32_t G, const Group* groups, const float* scales, const void* theta, void* W,
-                  int32_t wdtype, int64_t ldw, void* a_cast, int64_t lda);
+void lora_refresh(Call& call, ml_ctx& ctx, const LoraLayer* layers, int count, int32_t wdtype);
 void linear_forward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, void* xh, int64_t ldx, const void* A, int64_t lda,
                     const void* W, int32_t wdtype, int64_t ldw, const void* bias, bool relu, const void* add, int64_t ldadd, void* y, int64_t ldy);
 void linear_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, const void* dy, int64_t lddy,

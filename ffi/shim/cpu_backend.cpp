@@ -196,12 +196,16 @@ void layernorm_backward(Call&, ml_ctx& ctx, int64_t T, int64_t d, const void* x,
   ctx.kernels->layernorm_backward(ctx.pool, T, d, in(x), in(weight), in(bias), in(stats), in(dy), lddy, out_(dx), lddx, out_(y), ldy);
 }
 
-void lora_refresh(Call&, ml_ctx& ctx, int64_t d_in, int32_t G, const Group* groups, const float* scales, const void* theta, void* W, int32_t wdtype, int64_t ldw, void* a_cast, int64_t lda) {
-  ctx.kernels->lora_refresh(ctx.pool, d_in, G, groups, scales, in(theta), W, wdtype, ldw);
-  if (!a_cast || a_cast == theta) return;
-  int64_t Q = 0;
-  for (int32_t g = 0; g < G; g++) Q += groups[g].r;
-  for (int64_t i = 0; i < Q; i++) memcpy(out_(a_cast) + i * lda, in(theta) + i * d_in, (size_t)d_in * 4);
+void lora_refresh(Call&, ml_ctx& ctx, const LoraLayer* layers, int count, int32_t wdtype) {
+  for (int i = 0; i < count; i++) {
+    const LoraLayer& layer = layers[i];
+    ctx.kernels->lora_refresh(ctx.pool, layer.d_in, layer.G, layer.groups, layer.scales, layer.theta, layer.W, wdtype, layer.ldw);
+    if (!layer.a_cast || layer.a_cast == layer.theta) continue;
+    int64_t Q = 0;
+    for (int32_t g = 0; g < layer.G; g++) Q += layer.groups[g].r;
+    for (int64_t q = 0; q < Q; q++)
+      memcpy(out_(layer.a_cast) + q * layer.lda, layer.theta + q * layer.d_in, (size_t)layer.d_in * 4);
+  }
 }
 
 void linear_forward(Call&, ml_ctx& ctx, int64_t T, int64_t d_in, int32_t G, const Group* groups, void* xh, int64_t ldx, const void* A, int64_t lda, const void* W, int32_t wdtype, int64_t ldw, const void* bias, bool relu, const void* add, int64_t ldadd, void* y, int64_t ldy) {

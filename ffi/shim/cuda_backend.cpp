@@ -78,9 +78,8 @@ void layernorm_backward(Call& call, ml_ctx& ctx, int64_t T, int64_t d, const voi
            cuda::layernorm_backward(ctx.on, T, d, in(x), f32(weight), f32(bias), f32(stats), in(dy), lddy, out_(dx), lddx, out_(y), ldy));
 }
 
-void lora_refresh(Call& call, ml_ctx& ctx, int64_t d_in, int32_t G, const Group* groups, const float* scales, const void* theta, void* W,
-                  int32_t, int64_t ldw, void* a_cast, int64_t lda) {
-  if (enter(call, ctx)) launched(call, ctx, cuda::lora_refresh(ctx.on, d_in, G, groups, scales, f32(theta), out_(W), ldw, out_(a_cast), lda));
+void lora_refresh(Call& call, ml_ctx& ctx, const LoraLayer* layers, int count, int32_t) {
+  if (enter(call, ctx)) launched(call, ctx, cuda::lora_refresh(ctx.on, layers, count));
 }
 
 // h = x A^T behind x, then one product over K = d_in + Q gives y = x W^T + s h B^T: the adapters are inside it (design, section 4).

@@ -126,9 +126,8 @@ cudaError_t checksum(const Launch& on, int64_t rows, int64_t cols, const void* x
 
 // bias.cu: out [T, N] = x + row [N]; either may be NULL, x may be out.
 cudaError_t add_row(const Launch& on, int64_t T, int64_t N, const bf16* x, int64_t ldx, const bf16* row, bf16* out, int64_t ldo);
-// lora.cu: theta of one layer (all A, then all B) into a_cast [Q, lda] (NULL: not wanted) and columns d_in .. d_in+Q-1 of W.
-cudaError_t lora_refresh(const Launch& on, int64_t d_in, int G, const Group* groups, const float* scales, const float* theta, bf16* W,
-                         int64_t ldw, bf16* a_cast, int64_t lda);
+// lora.cu: theta of every layer (all A, then all B) into a_cast [Q, lda] (NULL: not wanted) and columns d_in .. d_in+Q-1 of W.
+cudaError_t lora_refresh(const Launch& on, const LoraLayer* layers, int count);
 
 }  // namespace cuda
 }  // namespace metalora

@@ -5,7 +5,7 @@
  * Several matrices that read the same input (q/k/v, gate/up) form one layer: y = [x | h] · [W | s·B]ᵀ with h = x Aᵀ.
  */
 import { type Device, Tensor } from "../../ffi/device.ts";
-import { type Groups, linearBackward, linearForward, loraRefresh } from "../../ffi/operators.ts";
+import { type Groups, linearBackward, linearForward, type LoraLayer } from "../../ffi/operators.ts";
 import type { Arena } from "../tensor/arena.ts";
 
 /** Which half of a block a matrix belongs to; `reweight.modules` selects by it. */
@@ -122,18 +122,17 @@ export class Linear {
     return this.dIn + this.rank;
   }
 
-  /** Tells the layer where θ is; `refresh` must follow whenever θ changes. */
+  /** Tells the layer where θ is; `loraRefresh` must follow whenever θ changes. */
   bind(theta: Tensor): void {
     if (this.rank === 0) return;
     this.#theta = theta.part(this.thetaOffset, 1, this.thetaLength);
     this.#A = this.#aCast ?? theta.part(this.thetaOffset, this.rank, this.dIn);
   }
 
-  /** Writes s·B behind W (and A in the activation type). */
-  refresh(dev: Device, activationDtype: "f32" | "bf16"): void {
-    if (!this.#theta) return;
+  /** The adapters and where the products read them; null without any. */
+  get lora(): LoraLayer | null {
     const { dIn, groups, W } = this;
-    loraRefresh(dev, { dIn, groups, theta: this.#theta, W, aCast: this.#aCast, dtype: activationDtype });
+    return this.#theta ? { dIn, groups, theta: this.#theta, W, aCast: this.#aCast } : null;
   }
 
   /** xh [T, dIn + rank] (x given, h written) → y [T, dOut], with `add` [T, dOut] added to it. */

@@ -251,7 +251,7 @@ export class Llama {
 
   /** Carries a changed θ into the weights that the products read. */
   refresh(): void {
-    for (const layer of this.linears()) layer.refresh(this.dev, this.dev.activationDtype);
+    op.loraRefresh(this.dev, this.linears().flatMap(({ lora }) => lora ?? []), this.dev.activationDtype);
   }
 
   /**

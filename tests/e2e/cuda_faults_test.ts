@@ -121,7 +121,7 @@ const KERNELS: Record<string, string> = {
   "10sum_kernel": "sum the rows of 4 segments",
   "10chunk_dots": "take 1 inner products of 3712 numbers",
   "12combine_rows": "combine 4 vectors of 3712 numbers",
-  "7refresh": "refresh 1 adapters of a linear layer with 32 inputs",
+  "7refresh": "refresh the adapters of 8 linear layers",
   "6update": "update 3712 parameters",
 };
 

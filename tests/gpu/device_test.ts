@@ -167,7 +167,7 @@ gpuTest("a recorded graph gives the bits of its operators on whatever its inputs
     sums = on.doubles(2);
   const losses = on.f32(null, 1, R), dx = on.room(R, d), work = on.f32(null, 1, ops.headWorkBytes(dev, 5, V) / 4);
   const batch = () => {
-    ops.loraRefresh(dev, { dIn: d, groups, theta, W, aCast: A, dtype: on.dtype });
+    ops.loraRefresh(dev, [{ dIn: d, groups, theta, W, aCast: A }], on.dtype);
     ops.embeddingForward(dev, T, { table, ids, out: x });
     ops.rmsnormForward(dev, T, { x, weight, eps: 1e-5, y: xh.columns(0, d), rstd });
     ops.linearForward(dev, T, { dIn: d, groups, xh, A, W, bias: null, y });
@@ -260,7 +260,7 @@ gpuTest("errors say what was attempted on which shapes, the value found and what
     const nine = makeGroups(Array.from({ length: 9 }, () => [8, 1] as const), new Array(9).fill(1));
     const theta = on.f32(null, 1, 9 * 16), W = on.weight(null, 72, 17);
     assertMessage(
-      () => ops.loraRefresh(dev, { dIn: 8, groups: nine, theta, W, aCast: null, dtype: on.dtype }),
+      () => ops.loraRefresh(dev, [{ dIn: 8, groups: nine, theta, W, aCast: null }], on.dtype),
       "Cannot refresh 9 adapters of a linear layer with 8 inputs: G is 9, at most 8 matrices share an input",
     );
     const missing = assertThrows(() => Device.open({ backend: BACKEND, index: 99 }), NativeError);

@@ -338,9 +338,21 @@ static void check_lora_refresh(const Launch& on, int64_t d_out, int64_t d_in, in
   const Size size = {N, d_in, r, r2};
   const metalora::Group groups[2] = {{(int32_t)d_out, (int32_t)r}, {(int32_t)d_out, (int32_t)r2}};
   const float scales[2] = {0.5f, 3.0f};
-  run_repeatedly(W, [&] { W.poison(), W.put(); },
-                 [&] { return ops::lora_refresh(on, d_in, 2, groups, scales, theta.device, W.device, W.ld, W.device + N * W.ld, W.ld); },
+  // The second of three layers: one without adapters before it, and one whose matrix is its own behind it.
+  const metalora::Group none[1] = {{8, 0}}, alone[1] = {{(int32_t)d_out, (int32_t)r}};
+  Matrix<bf16> other(d_out, d_in + r);
+  const metalora::LoraLayer layers[3] = {{8, 1, none, scales, theta.device, other.device, d_in + r, nullptr, 0},
+                                         {d_in, 2, groups, scales, theta.device, W.device, W.ld, W.device + N * W.ld, W.ld},
+                                         {d_in, 1, alone, scales, theta.device, other.device, d_in + r, nullptr, 0}};
+  run_repeatedly(W, [&] { W.poison(), W.put(), other.poison(), other.put(); }, [&] { return ops::lora_refresh(on, layers, 3); },
                  size.name("lora_refresh"));
+  other.get();
+  bool behind = true;
+  for (int64_t n = 0; n < d_out; n++)
+    for (int64_t c = 0; c < d_in + r; c++)
+      behind = behind && (c < d_in ? isnan(other.value(n, c))
+                                   : same_bits(other.at(n, c), __float2bfloat16_rn(0.5f * theta.at(0, r * d_in + n * r + c - d_in))));
+  expect(behind, size.name("lora_refresh of another layer"));
   bool same = true;
   const int64_t B = Q * d_in, B2 = B + d_out * r;
   for (int64_t n = 0; n < N + Q; n++)

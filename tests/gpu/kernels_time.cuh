@@ -347,7 +347,8 @@ static void time_kernels(const metalora::cuda::Launch& on, const char* only) {
     return [=, &on] {
       const metalora::Group groups[2] = {{11008, 32}, {11008, 32}};
       const float scales[2] = {2.0f, 2.0f};
-      return ops::lora_refresh(on, 4096, 2, groups, scales, theta, W, 4160, W + 22016 * 4160, 4160);
+      const metalora::LoraLayer layer = {4096, 2, groups, scales, theta, W, 4160, W + 22016 * 4160, 4160};
+      return ops::lora_refresh(on, &layer, 1);
     };
   });
   CUDA_OK(cudaFree(clock.base));

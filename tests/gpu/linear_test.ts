@@ -91,7 +91,7 @@ function pass(on: Subject, problem: Problem, { below, behind, pad }: Layout): Re
   let A: Tensor | null = null, aCast: Tensor | null = null;
   if (Q > 0 && on.dtype === "f32") A = theta.part(0, Q, dIn);
   else if (Q > 0) A = aCast = below ? new Tensor(all.storage, 2 * N * ldw, Q, dIn, "bf16", ldw) : on.room(Q, dIn, dIn + pad);
-  ops.loraRefresh(on.dev, { dIn, groups, theta, W, aCast, dtype: on.dtype });
+  ops.loraRefresh(on.dev, [{ dIn, groups, theta, W, aCast }], on.dtype);
 
   const wide = (values: Float32Array | null, cols: number, scratch: number, ld: number) => {
     const padded = new Float32Array(T * (cols + scratch)).fill(NaN);

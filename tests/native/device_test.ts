@@ -209,7 +209,7 @@ Deno.test("errors say what was attempted on which shapes, the value found and wh
     "Cannot apply a linear layer of 8 inputs to 5 rows: d_out of matrix 1 is 0, must be positive",
   );
   assertMessage(
-    () => loraRefresh(dev, { dIn: 8, groups: makeGroups([[8, 4]], [1]), theta: w, W: w, aCast: null, dtype: "f32" }),
+    () => loraRefresh(dev, [{ dIn: 8, groups: makeGroups([[8, 4]], [1]), theta: w, W: w, aCast: null }], "f32"),
     "Cannot refresh 1 adapters of a linear layer with 8 inputs: the rows of W are 4 elements apart, must be at least 12",
   );
   assertMessage(

@@ -45,7 +45,7 @@ function putLayer(bench: Workbench, layer: Layer, pad = 3) {
   const W = bench.put(wide, N, dIn + Q, { ld: dIn + Q + pad, dtype: kind });
   const groups = makeGroups(layer.table, layer.scales);
   const parameters = bench.put(theta, 1, Math.max(1, theta.length));
-  loraRefresh(bench.dev, { dIn, groups, theta: parameters, W, aCast: null, dtype: "f32" });
+  loraRefresh(bench.dev, [{ dIn, groups, theta: parameters, W, aCast: null }], "f32");
   return { W, groups, theta: parameters, A: Q > 0 ? parameters.part(0, Q, dIn) : null };
 }
 

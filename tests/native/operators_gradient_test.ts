@@ -185,7 +185,7 @@ Deno.test("linearBackward() and segmentOuter() are the slopes of linearForward()
   const layer = (adapter: Floats) => {
     const W = bench.put(frozen, N, dIn, { ld });
     const block = bench.put(adapter, 1, adapter.length);
-    ops.loraRefresh(bench.dev, { dIn, groups, theta: block, W, aCast: null, dtype: "f32" });
+    ops.loraRefresh(bench.dev, [{ dIn, groups, theta: block, W, aCast: null }], "f32");
     return { dIn, groups, A: block.part(0, Q, dIn), W };
   };
   const forward = (input: Floats, adapter: Floats) => {

@@ -52,7 +52,7 @@ function runRows(threads: number, from: number, to: number): Record<string, Floa
   const theta = bench.put(normals(Q * d + 40 * 4 + 24 * 3, 11), 1, Q * d + 40 * 4 + 24 * 3);
   const W = bench.put(normals(N * d, 12), N, d, { ld });
   const linear = { dIn: d, groups, A: theta.part(0, Q, d), W };
-  ops.loraRefresh(dev, { dIn: d, groups, theta, W, aCast: null, dtype: "f32" });
+  ops.loraRefresh(dev, [{ dIn: d, groups, theta, W, aCast: null }], "f32");
   const xh = rows(d, 13, ld);
   const [y, gxh] = [bench.out(n, N), bench.out(n, ld)];
   ops.linearForward(dev, n, { ...linear, xh, bias: bench.put(normals(N, 14), 1, N), y });

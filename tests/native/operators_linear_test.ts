@@ -18,7 +18,7 @@ Deno.test("linearForward() and linearBackward() give y, h, dx and g_h of every g
       const tolerance = productTolerance(bench.dev, dtype, TOLERANCE);
       const theta = bench.put(each.f32("theta"), 1, each.f32("theta").length);
       const W = bench.put(each.f32("W"), N, dIn, { ld, dtype });
-      ops.loraRefresh(bench.dev, { dIn, groups, theta, W, aCast: null, dtype: "f32" });
+      ops.loraRefresh(bench.dev, [{ dIn, groups, theta, W, aCast: null }], "f32");
       const A = Q > 0 ? theta.part(0, Q, dIn) : null;
 
       const xh = bench.put(each.f32("x"), T, dIn, { ld });
