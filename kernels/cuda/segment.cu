@@ -182,6 +182,25 @@ static __global__ void __launch_bounds__(THREADS, NR <= 64 && KIB < LARGE ? 2 : 
   sums_were_read(all.split);
 }
 
+// Blocks that share out the rows of each of `tiles` tiles, a power of two, until every multiprocessor has a block. Clusters of four and more
+// do not fill the device: they must lie within a part of it, and what is left over in each part stays idle.
+static int split_of(const Launch& on, int64_t tiles) {
+  int split = 1;
+  const auto doubles = [&] {
+    const int64_t blocks = 2 * split * tiles;
+    return blocks <= on.units ? split == 1 || blocks <= on.units * 8 / 10 : split == 1 && tiles < on.units * 15 / 16;
+  };
+  if (has_clusters(on))
+    while (split < MOST_SPLIT && doubles()) split *= 2;
+  return split;
+}
+
+static int64_t tiles_of(int64_t S, const Outers& all, int NR, int WT) {
+  int64_t tiles = 0;
+  for (int i = 0; i < all.count; i++) tiles += S * ceil_div(all.items[i].narrow_count, NR) * ceil_div(all.items[i].wide_count, WT);
+  return tiles;
+}
+
 template <int NR, int WT, bool ALIGNED = true>
 static cudaError_t launch_outers(const Launch& on, int64_t S, Outers all) {
   all.tiles = 0;
@@ -193,30 +212,27 @@ static cudaError_t launch_outers(const Launch& on, int64_t S, Outers all) {
     all.tiles += o.narrow_tiles * o.wide_tiles;
   }
   const int64_t tiles = S * all.tiles;
+  all.split = split_of(on, tiles);
   const auto launch = [&](auto kernel, int shared) {
     return launch_clusters(on, kernel, tiles * all.split, THREADS, shared, all.split, all);
   };
-  all.split = 1;
   if (!has_clusters(on)) return launch(outer_kernel<NR, WT, SMALL, ALIGNED>, Tile<NR, WT, SMALL>::SHARED);
-  while (all.split < MOST_SPLIT && tiles * all.split < on.units * 15 / 16) all.split *= 2;
   // A block alone on its multiprocessor needs more stages, or too little is on its way.
   if constexpr (NR <= 64)
     if (tiles * all.split > on.units) return launch(outer_kernel<NR, WT, HALF, ALIGNED>, Tile<NR, WT, HALF>::SHARED);
   return launch(outer_kernel<NR, WT, LARGE, ALIGNED>, Tile<NR, WT, LARGE>::SHARED);
 }
 
-// The columns a block takes of the wide side: few where many would leave most of the device idle. With clusters that is below half a
-// block a multiprocessor: 8,192 rows of [64, 4096] take 48 us in 8 x 32 blocks of 128 columns, 38 us in 2 x 64 of 64 (H100, `gpu-kernels
+// The columns a block takes of the wide side: 128, unless 64 make more blocks of a device that has room for them. Microseconds for [4096, 32]
+// and 8,192 rows: 33 in 2 x 64 blocks of 64 columns, 40 in 4 x 32 and in 2 x 32 of 128; for [2048, 32]: 22 in 4 x 16 of 128, 26 in 2 x 32
+// of 64, 27 in 8 x 16 of 128, 29 in 4 x 32 of 64; for [64, 4096] of a norm: 38 in 2 x 64 of 64, 48 in 8 x 32 of 128 (H100, `gpu-kernels
 // time` of builds with fixed sizes).
 template <int NR>
 static cudaError_t choose_width(const Launch& on, int64_t S, const Outers& all) {
-  int64_t tiles = 0, widest = 0;
-  for (int i = 0; i < all.count; i++) {
-    const Outer& o = all.items[i];
-    tiles += S * ceil_div(o.narrow_count, NR) * ceil_div(o.wide_count, 128);
-    if (o.wide_count > widest) widest = o.wide_count;
-  }
-  if (widest <= 64 || tiles < (has_clusters(on) ? on.units / 2 : on.units)) return launch_outers<NR, 64>(on, S, all);
+  const int64_t narrow = tiles_of(S, all, NR, 64), wide = tiles_of(S, all, NR, 128);
+  const int64_t enough = on.units * 15 / 16, blocks = narrow * split_of(on, narrow);
+  const bool more = wide * split_of(on, wide) < (blocks < enough ? blocks : enough);
+  if (more || narrow == wide) return launch_outers<NR, 64>(on, S, all);
   return launch_outers<NR, 128>(on, S, all);
 }
 
