@@ -219,7 +219,8 @@ int32_t ml_swiglu_gradients(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, i
                             ml_ptr h, int32_t ldh, float s_gate, float s_up, ml_ptr out_gate, float beta, int32_t out_stride,
                             int32_t dtype);
 
-/* In place of what a linear layer with ReLU made, the gradient in front of ReLU: y = dy where y > 0, else 0; y [T, ldy], dy [T, lddy]. */
+/* In place of what a linear layer with ReLU made, the gradient in front of ReLU: y = dy where y > 0, else 0; y [T, ldy], dy [T, lddy].
+ * What ReLU and its slope make of a NaN is the device's affair: cublasLt rectifies on a GPU. */
 int32_t ml_relu_backward(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr y, int32_t ldy, ml_ptr dy, int32_t lddy, int32_t dtype);
 /* ml_relu_backward, and on its way the adapter gradients that are made of y and of what takes its place, dx, one of each kind a
  * segment, as ml_segment_outer forms them:

@@ -178,12 +178,20 @@ void head_cross_entropy(Call& call, ml_ctx& ctx, int64_t R, int64_t d, int64_t V
   }
 }
 
+// As many rows at a time as there is room for their partial sums.
 void row_dots(Call& call, ml_ctx& ctx, int64_t n, const Piece* pieces, int count, const void* b, int64_t ldb, void* out) {
   if (!enter(call, ctx)) return;
-  const int64_t bytes = cuda::row_dots_parts(n, pieces, count) * (int64_t)sizeof(double);
-  if (bytes > (int64_t)SCRATCH_BYTES)
-    return (void)call.fail("its partial sums take %lld bytes, there is room for %lld", (long long)bytes, (long long)SCRATCH_BYTES);
-  launched(call, ctx, cuda::row_dots(ctx.on, n, pieces, count, f32(b), ldb, (double*)out, (double*)ctx.scratch));
+  const int64_t room = (int64_t)SCRATCH_BYTES / ((int64_t)sizeof(double) * cuda::row_dots_parts(1, pieces, count));
+  Piece rows[MOST_PIECES];
+  for (int64_t first = 0; first < n && !call.failed(); first += room) {
+    for (int i = 0; i < count; i++) {
+      rows[i] = pieces[i];
+      rows[i].x += first * pieces[i].ld;
+    }
+    launched(call, ctx,
+             cuda::row_dots(ctx.on, n - first < room ? n - first : room, rows, count, b ? f32(b) + first * ldb : nullptr, ldb,
+                            (double*)out + first, (double*)ctx.scratch));
+  }
 }
 
 void combine(Call& call, ml_ctx& ctx, int64_t n, const Piece* pieces, int count, const void* weights, float beta, void* y) {

@@ -2,8 +2,9 @@
 //
 // Its own choice is up to 15 % slower than its best one, in no pattern (H200, tests/bench/gemm_cuda.ts: [8192,4096] by [4096,22016] in
 // 1.93 ms, with 64 columns more in 2.17). So the first product of a size tries what cublasLt proposes beside cuBLAS's own choice.
-// A run must repeat itself bit for bit although times differ: only algorithms that give the bits of cuBLAS's own choice are taken,
-// compared on the data at hand, for every number of rows anew. Then it does not matter which one won.
+// A run must repeat itself bit for bit although times differ: only algorithms that give the bits of a standard are taken, compared on the
+// data at hand, for every number of rows anew. Then it does not matter which one won. The standard is cuBLAS's own choice, or, where a bias,
+// ReLU or another matrix comes in, what cublasLt proposes first.
 #include "cuda_products.h"
 
 #include <stdio.h>
@@ -240,7 +241,7 @@ void decide(ml_ctx& ctx, Products& known, const Product& p, Plan& plan) {
   }
 }
 
-// The plan of a product, made when its shape is seen first. NULL: cuBLAS's own choice is taken.
+// The plan of a product, made when its shape is seen first. NULL: cuBLAS's own choice is taken, with what it cannot do done beside it.
 const Plan* plan_of(ml_ctx& ctx, const Product& p) {
   if (!ctx.products) ctx.products = (Products*)calloc(1, sizeof(Products));
   if (!ctx.products) return nullptr;
@@ -272,9 +273,10 @@ void product(Call& call, ml_ctx& ctx, const Product& p) {
     status = run(ctx, p, *plan, plan->algorithm);
   } else if (beyond(p)) {
     Product onto = p;
-    onto.beta = p.add || p.bias ? 1 : p.beta;
-    if (onto.beta != p.beta)
+    if (p.add || p.bias) {
+      onto.beta = 1;
       launched(call, ctx, cuda::add_row(ctx.on, p.M, p.N, (const cuda::bf16*)p.add, p.ld_add, (const cuda::bf16*)p.bias, c, p.ldc));
+    }
     status = run_own(ctx, onto);
     if (status == 0 && p.relu) launched(call, ctx, cuda::relu_forward(ctx.on, p.M, p.N, c, p.ldc));
   } else {

@@ -1,7 +1,7 @@
 // rmsnorm.cpp: root-mean-square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467), as in Llama.
 //
 //   y_j = x_j rstd w_j          rstd = 1 / sqrt(mean_j x_j^2 + eps)
-//   dL/dx_j = rstd (w_j dy_j - x_j rstd^2 mean_i(w_i dy_i s_i))
+//   dL/dx_j = rstd (w_j dy_j - x_j rstd^2 mean_i(w_i dy_i x_i))
 //
 // One row stays in the first-level cache between its two passes, so memory is read and written once.
 #include "ops.h"

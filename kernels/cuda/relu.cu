@@ -1,4 +1,4 @@
-// relu.cu: y = max(x, 0) (Nair and Hinton 2010), in place, and its slope from the sign of y. A NaN stays one.
+// relu.cu: y = max(x, 0) (Nair and Hinton 2010), in place, and its slope from the sign of y.
 #include "math.cuh"
 
 namespace metalora {
@@ -50,10 +50,10 @@ static __global__ void __launch_bounds__(THREADS) backward(int64_t T, int64_t f,
 }
 
 // Threads of a block and blocks of a row, such that the last block of a row is nearly as full as the others.
-struct Pieces {
+struct Blocks {
   int threads, count;
 };
-static Pieces divide(int64_t vectors) {
+static Blocks divide(int64_t vectors) {
   const int64_t count = ceil_div(vectors, THREADS);
   return {round_to_warps(ceil_div(vectors, count)), (int)count};
 }
@@ -61,7 +61,7 @@ static Pieces divide(int64_t vectors) {
 cudaError_t relu_forward(const Launch& on, int64_t T, int64_t f, bf16* y, int64_t ldy) {
   if (T == 0 || f == 0) return cudaSuccess;
   const bool wide = f % 8 == 0 && aligned16(y, ldy);
-  const Pieces pieces = divide(wide ? f / 8 : f);
+  const Blocks pieces = divide(wide ? f / 8 : f);
   const unsigned grid = (unsigned)(ceil_div(T, ROWS) * pieces.count);
   if (wide)
     forward<8><<<grid, pieces.threads, 0, on.stream>>>(T, f, pieces.count, y, ldy);
@@ -73,7 +73,7 @@ cudaError_t relu_forward(const Launch& on, int64_t T, int64_t f, bf16* y, int64_
 cudaError_t relu_backward(const Launch& on, int64_t T, int64_t f, bf16* y, int64_t ldy, const bf16* dy, int64_t lddy) {
   if (T == 0 || f == 0) return cudaSuccess;
   const bool wide = f % 8 == 0 && aligned16(y, ldy) && aligned16(dy, lddy);
-  const Pieces pieces = divide(wide ? f / 8 : f);
+  const Blocks pieces = divide(wide ? f / 8 : f);
   const unsigned grid = (unsigned)(ceil_div(T, ROWS) * pieces.count);
   if (wide)
     backward<8><<<grid, pieces.threads, 0, on.stream>>>(T, f, pieces.count, y, ldy, dy, lddy);

@@ -45,7 +45,7 @@ function checkSizes({ family, d, f, L, H, D, V }: ModelConfig, dir: string): voi
     [family === "opt" ? "ffn_dim" : "intermediate_size", f, most / 2],
     ["vocab_size", V, most],
     ["num_attention_heads × head_dim", H * D, most / 4],
-    ["num_hidden_layers", L, 10_000],
+    ["num_hidden_layers", L, 256],
   ] as const;
   for (const [name, value, limit] of sizes) {
     if (value <= limit) continue;

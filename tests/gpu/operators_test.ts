@@ -445,20 +445,28 @@ gpuTest("rowDots() and combine() agree with float64", () => {
 });
 
 gpuTest("rowDots() and combine() take rows in pieces", () => {
-  // More than one launch can list; one of them longer than a block's share.
-  for (const [n, lengths] of [[3, [12, 7, 20000, 1]], [9, Array.from({ length: 131 }, (_, i) => 4 + 4 * (i % 40))]] as const) {
+  // A piece longer than a block's share; more pieces than one launch can list; more rows than there is room for partial sums at once.
+  const shapes = [
+    [3, [12, 7, 20000, 1]],
+    [9, Array.from({ length: 131 }, (_, i) => 4 + 4 * (i % 40))],
+    [1100, Array.from({ length: 1024 }, () => 1)],
+  ] as const;
+  for (const [n, lengths] of shapes) {
     const P = lengths.reduce((sum, length) => sum + length, 0);
     const values = normals(n * P, 1), direction = normals(P, 2), mixture = normals(n, 3), old = normals(P, 4);
     const work = (on: Subject) => {
       // The pieces in one memory, the last first, in rows of their own width.
-      const room = on.f32(null, 1, lengths.reduce((sum, length) => sum + Math.ceil(n * (length + 4) / 64) * 64, 0));
+      const width = (length: number) => length + 4 - length % 4,
+        numbers = (length: number) => Math.ceil(n * width(length) / 64) * 64;
+      const room = on.f32(null, 1, lengths.reduce((sum, length) => sum + numbers(length), 0));
       let at = room.cols, first = P;
       const pieces = lengths.toReversed().map((length) => {
-        at -= Math.ceil(n * (length + 4) / 64) * 64;
+        at -= numbers(length);
         first -= length;
-        const piece = new Tensor(room.storage, room.byteOffset + 4 * at, n, length, "f32", length + 4 - length % 4);
-        for (let i = 0; i < n; i++) ops.upload(on.dev, piece.rowRange(i, 1), values.slice(i * P + first, i * P + first + length));
-        return piece;
+        const ld = width(length), rows = new Float32Array(n * ld).fill(NaN);
+        for (let i = 0; i < n; i++) rows.set(values.subarray(i * P + first, i * P + first + length), i * ld);
+        ops.upload(on.dev, room.columns(at, n * ld), rows);
+        return new Tensor(room.storage, room.byteOffset + 4 * at, n, length, "f32", ld);
       });
       const a = new ops.Pieces(pieces.reverse()), b = on.f32(direction, 1, P), y = on.f32(old, 1, P), out = on.doubles(n);
       ops.combine(on.dev, n, { weights: on.f32(mixture, 1, n), x: a, y, beta: 0.5 });
@@ -467,7 +475,10 @@ gpuTest("rowDots() and combine() take rows in pieces", () => {
     };
     const row = (i: number) => values.subarray(i * P, (i + 1) * P);
     const dots = (other: (i: number) => Float32Array) =>
-      Float64Array.from({ length: n }, (_, i) => row(i).reduce((sum, x, j) => sum + x * other(i)[j]!, 0));
+      Float64Array.from({ length: n }, (_, i) => {
+        const [x, y] = [row(i), other(i)];
+        return x.reduce((sum, value, j) => sum + value * y[j]!, 0);
+      });
     const combined = old.map((value, j) => mixture.reduce((sum, weight, i) => sum + weight * values[i * P + j]!, 0.5 * value));
     const expected = { shared: dots(() => direction), norms: dots(row), combined };
     const tolerances = { shared: 1e-12, norms: 1e-12, combined: F32 };
