@@ -1,6 +1,6 @@
 // lora.cu: the adapters of linear layers from their f32 masters into what the products read: A cast to bf16, s B behind the rows of W.
 // A model has hundreds of layers, each of them little work: many share a launch.
-#include "kernels.h"
+#include "math.cuh"
 
 namespace metalora {
 namespace cuda {
@@ -56,15 +56,7 @@ static __device__ __forceinline__ void cast_eight(const float* from, float scale
 }
 
 static __global__ void __launch_bounds__(THREADS) refresh(const __grid_constant__ Listed list) {
-  int low = 0, high = list.count - 1;  // this block's layer: the last with no more blocks before it
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (list.layers[middle].before <= blockIdx.x)
-      low = middle;
-    else
-      high = middle - 1;
-  }
-  const Layer& o = list.layers[low];
+  const Layer& o = list.layers[item_of(list.layers, list.count, blockIdx.x)];
   const unsigned block = blockIdx.x - o.before;
   const int64_t Q = o.Q, d_in = o.d_in;
   if (block < o.a_blocks) {

@@ -124,6 +124,20 @@ static __device__ __forceinline__ T block_sum(T x) {
 // their driver makes of its PTX.
 static inline bool has_clusters(const Launch& on) { return on.arch == 90; }
 
+// Which of `count` things that share a launch a block works on: the last with no more than `unit` blocks' worth of work before it.
+template <class Items>
+static __device__ __forceinline__ int item_of(const Items& items, int count, unsigned unit) {
+  int low = 0, high = count - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if ((unsigned)items[middle].before <= unit)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return low;
+}
+
 // Launches `cluster` neighbouring blocks at a time, with `shared` bytes of dynamic shared memory each.
 template <typename... Parameters, typename... Arguments>
 static inline cudaError_t launch_clusters(const Launch& on, void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared,

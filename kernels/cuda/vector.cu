@@ -41,19 +41,6 @@ static __device__ __forceinline__ void load_chunk(const float* from, int64_t lef
   }
 }
 
-// The piece that a block works on: the last with no more than `unit` units of columns before it.
-static __device__ __forceinline__ int piece_of(const Listed& list, int unit) {
-  int low = 0, high = list.count - 1;
-  while (low < high) {
-    const int middle = (low + high + 1) / 2;
-    if (list.items[middle].before <= unit)
-      low = middle;
-    else
-      high = middle - 1;
-  }
-  return low;
-}
-
 // Launches of at most AT_ONCE pieces each, cut into units of `columns` columns: launch(list, units, units before them).
 template <class Launcher>
 static cudaError_t each_list(const Piece* pieces, int count, int64_t columns, const Launcher& launch) {
@@ -88,7 +75,7 @@ static __global__ void __launch_bounds__(THREADS) chunk_dots(int64_t n, const Li
   __shared__ double sums[ROWS][THREADS / WARP];
   const int unit = (int)(blockIdx.x % units);
   const int64_t first = blockIdx.x / units * ROWS, chunk = before + unit;
-  const auto& piece = list.items[piece_of(list, unit)];
+  const auto& piece = list.items[item_of(list.items, list.count, unit)];
   const int64_t j = (unit - piece.before) * CHUNK, P = piece.length, lda = piece.ld;
   const float* a = piece.x;
   if (SECOND != Second::same) b += piece.first;
@@ -160,7 +147,7 @@ cudaError_t row_dots(const Launch& on, int64_t n, const Piece* pieces, int count
 // y = beta y + w_0 x_0 + w_1 x_1 + ..., fused multiply-adds in this order, as on the CPU. beta 0: y is not read, it may hold NaN.
 template <int W>
 static __global__ void __launch_bounds__(THREADS) combine_rows(int64_t n, const Listed list, const float* weights, float beta, float* y) {
-  const auto& piece = list.items[piece_of(list, (int)blockIdx.x)];
+  const auto& piece = list.items[item_of(list.items, list.count, blockIdx.x)];
   const int j = ((int)(blockIdx.x - piece.before) * THREADS + (int)threadIdx.x) * W;
   if (j >= piece.length) return;
   const float* x = piece.x;
