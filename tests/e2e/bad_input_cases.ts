@@ -411,6 +411,25 @@ export const other: Case[] = [
     says: /--max-length.*128.*1000/,
   },
   {
+    name: "eval: a file with longer samples than the model has positions",
+    prepare: (space) => {
+      model({ maxPositions: 64 })(space);
+      written("long.jsonl", [{ prompt: "a".repeat(100), completion: " b" }])(space);
+    },
+    args: ["eval", "run.yaml", "--data", "long.jsonl", "--set", "data.max_length=512"],
+    code: 2,
+    says:
+      /^Cannot use long\.jsonl with model: its longest sample has 104 tokens, the model was made for 64\. Set data\.max_length to at most that/,
+  },
+  {
+    name: "eval: test data with longer samples than the model has positions",
+    prepare: model({ maxPositions: 16 }),
+    args: ["eval", "run.yaml"],
+    code: 2,
+    says:
+      /^Cannot use test\.jsonl with model: its longest sample has \d+ tokens, the model was made for 16\. Set data\.max_length/,
+  },
+  {
     name: "eval: a length beside a configuration",
     args: ["eval", "run.yaml", "--max-length", "12"],
     code: 2,
