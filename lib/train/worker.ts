@@ -5,7 +5,7 @@
 /// <reference lib="deno.worker" />
 import { DeviceError } from "../../ffi/native.ts";
 import type { Config } from "../config/schema.ts";
-import { firstError, UserError } from "../errors.ts";
+import { firstError, refusalOf, UserError } from "../errors.ts";
 import { openDevice } from "../devices.ts";
 import type { DatasetFacts, RunEvent } from "./events.ts";
 import { unusedSettings } from "./build.ts";
@@ -81,17 +81,6 @@ function planRun(config: Config, { device = {}, resume = false, allowChange = []
     notes,
     refusal,
   };
-}
-
-/** What is said about a run that may not start; null: it may. */
-function refusalOf(check: () => void): string | null {
-  try {
-    check();
-    return null;
-  } catch (error) {
-    if (error instanceof UserError) return error.message;
-    throw error;
-  }
 }
 
 function work({ kind, config, options, stop, adapters = [] }: Job, answer: (answer: Answer) => void): void {
