@@ -29,7 +29,8 @@ export const command: Command = {
     "exit code 143; a second SIGTERM or SIGINT ends it at once, nothing saved, with 130. --resume " +
     "continues from the newest whole checkpoint, to the very adapter that the run would have made without a stop. Where nothing " +
     "is to be resumed the run starts from the beginning; where it is complete nothing is done. Without --resume it starts from the " +
-    "beginning in any case; what an interrupted run had saved stays in <output>/previous until the new one is complete.",
+    "beginning in any case; what an interrupted run had saved stays in <output>/previous until the new one is complete; of several such " +
+    "runs, what the one that came furthest had saved.",
     "--dry-run checks configuration, model, data and output folder, prints the memory plan and stops, with the exit code that the run " +
     "would refuse to start with (--json: would_start and problems beside the plan).",
     "--status serves a page with the run as it goes on, and the same as JSON at /status and for Prometheus at /metrics. It is for " +

@@ -111,7 +111,10 @@ export class RunFiles implements Disposable {
     });
   }
 
-  /** Moves the checkpoints of a run that was interrupted to `previous/`: whoever begins anew by mistake has not lost hours of work. */
+  /**
+   * Moves the checkpoints of a run that was interrupted to `previous/`, in the place of those that are there: whoever begins anew by
+   * mistake has not lost hours of work.
+   */
   setCheckpointsAside(): void {
     const kept = join("previous", "checkpoints");
     this.remove([kept]);

@@ -37,7 +37,7 @@ import { metricsLine, startedEvent, steppedEvent } from "./messages.ts";
 import type { StepReport } from "./pass.ts";
 import { type FoundCheckpoint, restoreCheckpoint } from "./restore.ts";
 import { recalledResult } from "./result.ts";
-import { abandoned, resumption } from "./resumption.ts";
+import { abandoned, cameFurther, resumption } from "./resumption.ts";
 import { loadRun, makeTrainer, type PreparedRun, prepareRun, smallerRuns } from "./run.ts";
 import { requireDiskRoom } from "./space.ts";
 import type { Trainer } from "./trainer.ts";
@@ -145,7 +145,7 @@ class Session {
       this.#best = best;
       this.#evaluate = progress.evaluate;
     } else {
-      if (interrupted) files.setCheckpointsAside();
+      if (interrupted && !cameFurther(config.output)) files.setCheckpointsAside();
       files.remove(["checkpoints", "weights.jsonl", "report.html"]);
       files.startLog("metrics.jsonl");
     }

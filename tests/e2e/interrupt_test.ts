@@ -117,7 +117,7 @@ Deno.test("a run that is begun anew by mistake says so, and keeps what the inter
   {
     await using mistaken = new Endless(space, "out", sets, { options: ["--resume"] });
     await mistaken.says(
-      `out/previous/checkpoints has step ${step} of the run before this one. To go on with that, put it in the place of ` +
+      `out/previous/checkpoints has step ${step} of a run before this one. To go on with that, put it in the place of ` +
         "out/checkpoints\n",
     );
     await mistaken.stop("SIGKILL");

@@ -235,6 +235,34 @@ Deno.test("--dry-run exits as the run would that could not start, says why, and 
   }
 });
 
+Deno.test("of several interrupted runs, what the one that came furthest had saved stays until another is complete", async () => {
+  using space = workspace();
+  await space.train("out", ["train.steps=1"]);
+  Deno.removeSync(space.file("out/adapter"), { recursive: true });
+  const interrupted = (step: number) => Deno.mkdirSync(space.file(`out/checkpoints/step-${step}`), { recursive: true });
+  const kept = () => space.tree("out/previous");
+  const anew = async () => {
+    const failing = ["--set", "optimizer.lr=1e30", "--set", "train.steps=20"];
+    const { code, err } = await space.run("train", "run.yaml", "--threads=1", ...failing);
+    assertEquals([code, space.exists("out/checkpoints")], [1, false]);
+    return err;
+  };
+  for (const [step, most] of [[4399, 4399], [967, 4399], [5000, 5000]] as const) {
+    interrupted(step);
+    const err = await anew();
+    assertEquals(kept(), ["checkpoints/", `checkpoints/step-${most}/`]);
+    const says = step === most
+      ? "keeps those checkpoints in out/previous until it is complete"
+      : "keeps in out/previous those of step 4399 of a run before that, which came further, until it is complete";
+    assert(err.startsWith(`out holds a run that was interrupted, saved at step ${step}; --resume goes on with it. `), err);
+    assert(err.includes(`This one starts from the beginning and ${says}\n`), err);
+  }
+  await anew(); // interrupted before it had saved anything
+  assertEquals(kept(), ["checkpoints/", "checkpoints/step-5000/"]);
+  await space.train("out");
+  assert(!space.exists("out/previous"));
+});
+
 Deno.test("an adapter never stands beside the configuration of another run, and a run that fails destroys none", async () => {
   using space = workspace();
   await space.train("out", ["checkpoints.every=1"]);
