@@ -84,7 +84,7 @@ export const command: Command = {
     if (args.flag("dry-run")) return await dryRun(config, options, { json });
 
     using folder = RunFolder.open(config.output); // first, so that nobody waits for a model to be told of another run
-    folder.requireOwn();
+    folder.requireOwn(config.model);
     const events = new RunEvents();
     const progress = new Progress(config.train.log_every);
     if (device.note) events.subscribe((event) => event.type === "started" && printNote(device.note!));
@@ -170,7 +170,7 @@ function printResult(result: RunResult, json: boolean): void {
 }
 
 async function dryRun(config: Config, options: RunOptions, { json }: { json: boolean }): Promise<number> {
-  const unusable = outputProblem(config.output);
+  const unusable = outputProblem(config);
   // What it holds may only be looked at where a run may write.
   const resume = options.resume === true && unusable === null;
   const answer = await planInBackground(config, { ...options, resume });

@@ -201,6 +201,8 @@ Deno.test("--dry-run exits as the run would that could not start, says why, and 
   using space = workspace();
   space.write("file", "");
   Deno.mkdirSync(space.file("own/adapter"), { recursive: true });
+  Deno.symlinkSync("nowhere", space.file("dangling"));
+  Deno.symlinkSync("model", space.file("link"));
   const cases: [sets: string[], code: number, says: RegExp][] = [
     [
       ["output=file"],
@@ -209,6 +211,10 @@ Deno.test("--dry-run exits as the run would that could not start, says why, and 
     ],
     [["output=/proc/x"], 1, /^Cannot write the output \/proc\/x: programs may not write there\. Choose another output$/],
     [["output=own"], 2, /^Cannot use the output own: it holds 'adapter', but no configuration that a run of metalora wrote\. /],
+    [["output=dangling"], 1, /^Cannot write the output dangling: File exists \(os error 17\)\. Choose another output, or check/],
+    [["output=model"], 2, /^Cannot use the output model: it is the folder of the model\. .*: choose another output$/],
+    [["output=link/../model/"], 2, /^Cannot use the output link\/\.\.\/model\/: it is the folder of the model\. /],
+    [["output=link"], 2, /^Cannot use the output link: it is the folder of the model\. /],
     [["train.memory=1 MiB"], 1, /^Cannot train: it takes \d+ MiB of memory, and 1\.0 MiB is free or allowed\. /],
   ];
   const before = space.tree(".");
@@ -222,6 +228,8 @@ Deno.test("--dry-run exits as the run would that could not start, says why, and 
     assertEquals(err, `metalora: ${problems[0]}\n`);
   }
   assertEquals(space.tree("."), before);
+  await space.ok("train", "run.yaml", "--dry-run", "--threads=1", "--set", "output=new//x/../y");
+  assertEquals(space.tree("."), before);
   const held = FileLock.take(space.file(".lock"), "x"); // what another run has
   try {
     const { code, err } = await space.run("train", "run.yaml", "--dry-run", "--threads=1", "--set", "output=.");
@@ -232,6 +240,19 @@ Deno.test("--dry-run exits as the run would that could not start, says why, and 
     );
   } finally {
     held[Symbol.dispose]();
+  }
+});
+
+Deno.test("an output that takes not even the lock of a run is left as it was", async () => {
+  using space = workspace();
+  const before = space.tree(".");
+  for (const command of [["train", "run.yaml"], ["train", "run.yaml", "--dry-run"], ["retrain", "run.yaml"], ["demo"]]) {
+    const output = command[0] === "demo" ? ["--output", "new/deep"] : ["--set", "output=new/deep"];
+    const { code, err } = await space.runLimited(0, ...command, "--threads=1", ...output);
+    const line = err.trimEnd().split("\n").at(-1)!;
+    const advice = "Choose another output, or check its permissions and the free space";
+    assertEquals([code, line], [1, `metalora: Cannot write the output new/deep: File too large (os error 27). ${advice}`]);
+    assertEquals(space.tree("."), before, command.join(" "));
   }
 });
 

@@ -16,7 +16,7 @@ function run(space: Workspace, sets: readonly string[]): RunEvent[] {
   const { config } = loadConfig(space.file("run.yaml"), [`output=${space.file("out")}`, ...sets]);
   const events: RunEvent[] = [];
   using folder = RunFolder.open(config.output);
-  folder.requireOwn();
+  folder.requireOwn(config.model);
   train(config, { device: { threads: 1 } }, (event) => events.push(event));
   return events;
 }

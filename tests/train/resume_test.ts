@@ -42,7 +42,7 @@ function run(
   const { config } = loadConfig(space.file("run.yaml"), [`output=${space.file(output)}`, ...sets]);
   const events: RunEvent[] = [];
   using folder = RunFolder.open(config.output);
-  folder.requireOwn();
+  folder.requireOwn(config.model);
   const ending = train(config, { device: { threads: 1 }, ...options }, (event) => events.push(event), stop);
   return { ending, events, notes: events.flatMap((event) => event.type === "note" ? [event.text] : []) };
 }
