@@ -53,6 +53,18 @@ export const configuration: Case[] = [
     code: 2,
     says: /^--set optimizer\.lr=fast: Cannot use optimizer\.lr: expected a number, found 'fast'/,
   },
+  {
+    name: "an alias in --set whose anchor is nowhere",
+    sets: ["seed=*a"],
+    code: 2,
+    says: /^--set seed=\*a: Cannot set a key: Unresolved alias .*: a\. Write the value itself/,
+  },
+  {
+    name: "an alias in the file whose anchor is nowhere",
+    prepare: written("run.yaml", RUN + "seed: *a\n"),
+    code: 2,
+    says: /^run\.yaml:13:7: Cannot read the configuration: \*a refers to an anchor \(&a\) that is not in the file above it/,
+  },
   { name: "broken YAML", prepare: written("run.yaml", "model: [a\ndata: 3\n"), code: 2, says: /^run\.yaml:\d+:\d+: Cannot read/ },
   {
     name: "a key that contradicts a preset",
