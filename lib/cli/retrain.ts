@@ -1,4 +1,5 @@
 import { loadConfig } from "../config/load.ts";
+import { counted } from "../counted.ts";
 import { ENDED, STOPPED, UserError } from "../errors.ts";
 import { describeEvaluation } from "../train/evaluation.ts";
 import { RunEvents } from "../train/events.ts";
@@ -121,7 +122,7 @@ function describe({ outcome, reason, comparison, cost, release, attempt }: Retra
     case "published":
     case "rejected":
       return [
-        `attempt ${attempt}: ${cost!.steps} steps in ${duration(cost!.training_seconds)}, peak memory ${
+        `attempt ${attempt}: ${counted(cost!.steps, "step")} in ${duration(cost!.training_seconds)}, peak memory ${
           formatBytes(cost!.peak_memory_bytes)
         }`,
         `${comparison!.data} ${describeEvaluation(comparison!.candidate)}`,

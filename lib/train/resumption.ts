@@ -34,7 +34,7 @@ export function resumption(
   const changes = before ? changesBetween(before, now) : [];
   requireAllowed(output, changes, allowed);
   if (complete && changes.length === 0) return { kind: "complete" };
-  const next = found ? `continuing from step ${found.state.step}` : "starting from the beginning";
+  const next = found ? goingOn(found.state.step) : "starting from the beginning";
   for (const { step, what } of damaged) note(`passing over the checkpoint of step ${step}: ${what}; ${next}`);
   const aside = savedStep(join(output, "previous"));
   if (aside > (found?.state.step ?? 0)) {
@@ -47,6 +47,25 @@ export function resumption(
   if (damaged.length === 0) note(`nothing to resume in ${output}: ${next}`);
   return { kind: "beginning" };
 }
+
+/** Says where a run goes on; null where it starts from the beginning, about which {@linkcode resumption} says what is to be said. */
+export function describeResumption(resumption: Resumption, output: string): string | null {
+  switch (resumption.kind) {
+    case "checkpoint":
+      return goingOn(resumption.found.state.step);
+    case "complete":
+      return nothingToDo(output);
+    case "beginning":
+      return null;
+  }
+}
+
+/** Of a run that goes on with a checkpoint. */
+export const goingOn = (step: number): string => `continuing from step ${step}`;
+
+/** Of a run that is to be resumed and has come to its end before. */
+export const nothingToDo = (output: string): string =>
+  `nothing to do: the run in ${output} is complete. Train without --resume to make it anew`;
 
 /** Says that an output holds a run that was interrupted and will not be gone on with, and what is kept; null: it holds none. */
 export function abandoned(output: string): string | null {

@@ -17,7 +17,7 @@ import { StopFlag } from "./interrupt.ts";
 import { measure, type Measured } from "./measure.ts";
 import type { MemoryPlan } from "./memory.ts";
 import { datasetFacts } from "./messages.ts";
-import { resumption } from "./resumption.ts";
+import { describeResumption, resumption } from "./resumption.ts";
 import { prepareRun, smallerRuns } from "./run.ts";
 import { type RunOptions, train } from "./session.ts";
 import { existingFolder, requireDiskRoom } from "./space.ts";
@@ -57,14 +57,16 @@ function planRun(config: Config, { device = {}, resume = false, allowChange = []
   const inputs = loadRunInputs(config);
   const notes: string[] = [];
   const identity = runIdentity(config, inputs.data);
-  if (resume) resumption({ config, identity }, allowChange, (text) => notes.push(text));
+  const from = resume ? resumption({ config, identity }, allowChange, (text) => notes.push(text)) : null;
+  const where = from && describeResumption(from, output);
+  if (where !== null) notes.push(where);
   using dev = openDevice(device);
   const prepared = prepareRun(dev, config, inputs);
   const { engine, steps, plan } = prepared;
   notes.push(...unusedSettings(dev, config, inputs.model.tied));
   const { train, validation, test } = inputs.data;
   const bytes = checkpointBytes(engine.parameters, train.samples.length);
-  const refusal = refusalOf(() => {
+  const refusal = from?.kind === "complete" ? null : refusalOf(() => { // there, nothing is done
     requireRoom("train", plan.total_bytes, smallerRuns(dev, prepared), allowedBytes(dev, config), dev);
     requireDiskRoom(existingFolder(output), bytes, "train");
   });

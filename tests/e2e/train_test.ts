@@ -174,7 +174,7 @@ Deno.test("a run whose only step was a validation batch tells no training loss",
     "train.steps=1",
   );
   assertEquals(out.split("\n").map((line) => line.split(" ").slice(0, 2).join(" ")), [
-    "1 steps",
+    "1 step",
     "validation loss",
     "test loss",
     "adapter in",
@@ -192,6 +192,9 @@ Deno.test("--dry-run prints the memory plan and writes nothing", async () => {
   const table = (await space.ok("train", "run.yaml", "--dry-run", "--threads=1", "--set", "reweight.method=meta-lora")).out;
   assertMatch(table, /^model: 3,712 adapter parameters, 4 steps on .*1 thread$/m);
   assertMatch(table, /^train +train\.jsonl: 20 samples$/m);
+  const short = ["--set", "train.steps=1", "--set", "data.train.limit=1", "--set", "data.test=null"];
+  const one = (await space.ok("train", "run.yaml", "--dry-run", "--threads=1", ...short)).out;
+  assertMatch(one, /^model: 3,712 adapter parameters, 1 step on .*\ntrain +train\.jsonl: 1 sample\n/);
   assertMatch(table, /^reweighting +[\d.]+ [KMG]iB /m);
   assertMatch(table, /^total +[\d.]+ MiB$/m);
   assert(!space.exists("out"));
