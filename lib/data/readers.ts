@@ -45,7 +45,10 @@ export function sha256OfFile(path: string): string {
 
 function openData(path: string): Deno.FsFile {
   try {
-    if (Deno.statSync(path).isDirectory) throw new UserError(`Cannot read the data ${path}: it is a folder. ${KINDS}`, 2);
+    const { isFile, isDirectory } = Deno.statSync(path);
+    if (isDirectory) throw new UserError(`Cannot read the data ${path}: it is a folder. ${KINDS}`, 2);
+    // A pipe can be read once, and opening a named one waits for somebody who writes into it.
+    if (!isFile) throw new UserError(`Cannot read the data ${path}: it is not a regular file. Write the data into one`, 2);
     return Deno.openSync(path, { read: true });
   } catch (error) {
     if (error instanceof UserError || !(error instanceof Error)) throw error;

@@ -25,6 +25,7 @@ const editedJson = (path: string, values: Record<string, unknown>) => (space: Wo
   void space.write(path, { ...space.json(path), ...values });
 const removed = (path: string) => (space: Workspace) => Deno.removeSync(space.file(path));
 const written = (path: string, content: string | object) => (space: Workspace) => void space.write(path, content);
+const pipe = (path: string) => (space: Workspace) => void new Deno.Command("mkfifo", { args: [space.file(path)] }).outputSync();
 const Q = "model.layers.1.self_attn.q_proj.weight";
 const nan = (tensors: Map<string, Tensor>) => tensors.get(Q)!.values[3] = NaN;
 
@@ -128,6 +129,15 @@ export const models: Case[] = [
     prepare: removed("model/model.safetensors"),
     code: 2,
     says: /^Cannot open the weights in model: it has neither model\.safetensors nor/,
+  },
+  {
+    name: "weights that are a named pipe",
+    prepare: (space) => {
+      removed("model/model.safetensors")(space);
+      pipe("model/model.safetensors")(space);
+    },
+    code: 2,
+    says: /^Cannot read the model model: model\.safetensors is not a regular file\. Check the folder/,
   },
   {
     name: "a truncated safetensors file",
@@ -243,6 +253,13 @@ export const data: Case[] = [
     sets: ["data.train.path=no.jsonl"],
     code: 2,
     says: /^Cannot read the data no\.jsonl: there is no such file\. Check the path/,
+  },
+  {
+    name: "data that come out of a named pipe",
+    prepare: pipe("pipe.jsonl"),
+    sets: ["data.train.path=pipe.jsonl"],
+    code: 2,
+    says: /^Cannot read the data pipe\.jsonl: it is not a regular file\. Write the data into one/,
   },
   {
     name: "an empty data file",
