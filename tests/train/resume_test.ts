@@ -336,6 +336,20 @@ Deno.test("lines of metrics.jsonl that are lost are told of, and the run goes on
   assertEquals(space.jsonl("out/metrics.jsonl").map(({ step }) => step), [1, 2, 3, 8, 9, 9, 9]);
 });
 
+Deno.test("a line of metrics.jsonl that somebody has damaged costs a resumed run its report, not its adapter", () => {
+  using space = noisy();
+  run(space, "whole", SHORT);
+  stopped(space);
+  const lines = space.read("out/metrics.jsonl").split("\n");
+  lines[1] = "x".repeat(lines[1]!.length);
+  space.write("out/metrics.jsonl", lines.join("\n"));
+  const { ending, notes } = run(space, "out", SHORT, { resume: true });
+  assertEquals([ending.kind, notes.length, space.exists("out/report.html")], ["complete", 1, false]);
+  assert(notes[0]!.startsWith(`report.html is not written: ${space.file("out/metrics.jsonl")}:2:`), notes[0]);
+  const adapter = (output: string) => Deno.readFileSync(space.file(output, "adapter/adapter_model.safetensors")).toHex();
+  assertEquals(adapter("out"), adapter("whole"));
+});
+
 Deno.test("with texts, events say what the samples of a batch are; without, only their names", () => {
   using space = noisy();
   for (const texts of [false, true]) {
