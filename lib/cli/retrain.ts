@@ -46,7 +46,10 @@ export const command: Command = {
     [0, "published, nothing to do, or rolled back"],
     [REJECTED, "trained, but not published: worse than what is published"],
     [75, "another invocation, or a training, holds the output folder"],
-    [ENDED, "ended at once by a second signal; the next invocation goes on from the last checkpoint"],
+    [
+      ENDED,
+      "ended at once by a second SIGTERM or SIGINT (SIGHUP does not count); the next invocation goes on from the last checkpoint",
+    ],
     [STOPPED, "stopped by a signal after saving; the next invocation goes on"],
   ],
   files: [

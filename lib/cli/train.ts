@@ -27,7 +27,8 @@ export const command: Command = {
     "Writes the adapter in PEFT's format, metrics and per-sample weights into the configuration's output folder. Nothing there " +
     "is half-written: adapter/ appears when the run is complete.",
     "SIGTERM, SIGINT (Ctrl-C) or SIGHUP (the terminal is closed, unless nohup is in front) saves the state of the run and ends it with " +
-    "exit code 143; a second SIGTERM or SIGINT ends it at once, nothing saved, with 130. --resume " +
+    "exit code 143; a second SIGTERM or SIGINT ends it at once, nothing saved, with 130. SIGHUP does not count: " +
+    "after one, too, it takes two of the others to end the run at once. --resume " +
     "continues from the newest whole checkpoint, to the very adapter that the run would have made without a stop. Where nothing " +
     "is to be resumed the run starts from the beginning; where it is complete nothing is done. Without --resume it starts from the " +
     "beginning in any case; what an interrupted run had saved stays in <output>/previous until the new one is complete; of several such " +
@@ -55,7 +56,7 @@ export const command: Command = {
   positional: [1, 1],
   exits: [
     [75, "another run holds the output folder"],
-    [ENDED, "ended at once by a second signal; --resume goes on from the last checkpoint"],
+    [ENDED, "ended at once by a second SIGTERM or SIGINT; --resume goes on from the last checkpoint"],
     [STOPPED, "stopped by a signal after saving; --resume goes on"],
   ],
   files: [
