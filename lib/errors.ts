@@ -25,6 +25,17 @@ export function firstError(error: unknown): unknown {
   return error;
 }
 
+/** What a check says against something that would be begun, complete with what to do; null: nothing. */
+export function refusalOf(check: () => void): string | null {
+  try {
+    check();
+    return null;
+  } catch (error) {
+    if (error instanceof UserError) return error.message;
+    throw error;
+  }
+}
+
 /** Exit codes that an error may ask for. */
 export type ExitCode = 1 | 2 | 75;
 

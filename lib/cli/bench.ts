@@ -4,7 +4,7 @@ import { parseConfig } from "../config/load.ts";
 import type { Sample } from "../data/encode.ts";
 import { BatchCursor } from "../data/order.ts";
 import { Rng } from "../data/random.ts";
-import { UserError } from "../errors.ts";
+import { refusalOf, UserError } from "../errors.ts";
 import { randomWeights } from "../model/load.ts";
 import { modelShape, stepFlops } from "../model/shapes.ts";
 import { Arena } from "../tensor/arena.ts";
@@ -16,7 +16,7 @@ import { Trainer, trainerOptions } from "../train/trainer.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
 import { deviceOption, openDevice, threadsOption } from "./device.ts";
 import { memoryTable } from "./memory_table.ts";
-import { printJson, printLine } from "./output.ts";
+import { printJson, printLine, printNote } from "./output.ts";
 
 /** `metalora bench`: the time and memory of a training step on random weights of a shape. */
 export const command: Command = {
@@ -35,14 +35,18 @@ export const command: Command = {
       description: "Shape, or a model folder whose config.json gives it (default: smollm2-135m)",
     },
     { name: "batch", value: "N", description: "Samples a step (default: 4)" },
-    { name: "length", value: "N", description: "Tokens a sample (default: 128)" },
+    {
+      name: "length",
+      value: "N",
+      description: "Tokens a sample (default: 128, or what the model was made for where that is less)",
+    },
     { name: "precision", value: "f32|bf16", description: "Type of the frozen weights (default: the device's)" },
     { name: "method", value: "METHOD", description: "none, mix or meta-lora (default: none)" },
     { name: "steps", value: "N", description: "Training batches to time, after three to warm up (default: 10)" },
     { name: "parts", description: "Also time every operator by itself, in one more step" },
     deviceOption,
     threadsOption,
-    { name: "dry-run", description: "Print the memory plan and stop" },
+    { name: "dry-run", description: "Print the memory plan and stop; 1: it does not fit" },
     setOption,
     jsonOption,
   ],
@@ -54,7 +58,7 @@ export const command: Command = {
     const shape = args.value("model-shape") ?? "smollm2-135m";
     const model = modelShape(shape);
     const batch = args.number("batch", { min: 1, max: 65536, whole: true }) ?? 4;
-    const length = args.number("length", { min: 2, max: model.maxPositions, whole: true }) ?? 128;
+    const length = args.number("length", { min: 2, max: model.maxPositions, whole: true }) ?? Math.min(128, model.maxPositions);
     const steps = args.number("steps", { min: 1, whole: true }) ?? 10;
     const precision = args.value("precision") ?? "auto";
     const method = args.value("method") ?? "none";
@@ -83,12 +87,15 @@ export const command: Command = {
     const { engine } = training;
     using _arena = engine;
     const plan = memoryPlan(dev, training, work);
+    const requireFit = () => requireRoom("run this", plan.total_bytes, [], allowedBytes(dev, config), dev);
     if (args.flag("dry-run")) {
-      if (args.flag("json")) printJson(plan);
+      const refusal = refusalOf(requireFit);
+      if (args.flag("json")) printJson({ ...plan, would_start: refusal === null, problems: refusal === null ? [] : [refusal] });
       else printLine(memoryTable(plan));
-      return 0;
+      if (refusal !== null) printNote(`metalora: ${refusal}`);
+      return refusal === null ? 0 : 1;
     }
-    requireRoom("run this", plan.total_bytes, [], allowedBytes(dev, config), dev);
+    requireFit();
     const samples = randomSamples(model.V, batch, length);
     engine.allocate();
     randomWeights(dev, engine.model);

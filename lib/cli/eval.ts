@@ -1,13 +1,13 @@
 import { loadConfig } from "../config/load.ts";
 import type { Config } from "../config/schema.ts";
-import { loadDataset } from "../data/dataset.ts";
+import { type Dataset, loadDataset } from "../data/dataset.ts";
 import { datasetOptions, loadRunData } from "../data/load.ts";
 import type { Sample } from "../data/encode.ts";
 import { guessSource } from "../data/guess.ts";
 import { UserError } from "../errors.ts";
 import { weightDtype } from "../train/build.ts";
 import { describeEvaluation, evaluation, requireFinite } from "../train/evaluation.ts";
-import { loadModelInputs, type ModelInputs } from "../train/inputs.ts";
+import { loadModelInputs, type ModelInputs, requirePositions } from "../train/inputs.ts";
 import { loadToEvaluate } from "../train/loaded.ts";
 import { type Arguments, type Command, jsonOption, setOption } from "./command.ts";
 import { deviceOption, openDevice, threadsOption } from "./device.ts";
@@ -86,12 +86,13 @@ function resolve(args: Arguments): Resolved {
     }
     const { config } = loadConfig(path, [...args.values("set")]);
     const inputs = loadModelInputs(config.model);
-    const samples = file === undefined
-      ? configuredSamples(config, inputs)
-      : loadDataset({ ...guessSource(file, config.data.train), path: file }, inputs.tokenizer, datasetOptions(config)).samples;
+    const dataset = file === undefined
+      ? configuredData(config, inputs)
+      : loadDataset({ ...guessSource(file, config.data.train), path: file }, inputs.tokenizer, datasetOptions(config));
+    requirePositions(dataset, inputs, config);
     return {
       inputs,
-      samples,
+      samples: dataset.samples,
       adapter: adapterOption ? named(adapterOption) : outputAdapter(config.output),
       precision: config.train.precision,
     };
@@ -113,10 +114,10 @@ function resolve(args: Arguments): Resolved {
 
 const named = (adapter: string): string | null => adapter === "none" ? null : adapter;
 
-function configuredSamples(config: Config, { tokenizer }: ModelInputs): readonly Sample[] {
+function configuredData(config: Config, { tokenizer }: ModelInputs): Dataset {
   const data = loadRunData(config, tokenizer);
   const chosen = data.test ?? data.validation;
-  if (chosen) return chosen.samples;
+  if (chosen) return chosen;
   throw new UserError("Cannot evaluate: the configuration has neither data.test nor data.validation. Give --data FILE", 2);
 }
 

@@ -138,7 +138,7 @@ export function programHelp(commands: readonly Summary[]): string {
       exitTable([
         [3, "retrain: trained, but not better than what is published"],
         [75, "another run holds the output folder"],
-        [ENDED, "ended at once by a second signal, nothing saved"],
+        [ENDED, "ended at once by a second SIGTERM or SIGINT, nothing saved"],
         [STOPPED, "stopped by a signal after saving"],
       ]),
     ),

@@ -1,4 +1,5 @@
 import { loadConfig } from "../config/load.ts";
+import { counted } from "../counted.ts";
 import { ENDED, STOPPED, UserError } from "../errors.ts";
 import { describeEvaluation } from "../train/evaluation.ts";
 import { RunEvents } from "../train/events.ts";
@@ -45,7 +46,10 @@ export const command: Command = {
     [0, "published, nothing to do, or rolled back"],
     [REJECTED, "trained, but not published: worse than what is published"],
     [75, "another invocation, or a training, holds the output folder"],
-    [ENDED, "ended at once by a second signal; the next invocation goes on from the last checkpoint"],
+    [
+      ENDED,
+      "ended at once by a second SIGTERM or SIGINT (SIGHUP does not count); the next invocation goes on from the last checkpoint",
+    ],
     [STOPPED, "stopped by a signal after saving; the next invocation goes on"],
   ],
   files: [
@@ -121,7 +125,7 @@ function describe({ outcome, reason, comparison, cost, release, attempt }: Retra
     case "published":
     case "rejected":
       return [
-        `attempt ${attempt}: ${cost!.steps} steps in ${duration(cost!.training_seconds)}, peak memory ${
+        `attempt ${attempt}: ${counted(cost!.steps, "step")} in ${duration(cost!.training_seconds)}, peak memory ${
           formatBytes(cost!.peak_memory_bytes)
         }`,
         `${comparison!.data} ${describeEvaluation(comparison!.candidate)}`,

@@ -21,7 +21,7 @@ export function respectNohup(): void {
 
 /**
  * Calls `first` at the first SIGTERM, SIGINT or SIGHUP (the terminal is gone), until it is disposed of. A SIGHUP never counts as
- * the second signal: a terminal that closes sends several, and systemd sends one behind its SIGTERM.
+ * one of the two that end the program: a terminal that closes sends several, and systemd sends one beside its SIGTERM.
  *
  * @param first Returns "wait" when the program ends by itself soon, "end" when nothing is worth waiting for.
  */

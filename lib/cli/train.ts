@@ -1,5 +1,6 @@
 import { loadConfig } from "../config/load.ts";
 import type { Config } from "../config/schema.ts";
+import { counted } from "../counted.ts";
 import { ENDED, STOPPED, UserError } from "../errors.ts";
 import { BackgroundRun, planInBackground } from "../train/background.ts";
 import { requireKnownKeys } from "../train/changes.ts";
@@ -7,7 +8,7 @@ import { describeEvaluation } from "../train/evaluation.ts";
 import { type DatasetFacts, type Ending, type RunEvent, RunEvents, type RunResult } from "../train/events.ts";
 import { outputProblem, RunFolder } from "../train/folder.ts";
 import { formatBytes } from "../train/memory.ts";
-import { abandoned } from "../train/resumption.ts";
+import { abandoned, goingOn, nothingToDo } from "../train/resumption.ts";
 import type { StatusOfRun } from "../status/start.ts";
 import type { RunOptions } from "../train/session.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
@@ -26,12 +27,14 @@ export const command: Command = {
     "Writes the adapter in PEFT's format, metrics and per-sample weights into the configuration's output folder. Nothing there " +
     "is half-written: adapter/ appears when the run is complete.",
     "SIGTERM, SIGINT (Ctrl-C) or SIGHUP (the terminal is closed, unless nohup is in front) saves the state of the run and ends it with " +
-    "exit code 143; a second SIGTERM or SIGINT ends it at once, nothing saved, with 130. --resume " +
+    "exit code 143; a second SIGTERM or SIGINT ends it at once, nothing saved, with 130. SIGHUP does not count: " +
+    "after one, too, it takes two of the others to end the run at once. --resume " +
     "continues from the newest whole checkpoint, to the very adapter that the run would have made without a stop. Where nothing " +
     "is to be resumed the run starts from the beginning; where it is complete nothing is done. Without --resume it starts from the " +
-    "beginning in any case; what an interrupted run had saved stays in <output>/previous until the new one is complete.",
+    "beginning in any case; what an interrupted run had saved stays in <output>/previous until the new one is complete; of several such " +
+    "runs, what the one that came furthest had saved.",
     "--dry-run checks configuration, model, data and output folder, prints the memory plan and stops, with the exit code that the run " +
-    "would refuse to start with (--json: would_start and problems beside the plan).",
+    "would refuse to start with (--json: would_start and problems beside the plan). With --resume it says where the run would go on.",
     "--status serves a page with the run as it goes on, and the same as JSON at /status and for Prometheus at /metrics. It is for " +
     "this machine only, unless METALORA_STATUS_TOKEN in the environment (or status.token_file) holds a token.",
   ],
@@ -53,7 +56,7 @@ export const command: Command = {
   positional: [1, 1],
   exits: [
     [75, "another run holds the output folder"],
-    [ENDED, "ended at once by a second signal; --resume goes on from the last checkpoint"],
+    [ENDED, "ended at once by a second SIGTERM or SIGINT; --resume goes on from the last checkpoint"],
     [STOPPED, "stopped by a signal after saving; --resume goes on"],
   ],
   files: [
@@ -83,7 +86,7 @@ export const command: Command = {
     if (args.flag("dry-run")) return await dryRun(config, options, { json });
 
     using folder = RunFolder.open(config.output); // first, so that nobody waits for a model to be told of another run
-    folder.requireOwn();
+    folder.requireOwn(config.model);
     const events = new RunEvents();
     const progress = new Progress(config.train.log_every);
     if (device.note) events.subscribe((event) => event.type === "started" && printNote(device.note!));
@@ -125,7 +128,7 @@ function report(ending: Ending, { json, debug }: { json: boolean; debug: boolean
     case "complete":
       return told(ending.result, json);
     case "was complete":
-      printNote(`nothing to do: the run in ${ending.result.output} is complete. Train without --resume to make it anew`);
+      printNote(nothingToDo(ending.result.output));
       return json ? told(ending.result, json) : 0;
     case "stopped": {
       const { step, checkpoint } = ending;
@@ -157,7 +160,7 @@ function printResult(result: RunResult, json: boolean): void {
   if (json) return printJson(result);
   const { steps, seconds, tokens_per_second, peak_memory_bytes, output, loss } = result;
   printLine(
-    `${steps} steps in ${duration(seconds)}, ${Math.round(tokens_per_second).toLocaleString("en")} tokens/s, ` +
+    `${counted(steps, "step")} in ${duration(seconds)}, ${Math.round(tokens_per_second).toLocaleString("en")} tokens/s, ` +
       `peak memory ${formatBytes(peak_memory_bytes)}`,
   );
   if (Number.isFinite(loss)) printLine(`last training loss ${loss.toFixed(4)}`); // a run of validation batches alone has none
@@ -169,7 +172,7 @@ function printResult(result: RunResult, json: boolean): void {
 }
 
 async function dryRun(config: Config, options: RunOptions, { json }: { json: boolean }): Promise<number> {
-  const unusable = outputProblem(config.output);
+  const unusable = outputProblem(config);
   // What it holds may only be looked at where a run may write.
   const resume = options.resume === true && unusable === null;
   const answer = await planInBackground(config, { ...options, resume });
@@ -180,7 +183,7 @@ async function dryRun(config: Config, options: RunOptions, { json }: { json: boo
   for (const note of [...left === null ? [] : [left], ...notes]) printNote(note);
   if (json) printJson({ ...plan, would_start: problems.length === 0, problems });
   else {
-    printLine(`${config.model}: ${parameters.toLocaleString("en")} adapter parameters, ${steps} steps on ${device}`);
+    printLine(`${config.model}: ${parameters.toLocaleString("en")} adapter parameters, ${counted(steps, "step")} on ${device}`);
     for (const [name, dataset] of Object.entries(data)) if (dataset) printLine(describeData(name, dataset));
     printLine();
     printLine(memoryTable(plan));
@@ -200,10 +203,12 @@ export function terminal(progress: Progress): (event: RunEvent) => void {
         total = steps;
         const { method, similarity, weights, preset } = config.reweight;
         const how = method === "meta-lora" ? `meta-lora (${preset ?? `${similarity}, ${weights}`})` : method;
-        printNote(`${config.model}: ${parameters.toLocaleString("en")} adapter parameters, method ${how}, ${steps} steps`);
+        printNote(
+          `${config.model}: ${parameters.toLocaleString("en")} adapter parameters, method ${how}, ${counted(steps, "step")}`,
+        );
         for (const [name, dataset] of Object.entries(data)) if (dataset) printNote(describeData(name, dataset));
         printNote(`${device}; memory planned ${formatBytes(plan.total_bytes)}`);
-        if (resumedAt > 0) printNote(`continuing from step ${resumedAt}`);
+        if (resumedAt > 0) printNote(goingOn(resumedAt));
         return;
       }
       case "stepped": {
@@ -233,5 +238,5 @@ export function terminal(progress: Progress): (event: RunEvent) => void {
 export function describeData(name: string, { path, samples, dropped, truncated }: DatasetFacts): string {
   const cut = truncated > 0 ? `, ${truncated} truncated` : "";
   const lost = dropped.length > 0 ? `; dropped ${dropped.map(({ reason, count }) => `${count} (${reason})`).join(", ")}` : "";
-  return `${name.padEnd(10)} ${path}: ${samples.toLocaleString("en")} samples${cut}${lost}`;
+  return `${name.padEnd(10)} ${path}: ${counted(samples, "sample")}${cut}${lost}`;
 }

@@ -117,7 +117,11 @@ function parseOverride(text: string): Override {
   }
   const error = document.errors[0] ?? document.warnings[0];
   if (error) throw cannot(`the value is no YAML: ${error.message.replace(/\s+/g, " ")}`);
-  return { path, value: document.toJS() ?? null, text };
+  try {
+    return { path, value: document.toJS() ?? null, text };
+  } catch (cause) { // an alias (*name) without its anchor, or more aliases than a person writes
+    throw cannot(`${(cause as Error).message}. Write the value itself, in quotes where it is text that begins with *`);
+  }
 }
 
 /** Whether a text is one in quotes from end to end, as those write it who know that a value is YAML. */

@@ -1,4 +1,5 @@
 /** From what the schema returns to a complete, consistent configuration: presets, dependent defaults, checks across keys. */
+import { counted } from "../counted.ts";
 import type { KeyPath } from "./document.ts";
 import { presets } from "./presets.ts";
 import { type Problem, problem, valueAt } from "./problems.ts";
@@ -93,7 +94,10 @@ export function checkAcrossKeys(config: ParsedConfig): Problem[] {
     report(["train", "epochs"], `train.steps is ${train.steps} already. Give one of the two`, "key");
   }
   if (train.steps !== null && optimizer.warmup >= 1 && optimizer.warmup >= train.steps) {
-    report(["optimizer", "warmup"], `a warm-up of ${optimizer.warmup} steps does not fit into a run of ${train.steps}`);
+    report(
+      ["optimizer", "warmup"],
+      `a warm-up of ${counted(optimizer.warmup, "step")} does not fit into a run of ${train.steps}`,
+    );
   }
   if (optimizer.warmup > 1 && !Number.isInteger(optimizer.warmup)) {
     report(["optimizer", "warmup"], `expected a whole number of steps, or a share below 1, found ${optimizer.warmup}`);

@@ -23,8 +23,11 @@ export interface StartingData {
 /** The longest sample that is proposed; longer ones cost time and memory that most data does not need. */
 const MAX_LENGTH = 512;
 
-/** A text as YAML writes it, quoted where it must be. */
-const scalar = (text: string) => stringify(text).trimEnd();
+/** What ends a text without quotes, or a line, somewhere in a file of ours: line breaks and what separates keys within braces. */
+const SPECIAL = /[\p{Cc}\u2028\u2029,[\]{}]/u;
+
+/** A text as YAML writes it on one line, quoted where it must be; JSON's way to quote is one of YAML's. */
+const scalar = (text: string) => SPECIAL.test(text) ? JSON.stringify(text) : stringify(text, { lineWidth: 0 }).slice(0, -1);
 
 /** Columns before a comment behind a key. */
 const COMMENT = 44;

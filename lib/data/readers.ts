@@ -26,12 +26,13 @@ const KINDS = "A data file is JSONL (one object a line) or JSON (one array of ob
  * blank lines are skipped.
  *
  * @param path The file.
+ * @param unfinished What becomes of a last line without a line break: "skip" where its writer may not be done with it.
  * @throws {UserError} With `file:line:column` for what is no JSON object, or when the file cannot be read.
  */
-export function* readRows(path: string): Generator<Row> {
+export function* readRows(path: string, { unfinished = "read" }: { unfinished?: "read" | "skip" } = {}): Generator<Row> {
   using file = openData(path);
   if (firstCharacter(file) === "[") yield* arrayRows(path);
-  else yield* lineRows(path, file);
+  else yield* lineRows(path, file, unfinished);
 }
 
 /** SHA-256 of a file, in hexadecimal; read in pieces. */
@@ -45,7 +46,10 @@ export function sha256OfFile(path: string): string {
 
 function openData(path: string): Deno.FsFile {
   try {
-    if (Deno.statSync(path).isDirectory) throw new UserError(`Cannot read the data ${path}: it is a folder. ${KINDS}`, 2);
+    const { isFile, isDirectory } = Deno.statSync(path);
+    if (isDirectory) throw new UserError(`Cannot read the data ${path}: it is a folder. ${KINDS}`, 2);
+    // A pipe can be read once, and opening a named one waits for somebody who writes into it.
+    if (!isFile) throw new UserError(`Cannot read the data ${path}: it is not a regular file. Write the data into one`, 2);
     return Deno.openSync(path, { read: true });
   } catch (error) {
     if (error instanceof UserError || !(error instanceof Error)) throw error;
@@ -65,9 +69,9 @@ function firstCharacter(file: Deno.FsFile): string {
   return text.charAt(0);
 }
 
-function* lineRows(path: string, file: Deno.FsFile): Generator<Row> {
+function* lineRows(path: string, file: Deno.FsFile, unfinished: "read" | "skip"): Generator<Row> {
   let index = 0;
-  for (const bytes of lines(file)) {
+  for (const bytes of lines(file, unfinished)) {
     const text = decode(path, bytes, index + 1);
     if (text.trim() !== "") yield { fields: parseObject(path, text, index + 1), index, where: `${path}:${index + 1}` };
     index++;
@@ -75,7 +79,7 @@ function* lineRows(path: string, file: Deno.FsFile): Generator<Row> {
 }
 
 /** Lines without their "\n". A slice is valid until the next one is asked for. */
-function* lines(file: Deno.FsFile): Generator<Uint8Array> {
+function* lines(file: Deno.FsFile, unfinished: "read" | "skip"): Generator<Uint8Array> {
   const chunk = new Uint8Array(CHUNK_BYTES);
   let parts: Uint8Array[] = []; // a line that began in earlier chunks
   for (let n = file.readSync(chunk); n !== null; n = file.readSync(chunk)) {
@@ -88,7 +92,7 @@ function* lines(file: Deno.FsFile): Generator<Uint8Array> {
     }
     if (start < n) parts.push(chunk.slice(start, n));
   }
-  if (parts.length > 0) yield concatenate(parts);
+  if (parts.length > 0 && unfinished === "read") yield concatenate(parts);
 }
 
 function concatenate(parts: Uint8Array[]): Uint8Array {

@@ -5,7 +5,7 @@ import type { Config } from "../config/schema.ts";
 import { writeConfig } from "../config/write.ts";
 import type { Dataset } from "../data/dataset.ts";
 import type { RunData } from "../data/load.ts";
-import { readRows } from "../data/readers.ts";
+import { readRows, type Row } from "../data/readers.ts";
 import { UserError } from "../errors.ts";
 import { openSafetensors } from "../tensor/safetensors.ts";
 import { labelledTokens } from "../train/batch.ts";
@@ -13,7 +13,8 @@ import { loadRunInputs } from "../train/inputs.ts";
 import type { PreparedRun } from "../train/run.ts";
 import { VERSION } from "../version.ts";
 import { number } from "./charts.ts";
-import type { MetricsLine, ReportInput, RunNotes, SampleLine } from "./input.ts";
+import type { MetricsLine, ReportInput, RunNotes } from "./input.ts";
+import { checkMetricsLine, checkWeightsLine } from "./lines.ts";
 import { RunLog } from "./log.ts";
 import { countOverlaps } from "./overlap.ts";
 import { readNotes } from "./report.ts";
@@ -35,6 +36,7 @@ interface About {
  * The report of a run whose last step has been made.
  * @param output Folder with the run's metrics.jsonl and weights.jsonl.
  * @param run The run and the name of its device.
+ * @throws {UserError} exit code 2, when a line is damaged
  */
 export function gatherReport(output: string, { prepared, device }: { prepared: PreparedRun; device: string }): ReportInput {
   const { config, inputs, engine, plan } = prepared;
@@ -45,7 +47,7 @@ export function gatherReport(output: string, { prepared, device }: { prepared: P
 /**
  * The report of a run from what lies in its folder, complete or not. Texts, lengths and overlaps come from the data files that
  * its configuration names, as long as they can be read; device, planned memory and date from the report that the run wrote.
- * @throws {UserError} exit code 2, when no run wrote the folder
+ * @throws {UserError} exit code 2, when no run wrote the folder or a line in it is damaged
  */
 export function gatherFromFolder(folder: string): ReportInput {
   for (const name of ["config.yaml", "metrics.jsonl"]) {
@@ -70,9 +72,9 @@ export function gatherFromFolder(folder: string): ReportInput {
 
 function gather(output: string, about: About): ReportInput {
   const { config, data } = about;
-  const log = new RunLog(lines<MetricsLine>(join(output, "metrics.jsonl")));
+  const log = new RunLog(lines(join(output, "metrics.jsonl"), checkMetricsLine));
   const known = new Map(data?.train.samples.map((sample) => [sample.id, sample]));
-  const samples = [...lines<Omit<SampleLine, "prompt" | "response" | "length">>(join(output, "weights.jsonl"))];
+  const samples = [...lines(join(output, "weights.jsonl"), checkWeightsLine)];
   const lost = data === null ? 0 : samples.filter(({ id }) => !known.has(id)).length;
   const remarks = [...about.remarks];
   if (lost > 0) remarks.push(`${data!.train.path} is not what it was: ${lost} samples of the run are not in it.`);
@@ -105,16 +107,13 @@ function gather(output: string, about: About): ReportInput {
 }
 
 /**
- * The objects of a file, one after the other; none where there is no file. They end with the first that is none: a run that goes
- * on, or was killed, may have half a line at the end.
+ * The lines of a file, one after the other; none where there is no file. A run that goes on, or was killed, may have half a line at
+ * the end.
+ * @throws {UserError} exit code 2, naming the first line that is none
  */
-function* lines<T>(path: string): Generator<T> {
+function* lines<T>(path: string, check: (row: Row) => T): Generator<T> {
   if (textOf(path, 1) === null) return;
-  try {
-    for (const { fields } of readRows(path)) yield fields as T;
-  } catch (error) {
-    if (!(error instanceof UserError)) throw error;
-  }
+  for (const row of readRows(path, { unfinished: "skip" })) yield check(row);
 }
 
 function facts(

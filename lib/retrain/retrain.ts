@@ -84,7 +84,7 @@ export class Retraining {
   async run(): Promise<RetrainRecord> {
     const { output } = this.config;
     using folder = RunFolder.open(output);
-    folder.requireOwn();
+    folder.requireOwn(this.config.model);
     if (!requireOwnResult(output)) this.#note(`${join(output, "result.json")} is damaged: it is written anew`);
     try {
       return await this.#run();
@@ -165,7 +165,7 @@ export class Retraining {
     const { config, options } = this;
     const { device = {}, texts = false, events = new RunEvents() } = options;
     using folder = RunFolder.open(this.#candidate.folder);
-    folder.requireOwn();
+    folder.requireOwn(config.model);
     let changed: string | null = null; // a file that is not what was hashed
     const ended = events.subscribe((event) => {
       if (event.type !== "started") return;

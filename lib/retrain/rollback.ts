@@ -11,7 +11,7 @@ import { linked, Store } from "./store.ts";
  * meanwhile is not disturbed; its candidate is compared with the release that is current when it is done.
  *
  * @param to Name of a release; the one before the current one when omitted. Damaged ones are passed over.
- * @throws {UserError} exit code 1, when there is no such release or it is damaged
+ * @throws {UserError} exit code 2, when there is no release of that name; 1, when there is none to go back to or it is damaged
  */
 export async function rollback({ output }: Pick<Config, "output">, to?: string): Promise<RetrainRecord> {
   const start = performance.now();
@@ -47,7 +47,10 @@ export async function rollback({ output }: Pick<Config, "output">, to?: string):
 function named(store: Store, to: string): string {
   const wanted = /^\d+$/.test(to) ? store.releases.find((release) => Number(release) === Number(to)) : undefined;
   if (wanted !== undefined) return wanted;
-  throw new UserError(`Cannot roll back to '${to}': there is no such release. Releases: ${store.releases.join(", ") || "none"}`);
+  throw new UserError(
+    `Cannot roll back to '${to}': there is no such release. Releases: ${store.releases.join(", ") || "none"}`,
+    2,
+  );
 }
 
 /** The release that the current one replaced; where that is gone or damaged, the one before, and so on. */

@@ -74,6 +74,11 @@ export function writeAll(file: Deno.FsFile, bytes: Uint8Array): void {
   for (let done = 0; done < bytes.length;) done += file.writeSync(bytes.subarray(done));
 }
 
+/** What the system says, without what Deno puts behind it: what it was doing with which path, perhaps a temporary one. */
+export function reasonOf({ message }: Error): string {
+  return message.replace(/: \w+ '.*'$/s, "");
+}
+
 function moveIfPresent(from: string, to: string): boolean {
   try {
     Deno.renameSync(from, to);
@@ -104,7 +109,5 @@ function asUserError(error: unknown, action: string): unknown {
     return new UserError(`${action}: programs may not write there. Choose another place`);
   }
   const system = "code" in error && typeof error.code === "string";
-  // Deno puts behind it what it was doing with which path: a temporary one.
-  const what = error.message.replace(/: \w+ '.*'$/s, "");
-  return system ? new UserError(`${action}: ${what}. Check the folder, its permissions and the free space`, 1) : error;
+  return system ? new UserError(`${action}: ${reasonOf(error)}. Check the folder, its permissions and the free space`, 1) : error;
 }

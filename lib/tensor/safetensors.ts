@@ -159,19 +159,17 @@ function compareUtf8(a: string, b: string): number {
 }
 
 function openFile(path: string): Deno.FsFile {
-  let file: Deno.FsFile;
   try {
-    file = Deno.openSync(path, { read: true });
+    // Looked at before it is opened: opening a named pipe waits for somebody who writes into it.
+    if (!Deno.statSync(path).isFile) {
+      throw new UserError(`Cannot open ${path}: it is not a regular file. Name a .safetensors file`, 2);
+    }
+    return Deno.openSync(path, { read: true });
   } catch (error) {
-    if (!(error instanceof Error)) throw error;
+    if (error instanceof UserError || !(error instanceof Error)) throw error;
     const reason = error instanceof Deno.errors.NotFound ? "there is no such file" : error.message;
     throw new UserError(`Cannot open ${path}: ${reason}. Check the path`, 2);
   }
-  if (!file.statSync().isFile) {
-    file.close();
-    throw new UserError(`Cannot open ${path}: it is not a file. Name a .safetensors file`, 2);
-  }
-  return file;
 }
 
 /** Reads until `dst` is full or the file ends; returns the bytes read. */

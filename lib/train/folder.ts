@@ -1,7 +1,8 @@
 /** The output folder of a run (design §5): one run at a time, files complete or absent. */
-import { dirname, join, resolve } from "node:path";
+import { dirname, join, normalize, resolve } from "node:path";
+import type { Config } from "../config/schema.ts";
 import { UserError } from "../errors.ts";
-import { syncFolder, writeAll, writeFileAtomic } from "../tensor/atomic.ts";
+import { reasonOf, syncFolder, writeAll, writeFileAtomic } from "../tensor/atomic.ts";
 import { FileLock } from "./lock.ts";
 
 const LOCK = ".lock";
@@ -24,24 +25,41 @@ export class RunFolder implements Disposable {
 
   /**
    * Makes the folder and takes its lock; a lock and unfinished files of a run that was killed are removed.
-   * @throws {UserError} exit code 75 when another run holds it; 1 when it cannot be written
+   * @throws {UserError} exit code 75 when another run holds it; 1 when it cannot be written. Nothing stays of the attempt
    */
   static open(path: string): RunFolder {
     if (resolve(path) === "/") throw new UserError("Cannot use the output /: a run writes a folder of its own. Name one", 2);
-    return writing(path, () => {
-      const made = missing(path);
-      Deno.mkdirSync(path, { recursive: true });
-      const lock = FileLock.take(join(path, LOCK), `the output ${path}`);
-      for (const folder of [path, join(path, "checkpoints")]) removeUnfinished(folder);
-      return new RunFolder(path, lock, made);
-    });
+    const made = missing(normalize(path)); // what is made, and every file in it, has that name
+    try {
+      return writing(path, () => {
+        Deno.mkdirSync(normalize(path), { recursive: true });
+        const lock = FileLock.take(join(path, LOCK), `the output ${path}`);
+        try {
+          for (const folder of [path, join(path, "checkpoints")]) removeUnfinished(folder);
+        } catch (error) {
+          lock[Symbol.dispose]();
+          throw error;
+        }
+        return new RunFolder(path, lock, made);
+      });
+    } catch (error) {
+      for (const folder of made) removeQuietly(folder);
+      throw error;
+    }
   }
 
   /**
    * Makes sure that what a run would replace here was written by a run, and is nobody's own.
+   * @param model Folder of the run's model, which is no place for what the run writes.
    * @throws {UserError} exit code 2, naming the first file or folder that no run wrote
    */
-  requireOwn(): void {
+  requireOwn(model: string): void {
+    if (sameFolder(this.path, model)) {
+      throw new UserError(
+        `Cannot use the output ${this.path}: it is the folder of the model. A run writes a folder of its own: choose another output`,
+        2,
+      );
+    }
     const replaced = ["config.yaml", "adapter", "checkpoints", "previous", "metrics.jsonl", "weights.jsonl", "report.html"];
     const there = replaced.filter((name) => exists(join(this.path, name)));
     const first = there[0];
@@ -64,10 +82,10 @@ export class RunFolder implements Disposable {
  * attempt.
  * @returns null where nothing does
  */
-export function outputProblem(path: string): UserError | null {
+export function outputProblem({ output, model }: Pick<Config, "output" | "model">): UserError | null {
   try {
-    using folder = RunFolder.open(path);
-    folder.requireOwn();
+    using folder = RunFolder.open(output);
+    folder.requireOwn(model);
     return null;
   } catch (error) {
     if (error instanceof UserError) return error;
@@ -111,7 +129,10 @@ export class RunFiles implements Disposable {
     });
   }
 
-  /** Moves the checkpoints of a run that was interrupted to `previous/`: whoever begins anew by mistake has not lost hours of work. */
+  /**
+   * Moves the checkpoints of a run that was interrupted to `previous/`, in the place of those that are there: whoever begins anew by
+   * mistake has not lost hours of work.
+   */
   setCheckpointsAside(): void {
     const kept = join("previous", "checkpoints");
     this.remove([kept]);
@@ -223,8 +244,17 @@ export function writing<T>(path: string, action: () => T): T {
     // Some errors have no code, such as a file beyond the allowed size.
     if (!("code" in error) && !/\(os error \d+\)/.test(error.message)) throw error;
     throw new UserError(
-      `Cannot write the output ${path}: ${error.message}. Choose another output, or check its permissions and the free space`,
+      `Cannot write the output ${path}: ${reasonOf(error)}. Choose another output, or check its permissions and the free space`,
     );
+  }
+}
+
+/** Whether two names are those of one folder. */
+function sameFolder(one: string, other: string): boolean {
+  try {
+    return Deno.realPathSync(one) === Deno.realPathSync(other);
+  } catch { // one is not there
+    return false;
   }
 }
 

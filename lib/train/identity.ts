@@ -49,6 +49,8 @@ export function modelFingerprint(dir: string): string {
       .filter((name) => /^(config\.json|tokenizer.*|.*\.safetensors(\.index\.json)?)$/.test(name)).sort();
     const hash = createHash("sha256");
     for (const name of names) {
+      // Opening a named pipe waits for somebody who writes into it.
+      if (!Deno.statSync(join(dir, name)).isFile) throw new TypeError(`${name} is not a regular file`);
       using file = Deno.openSync(join(dir, name), { read: true });
       const { size } = file.statSync();
       hash.update(`${name}\0${size}\0`);

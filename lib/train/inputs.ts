@@ -1,5 +1,6 @@
 /** What a configuration names: model, tokenizer and data, opened and checked against each other before anything is built. */
 import type { Config } from "../config/schema.ts";
+import type { Dataset } from "../data/dataset.ts";
 import { loadRunData, type RunData } from "../data/load.ts";
 import { UserError } from "../errors.ts";
 import { loadModelConfig, type ModelConfig } from "../model/config.ts";
@@ -63,18 +64,23 @@ function checkSizes({ family, d, f, L, H, D, V }: ModelConfig, dir: string): voi
 export function loadRunInputs(config: Config): RunInputs {
   const inputs = loadModelInputs(config.model);
   const data = loadRunData(config, inputs.tokenizer);
-  for (const dataset of [data.train, data.validation, data.test]) {
-    const longest = dataset?.samples.reduce((max, { ids }) => Math.max(max, ids.length), 0) ?? 0;
-    if (longest > inputs.model.maxPositions) {
-      const advice = config.reweight.preset === "reference"
-        ? "Leave out the preset, which allows 400 tokens whatever data.max_length says, or use another model"
-        : "Set data.max_length to at most that";
-      throw new UserError(
-        `Cannot use ${dataset!.path} with ${config.model}: its longest sample has ${longest} tokens, the model was made for ` +
-          `${inputs.model.maxPositions}. ${advice}`,
-        2,
-      );
-    }
-  }
+  for (const dataset of [data.train, data.validation, data.test]) if (dataset) requirePositions(dataset, inputs, config);
   return { ...inputs, data };
+}
+
+/** @throws {UserError} exit code 2, when a sample is longer than what the model was made for */
+export function requirePositions(
+  { path, samples }: Dataset,
+  { dir, model }: ModelInputs,
+  { reweight }: Pick<Config, "reweight">,
+): void {
+  const longest = samples.reduce((max, { ids }) => Math.max(max, ids.length), 0);
+  if (longest <= model.maxPositions) return;
+  const advice = reweight.preset === "reference"
+    ? "Leave out the preset, which allows 400 tokens whatever data.max_length says, or use another model"
+    : "Set data.max_length to at most that";
+  throw new UserError(
+    `Cannot use ${path} with ${dir}: its longest sample has ${longest} tokens, the model was made for ${model.maxPositions}. ${advice}`,
+    2,
+  );
 }

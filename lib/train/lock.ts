@@ -4,13 +4,23 @@ import { writeAll } from "../tensor/atomic.ts";
 
 /** Held until it is disposed of. */
 export class FileLock implements Disposable {
-  private constructor(readonly path: string, readonly file: Deno.FsFile) {}
+  /** @param file The lock file, locked by this process; it is told who holds it. */
+  private constructor(readonly path: string, readonly file: Deno.FsFile) {
+    try {
+      file.truncateSync();
+      file.seekSync(0, Deno.SeekMode.Start);
+      writeAll(file, new TextEncoder().encode(`${Deno.pid}\n`));
+    } catch (error) { // the disk is full
+      removeQuietly(path);
+      throw error;
+    }
+  }
 
   /**
    * Takes the lock, at once or not at all.
    * @param path The lock file; made when it is not there, removed on disposal.
    * @param what What it locks, for the message.
-   * @throws {UserError} exit code 75 when another process holds it
+   * @throws {UserError} exit code 75 when another process holds it; an error of the system when it cannot be written, and then it is gone
    */
   static take(path: string, what: string): FileLock {
     for (;;) {
@@ -26,12 +36,7 @@ export class FileLock implements Disposable {
           );
         }
         // Its holder may have removed the file after we opened it; then ours is not the one that others see.
-        if (file.statSync().ino === inode(path)) {
-          file.truncateSync();
-          file.seekSync(0, Deno.SeekMode.Start);
-          writeAll(file, new TextEncoder().encode(`${Deno.pid}\n`));
-          return new FileLock(path, file);
-        }
+        if (file.statSync().ino === inode(path)) return new FileLock(path, file);
       } catch (error) {
         file.close();
         throw error;
@@ -41,10 +46,7 @@ export class FileLock implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    try {
-      Deno.removeSync(this.path);
-    } catch { // somebody removed the folder
-    }
+    removeQuietly(this.path);
     this.file.close();
   }
 }
@@ -58,6 +60,13 @@ function tryLock(file: Deno.FsFile, text: string): boolean {
   }
   const pid = Number(text);
   return !(pid > 0) || pid === Deno.pid || inode(`/proc/${pid}`) === null;
+}
+
+function removeQuietly(path: string): void {
+  try {
+    Deno.removeSync(path);
+  } catch { // somebody removed the folder
+  }
 }
 
 function readText(file: Deno.FsFile): string {

@@ -1,6 +1,7 @@
 /** What memory a run will take, by purpose, and what it took. */
 import process from "node:process";
 import type { Device } from "../../ffi/device.ts";
+import { counted } from "../counted.ts";
 import { Adam } from "../optim/adam.ts";
 import type { Purpose } from "../tensor/arena.ts";
 import type { Training } from "./build.ts";
@@ -136,8 +137,10 @@ function mostResident(): number {
   }
 }
 
-/** "1.23 GiB", "512 MiB". */
+/** "1.23 GiB", "512 MiB", "1.5 MiB", "64 KiB", "12 bytes". */
 export function formatBytes(bytes: number): string {
+  if (bytes < 2 ** 10) return counted(bytes, "byte");
+  if (bytes < 2 ** 20) return `${Math.floor(bytes / 2 ** 10)} KiB`;
   const mib = bytes / 2 ** 20;
   return mib >= 1024 ? `${(mib / 1024).toFixed(2)} GiB` : mib >= 10 ? `${mib.toFixed(0)} MiB` : `${mib.toFixed(1)} MiB`;
 }

@@ -34,13 +34,13 @@ export function resumption(
   const changes = before ? changesBetween(before, now) : [];
   requireAllowed(output, changes, allowed);
   if (complete && changes.length === 0) return { kind: "complete" };
-  const next = found ? `continuing from step ${found.state.step}` : "starting from the beginning";
+  const next = found ? goingOn(found.state.step) : "starting from the beginning";
   for (const { step, what } of damaged) note(`passing over the checkpoint of step ${step}: ${what}; ${next}`);
-  const aside = checkpointSteps(join(output, "previous")).at(-1) ?? 0;
+  const aside = savedStep(join(output, "previous"));
   if (aside > (found?.state.step ?? 0)) {
     const place = join(output, "previous", "checkpoints");
     note(
-      `${place} has step ${aside} of the run before this one. To go on with that, put it in the place of ${output}/checkpoints`,
+      `${place} has step ${aside} of a run before this one. To go on with that, put it in the place of ${output}/checkpoints`,
     );
   }
   if (found) return { kind: "checkpoint", found };
@@ -48,12 +48,48 @@ export function resumption(
   return { kind: "beginning" };
 }
 
-/** Says that an output holds a run that was interrupted and will not be gone on with; null: it holds none. */
+/** Says where a run goes on; null where it starts from the beginning, about which {@linkcode resumption} says what is to be said. */
+export function describeResumption(resumption: Resumption, output: string): string | null {
+  switch (resumption.kind) {
+    case "checkpoint":
+      return goingOn(resumption.found.state.step);
+    case "complete":
+      return nothingToDo(output);
+    case "beginning":
+      return null;
+  }
+}
+
+/** Of a run that goes on with a checkpoint. */
+export const goingOn = (step: number): string => `continuing from step ${step}`;
+
+/** Of a run that is to be resumed and has come to its end before. */
+export const nothingToDo = (output: string): string =>
+  `nothing to do: the run in ${output} is complete. Train without --resume to make it anew`;
+
+/** Says that an output holds a run that was interrupted and will not be gone on with, and what is kept; null: it holds none. */
 export function abandoned(output: string): string | null {
   const step = checkpointSteps(output).at(-1);
   if (step === undefined || new RunFiles(output).has("adapter")) return null;
+  const previous = join(output, "previous");
+  const kept = cameFurther(output)
+    ? `keeps in ${previous} those of step ${savedStep(previous)} of a run before that, which came further,`
+    : `keeps those checkpoints in ${previous}`;
   return `${output} holds a run that was interrupted, saved at step ${step}; --resume goes on with it. This one starts from the ` +
-    `beginning and keeps those checkpoints in ${join(output, "previous")} until it is complete`;
+    `beginning and ${kept} until it is complete`;
+}
+
+/**
+ * Whether the run whose checkpoints `previous/` keeps came further than the interrupted one beside it. There is room for one: whoever
+ * begins anew twice by mistake has not lost the longer of the two.
+ */
+export function cameFurther(output: string): boolean {
+  return savedStep(join(output, "previous")) > savedStep(output);
+}
+
+/** Step of the newest checkpoint in a folder; 0: there is none. */
+function savedStep(folder: string): number {
+  return checkpointSteps(folder).at(-1) ?? 0;
 }
 
 /** A complete run by the configuration that it wrote; null when that cannot be read. */

@@ -2,6 +2,7 @@
 import type { Device } from "../../ffi/device.ts";
 import type { Config } from "../config/schema.ts";
 import { BatchCursor } from "../data/order.ts";
+import { counted } from "../counted.ts";
 import { UserError } from "../errors.ts";
 import { readPeftAdapter } from "../export/peft.ts";
 import { loadWeights } from "../model/load.ts";
@@ -50,7 +51,7 @@ export function prepareRun(dev: Device, config: Config, inputs: RunInputs): Prep
   const { warmup } = config.optimizer;
   if (warmup >= 1 && warmup >= steps) {
     throw new UserError(
-      `Cannot train: a warm-up of ${warmup} steps does not fit into a run of ${steps}. Lower optimizer.warmup`,
+      `Cannot train: a warm-up of ${counted(warmup, "step")} does not fit into a run of ${steps}. Lower optimizer.warmup`,
       2,
     );
   }

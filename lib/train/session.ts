@@ -8,6 +8,7 @@
 import { join } from "node:path";
 import type { Config } from "../config/schema.ts";
 import { writeConfig } from "../config/write.ts";
+import { UserError } from "../errors.ts";
 import { writePeftAdapter } from "../export/peft.ts";
 import { gatherReport } from "../report/gather.ts";
 import { renderReport } from "../report/report.ts";
@@ -37,7 +38,7 @@ import { metricsLine, startedEvent, steppedEvent } from "./messages.ts";
 import type { StepReport } from "./pass.ts";
 import { type FoundCheckpoint, restoreCheckpoint } from "./restore.ts";
 import { recalledResult } from "./result.ts";
-import { abandoned, resumption } from "./resumption.ts";
+import { abandoned, cameFurther, resumption } from "./resumption.ts";
 import { loadRun, makeTrainer, type PreparedRun, prepareRun, smallerRuns } from "./run.ts";
 import { requireDiskRoom } from "./space.ts";
 import type { Trainer } from "./trainer.ts";
@@ -145,7 +146,7 @@ class Session {
       this.#best = best;
       this.#evaluate = progress.evaluate;
     } else {
-      if (interrupted) files.setCheckpointsAside();
+      if (interrupted && !cameFurther(config.output)) files.setCheckpointsAside();
       files.remove(["checkpoints", "weights.jsonl", "report.html"]);
       files.startLog("metrics.jsonl");
     }
@@ -268,10 +269,21 @@ class Session {
     return { kind: "stopped", step, checkpoint: step > 0 ? checkpointFolder(this.#config.output, step) : null };
   }
 
+  /** The report; null where a line of the metrics, of before a resumption, is damaged: that costs nobody the adapter. */
+  #page(): string | null {
+    const { prepared, device } = this.about;
+    try {
+      return renderReport(gatherReport(this.#config.output, { prepared, device }));
+    } catch (error) {
+      if (!(error instanceof UserError)) throw error;
+      this.emit({ type: "note", text: `report.html is not written: ${error.message}` });
+      return null;
+    }
+  }
+
   /** Evaluates, saves and publishes. */
   #finish(seconds: number): RunResult {
-    const { prepared, device } = this.about;
-    const { engine, inputs, config } = prepared;
+    const { engine, inputs, config } = this.about.prepared;
     const { output, checkpoints } = config;
     const { step, statistics } = this.#trainer;
     const theta = finiteAdapters(engine, step);
@@ -282,7 +294,8 @@ class Session {
     if (due && step > this.#saved) this.#save(results.validation?.loss ?? null, metrics);
     this.files.writeText("weights.jsonl", statistics.lines(inputs.data.train.samples));
     this.files.flushLog("metrics.jsonl");
-    this.files.writeText("report.html", renderReport(gatherReport(output, { prepared, device })));
+    const page = this.#page();
+    if (page !== null) this.files.writeText("report.html", page);
     writing(
       output,
       () => writePeftAdapter(join(output, "adapter"), toPeft(finiteAdapters(engine, step), engine.adapters, config)),

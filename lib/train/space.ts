@@ -1,6 +1,7 @@
 /** Free disk space, looked at before something large is written. */
 import { statfsSync } from "node:fs";
 import { dirname } from "node:path";
+import { counted } from "../counted.ts";
 import { UserError } from "../errors.ts";
 import { formatBytes } from "./memory.ts";
 
@@ -33,8 +34,11 @@ export function existingFolder(folder: string): string {
  */
 export function requireDiskRoom(folder: string, bytes: number, action: string, free: number | null = freeBytes(folder)): void {
   if (free === null || bytes <= free) return;
+  const rounded = [formatBytes(bytes), formatBytes(free)] as const;
+  // Rounded they may be the same.
+  const [takes, left] = rounded[0] === rounded[1] ? [counted(bytes, "byte"), counted(free, "byte")] : rounded;
   throw new UserError(
-    `Cannot ${action}: it takes ${formatBytes(bytes)}, and the disk of ${folder} has ${formatBytes(free)} left. ` +
+    `Cannot ${action}: it takes ${takes}, and the disk of ${folder} has ${left} left. ` +
       `Free some space, or choose another output`,
   );
 }

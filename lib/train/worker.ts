@@ -5,7 +5,7 @@
 /// <reference lib="deno.worker" />
 import { DeviceError } from "../../ffi/native.ts";
 import type { Config } from "../config/schema.ts";
-import { firstError, UserError } from "../errors.ts";
+import { firstError, refusalOf, UserError } from "../errors.ts";
 import { openDevice } from "../devices.ts";
 import type { DatasetFacts, RunEvent } from "./events.ts";
 import { unusedSettings } from "./build.ts";
@@ -17,7 +17,7 @@ import { StopFlag } from "./interrupt.ts";
 import { measure, type Measured } from "./measure.ts";
 import type { MemoryPlan } from "./memory.ts";
 import { datasetFacts } from "./messages.ts";
-import { resumption } from "./resumption.ts";
+import { describeResumption, resumption } from "./resumption.ts";
 import { prepareRun, smallerRuns } from "./run.ts";
 import { type RunOptions, train } from "./session.ts";
 import { existingFolder, requireDiskRoom } from "./space.ts";
@@ -57,14 +57,16 @@ function planRun(config: Config, { device = {}, resume = false, allowChange = []
   const inputs = loadRunInputs(config);
   const notes: string[] = [];
   const identity = runIdentity(config, inputs.data);
-  if (resume) resumption({ config, identity }, allowChange, (text) => notes.push(text));
+  const from = resume ? resumption({ config, identity }, allowChange, (text) => notes.push(text)) : null;
+  const where = from && describeResumption(from, output);
+  if (where !== null) notes.push(where);
   using dev = openDevice(device);
   const prepared = prepareRun(dev, config, inputs);
   const { engine, steps, plan } = prepared;
   notes.push(...unusedSettings(dev, config, inputs.model.tied));
   const { train, validation, test } = inputs.data;
   const bytes = checkpointBytes(engine.parameters, train.samples.length);
-  const refusal = refusalOf(() => {
+  const refusal = from?.kind === "complete" ? null : refusalOf(() => { // there, nothing is done
     requireRoom("train", plan.total_bytes, smallerRuns(dev, prepared), allowedBytes(dev, config), dev);
     requireDiskRoom(existingFolder(output), bytes, "train");
   });
@@ -81,17 +83,6 @@ function planRun(config: Config, { device = {}, resume = false, allowChange = []
     notes,
     refusal,
   };
-}
-
-/** What is said about a run that may not start; null: it may. */
-function refusalOf(check: () => void): string | null {
-  try {
-    check();
-    return null;
-  } catch (error) {
-    if (error instanceof UserError) return error.message;
-    throw error;
-  }
 }
 
 function work({ kind, config, options, stop, adapters = [] }: Job, answer: (answer: Answer) => void): void {

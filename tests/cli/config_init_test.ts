@@ -1,5 +1,8 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
+import fc from "fast-check";
 import { sortPaths } from "../../lib/cli/config_init.ts";
+import { parseConfig } from "../../lib/config/load.ts";
+import { startingConfig, type StartingData } from "../../lib/config/start.ts";
 import { UserError } from "../../lib/errors.ts";
 import { workspace } from "../e2e/harness.ts";
 
@@ -76,6 +79,70 @@ Deno.test("config init writes paths as seen from the file's own folder, quoted w
     ["configs/../model", "configs/../train: #1.jsonl"].map((path) => path.replace("configs/../", "")),
   );
   assertEquals(config.reweight.method, "none");
+});
+
+Deno.test("config init writes a file that can be read, whatever the names are", async () => {
+  const source = (path: string, prompt: string): StartingData => ({
+    path,
+    source: { path, limit: null, format: "prompt-completion", fields: { prompt, completion: "completion" } },
+  });
+  const piece = fc.constantFrom(
+    "a",
+    " ",
+    "\n",
+    "\r\n",
+    "\t",
+    ", ",
+    "]",
+    "}",
+    "{",
+    " #",
+    ": ",
+    "'",
+    '"',
+    "\\",
+    "- ",
+    "*",
+    "&",
+    "\u2028",
+    "\x85",
+  );
+  const name = fc.oneof(
+    fc.string({ minLength: 1, unit: "binary" }),
+    fc.array(piece, { minLength: 1, maxLength: 60 }).map((pieces) => pieces.join("")),
+    fc.constantFrom(
+      "a\nb.jsonl",
+      "yes",
+      "0o17",
+      "null",
+      "1e3",
+      "a:",
+      "~",
+      "\u3000",
+      "\ufeffa\u00a0",
+      "word ".repeat(60),
+      `${"long/".repeat(40)}\n, b`,
+    ),
+  );
+  fc.assert(fc.property(name, name, name, (model, path, field) => {
+    const text = startingConfig({
+      model,
+      maxPositions: 64,
+      train: source(path, field),
+      validation: null,
+      test: source(`${path}.test`, field),
+      output: `runs/${path}`,
+    });
+    const { config } = parseConfig(text, "metalora.yaml");
+    assertEquals(
+      [config.model, config.output, config.data.train.path, config.data.test!.path, config.data.train.fields],
+      [model, `runs/${path}`, path, `${path}.test`, { prompt: field, completion: "completion" }],
+    );
+  }));
+  using space = workspace();
+  Deno.renameSync(space.file("train.jsonl"), space.file("train\n[1], x.jsonl"));
+  await space.ok("config", "init", "model", "train\n[1], x.jsonl");
+  await space.ok("train", "metalora.yaml", "--threads=1", "--dry-run");
 });
 
 Deno.test("sortPaths() goes by names, then by order", () => {

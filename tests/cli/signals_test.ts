@@ -1,4 +1,7 @@
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertMatch } from "@std/assert";
+import { commandHelp } from "../../lib/cli/help.ts";
+import { command as retrain } from "../../lib/cli/retrain.ts";
+import { command as train } from "../../lib/cli/train.ts";
 import { ROOT } from "../e2e/harness.ts";
 
 /** Runs lines of a program that listens to signals; `send(signal)` sends one to itself. */
@@ -36,4 +39,10 @@ Deno.test("a Ctrl-C that arrives twice, from the terminal and from deno task, is
   assertEquals(await listening(`await send("SIGINT");`, `await send("SIGINT");`), { code: 0, out: ["asked", "alive"] });
   const again = await listening(`await send("SIGINT");`, `await sleep(400);`, `await send("SIGINT");`);
   assertEquals(again, { code: 130, out: ["asked"] });
+});
+
+Deno.test("the help of train and retrain says that a SIGHUP is none of the two signals that end at once", () => {
+  for (const command of [train, retrain]) {
+    assertMatch(commandHelp(command).replace(/\s+/g, " "), / second SIGTERM or SIGINT.*SIGHUP does not count/);
+  }
 });

@@ -25,6 +25,7 @@ const editedJson = (path: string, values: Record<string, unknown>) => (space: Wo
   void space.write(path, { ...space.json(path), ...values });
 const removed = (path: string) => (space: Workspace) => Deno.removeSync(space.file(path));
 const written = (path: string, content: string | object) => (space: Workspace) => void space.write(path, content);
+const pipe = (path: string) => (space: Workspace) => void new Deno.Command("mkfifo", { args: [space.file(path)] }).outputSync();
 const Q = "model.layers.1.self_attn.q_proj.weight";
 const nan = (tensors: Map<string, Tensor>) => tensors.get(Q)!.values[3] = NaN;
 
@@ -52,6 +53,18 @@ export const configuration: Case[] = [
     sets: ["optimizer.lr=fast"],
     code: 2,
     says: /^--set optimizer\.lr=fast: Cannot use optimizer\.lr: expected a number, found 'fast'/,
+  },
+  {
+    name: "an alias in --set whose anchor is nowhere",
+    sets: ["seed=*a"],
+    code: 2,
+    says: /^--set seed=\*a: Cannot set a key: Unresolved alias .*: a\. Write the value itself/,
+  },
+  {
+    name: "an alias in the file whose anchor is nowhere",
+    prepare: written("run.yaml", RUN + "seed: *a\n"),
+    code: 2,
+    says: /^run\.yaml:13:7: Cannot read the configuration: \*a refers to an anchor \(&a\) that is not in the file above it/,
   },
   { name: "broken YAML", prepare: written("run.yaml", "model: [a\ndata: 3\n"), code: 2, says: /^run\.yaml:\d+:\d+: Cannot read/ },
   {
@@ -116,6 +129,15 @@ export const models: Case[] = [
     prepare: removed("model/model.safetensors"),
     code: 2,
     says: /^Cannot open the weights in model: it has neither model\.safetensors nor/,
+  },
+  {
+    name: "weights that are a named pipe",
+    prepare: (space) => {
+      removed("model/model.safetensors")(space);
+      pipe("model/model.safetensors")(space);
+    },
+    code: 2,
+    says: /^Cannot read the model model: model\.safetensors is not a regular file\. Check the folder/,
   },
   {
     name: "a truncated safetensors file",
@@ -231,6 +253,13 @@ export const data: Case[] = [
     sets: ["data.train.path=no.jsonl"],
     code: 2,
     says: /^Cannot read the data no\.jsonl: there is no such file\. Check the path/,
+  },
+  {
+    name: "data that come out of a named pipe",
+    prepare: pipe("pipe.jsonl"),
+    sets: ["data.train.path=pipe.jsonl"],
+    code: 2,
+    says: /^Cannot read the data pipe\.jsonl: it is not a regular file\. Write the data into one/,
   },
   {
     name: "an empty data file",
@@ -409,6 +438,25 @@ export const other: Case[] = [
     args: ["eval", "--model", "model", "--data", "test.jsonl", "--max-length", "1000"],
     code: 2,
     says: /--max-length.*128.*1000/,
+  },
+  {
+    name: "eval: a file with longer samples than the model has positions",
+    prepare: (space) => {
+      model({ maxPositions: 64 })(space);
+      written("long.jsonl", [{ prompt: "a".repeat(100), completion: " b" }])(space);
+    },
+    args: ["eval", "run.yaml", "--data", "long.jsonl", "--set", "data.max_length=512"],
+    code: 2,
+    says:
+      /^Cannot use long\.jsonl with model: its longest sample has 104 tokens, the model was made for 64\. Set data\.max_length to at most that/,
+  },
+  {
+    name: "eval: test data with longer samples than the model has positions",
+    prepare: model({ maxPositions: 16 }),
+    args: ["eval", "run.yaml"],
+    code: 2,
+    says:
+      /^Cannot use test\.jsonl with model: its longest sample has \d+ tokens, the model was made for 16\. Set data\.max_length/,
   },
   {
     name: "eval: a length beside a configuration",

@@ -1,6 +1,6 @@
 /** eval, score, preview and bench from outside. */
 import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert";
-import { ROOT, type Workspace, workspace } from "./harness.ts";
+import { ROOT, type Workspace, workspace, writeTinyModel } from "./harness.ts";
 
 // deno-lint-ignore no-explicit-any
 const jsonLines = (text: string): any[] => text.trimEnd().split("\n").map((line) => JSON.parse(line));
@@ -92,11 +92,22 @@ Deno.test("bench plans a batch that no machine could hold, and refuses to run it
   const config = space.json("model/config.json");
   space.write("model/config.json", { ...config, max_position_embeddings: 131072 });
   const args = ["bench", "--model-shape=model", "--batch=65536", "--length=131072", "--threads=1"];
-  const { total_bytes } = JSON.parse((await space.ok(...args, "--dry-run", "--json")).out);
+  const planned = await space.run(...args, "--dry-run", "--json");
+  const { total_bytes, would_start, problems } = JSON.parse(planned.out);
   assert(total_bytes > 65536 * 131072 * 4 * config.hidden_size, `${total_bytes} bytes`);
+  assertEquals([planned.code, would_start, planned.err], [1, false, `metalora: ${problems}\n`]);
   const { code, out, err } = await space.run(...args);
   assertEquals([code, out], [1, ""]);
   assertMatch(err, /^metalora: Cannot run this: it takes \d+\.\d\d GiB of memory, .*\n$/);
+});
+
+Deno.test("bench takes samples as long as a model of few positions was made for", async () => {
+  using space = workspace();
+  writeTinyModel(space.file("short"), { maxPositions: 64 });
+  const { out } = await space.ok("bench", "--model-shape=short", "--steps=1", "--threads=1", "--json");
+  assertEquals(JSON.parse(out).length, 64);
+  const planned = await space.ok("bench", "--model-shape=model", "--threads=1", "--dry-run", "--json");
+  assertEquals([JSON.parse(planned.out).would_start, planned.err], [true, ""]);
 });
 
 Deno.test("bench prints what design §6 names, for a named shape and for a model folder", async () => {

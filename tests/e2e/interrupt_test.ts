@@ -117,7 +117,7 @@ Deno.test("a run that is begun anew by mistake says so, and keeps what the inter
   {
     await using mistaken = new Endless(space, "out", sets, { options: ["--resume"] });
     await mistaken.says(
-      `out/previous/checkpoints has step ${step} of the run before this one. To go on with that, put it in the place of ` +
+      `out/previous/checkpoints has step ${step} of a run before this one. To go on with that, put it in the place of ` +
         "out/checkpoints\n",
     );
     await mistaken.stop("SIGKILL");
@@ -185,6 +185,8 @@ Deno.test("train --resume says where it goes on, where it begins, and that a com
   using space = workspace();
   const sets = ["train.steps=20", "checkpoints.every=10"].flatMap((set) => ["--set", set]);
   const resume = ["train", "run.yaml", "--threads=1", "--resume", "--json", ...sets];
+  const planned = async (...args: string[]) => (await space.ok(...resume, "--dry-run", ...args)).err;
+  assertEquals(await planned(), "nothing to resume in out: starting from the beginning\n");
   const first = await space.ok(...resume);
   assert(first.err.includes("nothing to resume in out: starting from the beginning\n"), first.err);
   const again = await space.ok(...resume);
@@ -193,6 +195,7 @@ Deno.test("train --resume says where it goes on, where it begins, and that a com
   assertEquals(Object.keys(told).sort(), Object.keys(JSON.parse(first.out)).sort());
   assertEquals([told.steps, told.loss, told.output, told.test], [steps, loss, output, test]);
   assert(again.err.endsWith("nothing to do: the run in out is complete. Train without --resume to make it anew\n"), again.err);
+  assertEquals(await planned(), "nothing to do: the run in out is complete. Train without --resume to make it anew\n");
   const changed = await space.run(...resume, "--set", "train.steps=25");
   assertEquals(changed.code, 2);
   assert(
@@ -202,6 +205,7 @@ Deno.test("train --resume says where it goes on, where it begins, and that a com
     ),
     changed.err,
   );
+  assertEquals(await planned("--set", "train.steps=25", "--allow-change=train.steps"), "continuing from step 20\n");
   const allowed = await space.ok(...resume, "--set", "train.steps=25", "--allow-change=train.steps");
   assertEquals(JSON.parse(allowed.out).steps, 25);
   assert(allowed.err.includes("continuing from step 20\n"), allowed.err);

@@ -4,11 +4,11 @@ import { programArguments, text, type Workspace, workspace } from "./harness.ts"
 
 const FULL = "No space left on device (os error 28)";
 
-/** Runs with redirections of a shell, such as `2>/dev/full`. */
+/** Runs with redirections of a shell, such as `2>/dev/full`; behind a pipe, too, the exit code is the program's. */
 async function redirected(space: Workspace, redirections: string, ...args: string[]) {
-  const script = ["-c", `"$@" ${redirections}`, "sh", Deno.execPath(), ...programArguments(args)];
+  const script = ["-o", "pipefail", "-c", `"$@" ${redirections}`, "bash", Deno.execPath(), ...programArguments(args)];
   const env = { NO_COLOR: "1" };
-  return text(await new Deno.Command("sh", { args: script, cwd: space.path, env, stdin: "null" }).output());
+  return text(await new Deno.Command("bash", { args: script, cwd: space.path, env, stdin: "null" }).output());
 }
 
 const SHORT = ["--threads=1", "--device=cpu"];
@@ -20,6 +20,8 @@ Deno.test("a log on a full disk ends no training: what it would have said is los
   for (const [i, redirections] of ["2>/dev/full", ">/dev/full 2>&1", "2>&1 | :"].entries()) {
     const { code } = await redirected(space, redirections, "train", "run.yaml", ...SHORT, "--set", `output=run${i}`);
     assertEquals([code, await space.adapterHash(`run${i}`)], [0, expected], redirections);
+    const failed = await redirected(space, redirections, "train", "nowhere.yaml", ...SHORT);
+    assertEquals(failed.code, 2, `${redirections}: a failure is one all the same`);
   }
 });
 

@@ -174,7 +174,7 @@ Deno.test("a run whose only step was a validation batch tells no training loss",
     "train.steps=1",
   );
   assertEquals(out.split("\n").map((line) => line.split(" ").slice(0, 2).join(" ")), [
-    "1 steps",
+    "1 step",
     "validation loss",
     "test loss",
     "adapter in",
@@ -192,6 +192,9 @@ Deno.test("--dry-run prints the memory plan and writes nothing", async () => {
   const table = (await space.ok("train", "run.yaml", "--dry-run", "--threads=1", "--set", "reweight.method=meta-lora")).out;
   assertMatch(table, /^model: 3,712 adapter parameters, 4 steps on .*1 thread$/m);
   assertMatch(table, /^train +train\.jsonl: 20 samples$/m);
+  const short = ["--set", "train.steps=1", "--set", "data.train.limit=1", "--set", "data.test=null"];
+  const one = (await space.ok("train", "run.yaml", "--dry-run", "--threads=1", ...short)).out;
+  assertMatch(one, /^model: 3,712 adapter parameters, 1 step on .*\ntrain +train\.jsonl: 1 sample\n/);
   assertMatch(table, /^reweighting +[\d.]+ [KMG]iB /m);
   assertMatch(table, /^total +[\d.]+ MiB$/m);
   assert(!space.exists("out"));
@@ -201,6 +204,8 @@ Deno.test("--dry-run exits as the run would that could not start, says why, and 
   using space = workspace();
   space.write("file", "");
   Deno.mkdirSync(space.file("own/adapter"), { recursive: true });
+  Deno.symlinkSync("nowhere", space.file("dangling"));
+  Deno.symlinkSync("model", space.file("link"));
   const cases: [sets: string[], code: number, says: RegExp][] = [
     [
       ["output=file"],
@@ -209,6 +214,10 @@ Deno.test("--dry-run exits as the run would that could not start, says why, and 
     ],
     [["output=/proc/x"], 1, /^Cannot write the output \/proc\/x: programs may not write there\. Choose another output$/],
     [["output=own"], 2, /^Cannot use the output own: it holds 'adapter', but no configuration that a run of metalora wrote\. /],
+    [["output=dangling"], 1, /^Cannot write the output dangling: File exists \(os error 17\)\. Choose another output, or check/],
+    [["output=model"], 2, /^Cannot use the output model: it is the folder of the model\. .*: choose another output$/],
+    [["output=link/../model/"], 2, /^Cannot use the output link\/\.\.\/model\/: it is the folder of the model\. /],
+    [["output=link"], 2, /^Cannot use the output link: it is the folder of the model\. /],
     [["train.memory=1 MiB"], 1, /^Cannot train: it takes \d+ MiB of memory, and 1\.0 MiB is free or allowed\. /],
   ];
   const before = space.tree(".");
@@ -222,6 +231,8 @@ Deno.test("--dry-run exits as the run would that could not start, says why, and 
     assertEquals(err, `metalora: ${problems[0]}\n`);
   }
   assertEquals(space.tree("."), before);
+  await space.ok("train", "run.yaml", "--dry-run", "--threads=1", "--set", "output=new//x/../y");
+  assertEquals(space.tree("."), before);
   const held = FileLock.take(space.file(".lock"), "x"); // what another run has
   try {
     const { code, err } = await space.run("train", "run.yaml", "--dry-run", "--threads=1", "--set", "output=.");
@@ -233,6 +244,47 @@ Deno.test("--dry-run exits as the run would that could not start, says why, and 
   } finally {
     held[Symbol.dispose]();
   }
+});
+
+Deno.test("an output that takes not even the lock of a run is left as it was", async () => {
+  using space = workspace();
+  const before = space.tree(".");
+  for (const command of [["train", "run.yaml"], ["train", "run.yaml", "--dry-run"], ["retrain", "run.yaml"], ["demo"]]) {
+    const output = command[0] === "demo" ? ["--output", "new/deep"] : ["--set", "output=new/deep"];
+    const { code, err } = await space.runLimited(0, ...command, "--threads=1", ...output);
+    const line = err.trimEnd().split("\n").at(-1)!;
+    const advice = "Choose another output, or check its permissions and the free space";
+    assertEquals([code, line], [1, `metalora: Cannot write the output new/deep: File too large (os error 27). ${advice}`]);
+    assertEquals(space.tree("."), before, command.join(" "));
+  }
+});
+
+Deno.test("of several interrupted runs, what the one that came furthest had saved stays until another is complete", async () => {
+  using space = workspace();
+  await space.train("out", ["train.steps=1"]);
+  Deno.removeSync(space.file("out/adapter"), { recursive: true });
+  const interrupted = (step: number) => Deno.mkdirSync(space.file(`out/checkpoints/step-${step}`), { recursive: true });
+  const kept = () => space.tree("out/previous");
+  const anew = async () => {
+    const failing = ["--set", "optimizer.lr=1e30", "--set", "train.steps=20"];
+    const { code, err } = await space.run("train", "run.yaml", "--threads=1", ...failing);
+    assertEquals([code, space.exists("out/checkpoints")], [1, false]);
+    return err;
+  };
+  for (const [step, most] of [[4399, 4399], [967, 4399], [5000, 5000]] as const) {
+    interrupted(step);
+    const err = await anew();
+    assertEquals(kept(), ["checkpoints/", `checkpoints/step-${most}/`]);
+    const says = step === most
+      ? "keeps those checkpoints in out/previous until it is complete"
+      : "keeps in out/previous those of step 4399 of a run before that, which came further, until it is complete";
+    assert(err.startsWith(`out holds a run that was interrupted, saved at step ${step}; --resume goes on with it. `), err);
+    assert(err.includes(`This one starts from the beginning and ${says}\n`), err);
+  }
+  await anew(); // interrupted before it had saved anything
+  assertEquals(kept(), ["checkpoints/", "checkpoints/step-5000/"]);
+  await space.train("out");
+  assert(!space.exists("out/previous"));
 });
 
 Deno.test("an adapter never stands beside the configuration of another run, and a run that fails destroys none", async () => {

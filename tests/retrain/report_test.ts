@@ -46,6 +46,41 @@ Deno.test("report works while texts are gone, for a run that was killed, and int
   assertStringIncludes(changed.err, "train.jsonl is not what it was: 5 samples of the run are not in it.");
 });
 
+Deno.test("report names the first line that is damaged, by file and number", async () => {
+  using space = workspace();
+  await space.train("out", GUIDED);
+  const logs = { "metrics.jsonl": space.read("out/metrics.jsonl"), "weights.jsonl": space.read("out/weights.jsonl") };
+  const page = space.read("out/report.html");
+  const changed = (line: string, values: object) => JSON.stringify({ ...JSON.parse(line), ...values });
+  const advice = "Restore the file, or remove that line\n";
+  const cases: [name: keyof typeof logs, number: number, damage: (line: string) => string, says: string][] = [
+    ["weights.jsonl", 1, () => '{"a":1}', `: Cannot make a report: the line has no 'id'. ${advice}`],
+    ["weights.jsonl", 20, (l) => changed(l, { weight: "x" }), `: Cannot make a report: the line has "x" as 'weight'. ${advice}`],
+    ["metrics.jsonl", 2, (l) => changed(l, { loss: "x" }), `: Cannot make a report: the line has "x" as 'loss'. ${advice}`],
+    ["metrics.jsonl", 3, () => '{"a":1}', `: Cannot make a report: the line has no 'kind'. ${advice}`],
+    ["metrics.jsonl", 3, (l) => changed(l, { kind: "t" }), `: Cannot make a report: the line has "t" as 'kind'. ${advice}`],
+    [
+      "metrics.jsonl",
+      2,
+      (l) => changed(l, { source_weights: { odd: [1, null] } }),
+      `: Cannot make a report: the line has null as 'source_weights.odd.1'. ${advice}`,
+    ],
+    ["metrics.jsonl", 4, () => "null", ": Cannot use the row: it is null instead of an object. "],
+    ["metrics.jsonl", 1, (l) => l.slice(0, 9), ": Cannot read the data: "],
+  ];
+  for (const [name, number, damage, says] of cases) {
+    const lines = logs[name].split("\n");
+    lines[number - 1] = damage(lines[number - 1]!);
+    space.write(`out/${name}`, lines.join("\n"));
+    const { code, out, err } = await space.run("report", "out");
+    assertEquals([code, out, err.split("\n").length], [2, "", 2], err);
+    assert(err.startsWith(`metalora: out/${name}:${number}`) && err.includes(says), err);
+    space.write(`out/${name}`, logs[name]);
+  }
+  await space.ok("report", "out");
+  assertEquals(space.read("out/report.html"), page);
+});
+
 Deno.test("report of a retraining is that of its current release, and of no run says so", async () => {
   using space = workspace();
   await space.ok("retrain", "run.yaml", "--threads=1", "--device=cpu");

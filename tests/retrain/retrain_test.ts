@@ -254,7 +254,9 @@ Deno.test("--rollback goes back one release, is recorded, and stays until someth
   assertMatch(none.err, /there is no whole release before 0001\. Name one of 0002, 0003 with --release\n$/);
   await night(space, "--rollback", "--release=2");
   assertEquals(current(space), "releases/0002");
-  assertEquals((await space.run("retrain", "run.yaml", "--rollback", "--release=7")).code, 1);
+  const unknown = await space.run("retrain", "run.yaml", "--rollback", "--release=7");
+  const line = "metalora: Cannot roll back to '7': there is no such release. Releases: 0001, 0002, 0003\n";
+  assertEquals([unknown.code, unknown.err], [2, line]);
   const nothing = await space.run("retrain", "run.yaml", "--rollback", "--set", "output=other");
   assertEquals([nothing.code, space.exists("other")], [1, false]);
 });

@@ -198,9 +198,14 @@ Deno.test("openSafetensors() refuses wrong header lengths before it makes room f
   });
 });
 
-Deno.test("openSafetensors() explains a missing file and a folder", () => {
+Deno.test("openSafetensors() explains a missing file, a folder and a named pipe, which nobody writes into", () => {
   assertThrows(() => openSafetensors("/nonexistent/a"), UserError, "there is no such file");
-  assertThrows(() => openSafetensors("/"), UserError, "it is not a file");
+  assertThrows(() => openSafetensors("/"), UserError, "it is not a regular file");
+  inFolder((dir) => {
+    const pipe = `${dir}/model.safetensors`;
+    assert(new Deno.Command("mkfifo", { args: [pipe] }).outputSync().success);
+    assertThrows(() => openSafetensors(pipe), UserError, "it is not a regular file");
+  });
 });
 
 Deno.test("writeSafetensors() refuses sizes that do not fit and names that are taken, and leaves no file", () => {

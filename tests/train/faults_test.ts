@@ -16,7 +16,7 @@ function run(space: Workspace, sets: readonly string[]): RunEvent[] {
   const { config } = loadConfig(space.file("run.yaml"), [`output=${space.file("out")}`, ...sets]);
   const events: RunEvent[] = [];
   using folder = RunFolder.open(config.output);
-  folder.requireOwn();
+  folder.requireOwn(config.model);
   train(config, { device: { threads: 1 } }, (event) => events.push(event));
   return events;
 }
@@ -165,4 +165,13 @@ Deno.test("what does not fit on the disk is refused with both sizes, before it i
       "Free some space, or choose another output",
   );
   assertThrows(() => requireDiskRoom(".", 2 ** 70, "train"), UserError, "Cannot train: it takes ");
+  const small: [bytes: number, free: number, says: string][] = [
+    [100_000, 50_000, "it takes 97 KiB, and the disk of . has 48 KiB left"],
+    [100_000, 0, "it takes 97 KiB, and the disk of . has 0 bytes left"],
+    [100_000, 99_999, "it takes 100,000 bytes, and the disk of . has 99,999 bytes left"],
+    [2 ** 40 + 1, 2 ** 40, "it takes 1,099,511,627,777 bytes, and the disk of . has 1,099,511,627,776 bytes left"],
+  ];
+  for (const [bytes, free, says] of small) {
+    assertThrows(() => requireDiskRoom(".", bytes, "train", free), UserError, `Cannot train: ${says}. Free some space`);
+  }
 });

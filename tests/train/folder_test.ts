@@ -12,7 +12,7 @@ Deno.test("a run does not replace what no run has written", () => {
     {
       using folder = RunFolder.open(path);
       assertThrows(
-        () => folder.requireOwn(),
+        () => folder.requireOwn("model"),
         UserError,
         "it holds 'config.yaml', but no configuration that a run of metalora wrote",
       );
@@ -20,7 +20,7 @@ Deno.test("a run does not replace what no run has written", () => {
     assertEquals(Deno.readTextFileSync(`${path}/adapter/my.txt`), "mine");
     Deno.writeTextFileSync(`${path}/config.yaml`, "# metalora 0.1.0: the configuration of this run with every default\n");
     using folder = RunFolder.open(path);
-    folder.requireOwn();
+    folder.requireOwn("model");
   } finally {
     Deno.removeSync(path, { recursive: true });
   }
@@ -31,7 +31,7 @@ Deno.test("other files in an output folder are nobody's business", () => {
   try {
     Deno.writeTextFileSync(`${path}/notes.txt`, "mine");
     using folder = RunFolder.open(path);
-    folder.requireOwn();
+    folder.requireOwn("model");
     using files = new RunFiles(path);
     files.remove(["checkpoints"]);
     assertEquals(Deno.readTextFileSync(`${path}/notes.txt`), "mine");

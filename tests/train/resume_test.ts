@@ -42,7 +42,7 @@ function run(
   const { config } = loadConfig(space.file("run.yaml"), [`output=${space.file(output)}`, ...sets]);
   const events: RunEvent[] = [];
   using folder = RunFolder.open(config.output);
-  folder.requireOwn();
+  folder.requireOwn(config.model);
   const ending = train(config, { device: { threads: 1 }, ...options }, (event) => events.push(event), stop);
   return { ending, events, notes: events.flatMap((event) => event.type === "note" ? [event.text] : []) };
 }
@@ -334,6 +334,20 @@ Deno.test("lines of metrics.jsonl that are lost are told of, and the run goes on
   const { notes } = run(space, "out", SHORT, { resume: true });
   assertEquals(notes, ["metrics.jsonl has lost lines of earlier steps"]);
   assertEquals(space.jsonl("out/metrics.jsonl").map(({ step }) => step), [1, 2, 3, 8, 9, 9, 9]);
+});
+
+Deno.test("a line of metrics.jsonl that somebody has damaged costs a resumed run its report, not its adapter", () => {
+  using space = noisy();
+  run(space, "whole", SHORT);
+  stopped(space);
+  const lines = space.read("out/metrics.jsonl").split("\n");
+  lines[1] = "x".repeat(lines[1]!.length);
+  space.write("out/metrics.jsonl", lines.join("\n"));
+  const { ending, notes } = run(space, "out", SHORT, { resume: true });
+  assertEquals([ending.kind, notes.length, space.exists("out/report.html")], ["complete", 1, false]);
+  assert(notes[0]!.startsWith(`report.html is not written: ${space.file("out/metrics.jsonl")}:2:`), notes[0]);
+  const adapter = (output: string) => Deno.readFileSync(space.file(output, "adapter/adapter_model.safetensors")).toHex();
+  assertEquals(adapter("out"), adapter("whole"));
 });
 
 Deno.test("with texts, events say what the samples of a batch are; without, only their names", () => {
