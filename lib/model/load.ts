@@ -2,7 +2,7 @@
 import { type Device, DTYPE_BYTES, type Tensor } from "../../ffi/device.ts";
 import { upload, upload2d } from "../../ffi/operators.ts";
 import type { Checkpoint } from "../tensor/checkpoint.ts";
-import type { Llama } from "./llama.ts";
+import type { Decoder } from "./decoder.ts";
 import { HEAD, NAMES } from "./names.ts";
 import type { Norm } from "./norms.ts";
 import { ropeTables } from "./rope.ts";
@@ -20,7 +20,7 @@ interface Placement {
 }
 
 /** Where every tensor of a checkpoint goes. */
-export function placements(model: Llama): Placement[] {
+export function placements(model: Decoder): Placement[] {
   const { family, d, V, tied } = model.config;
   const names = NAMES[family];
   const norm = (name: string, { parts }: Norm): Placement[] =>
@@ -56,7 +56,7 @@ function nameIn(checkpoint: Checkpoint, name: string): string {
  * Loads the weights into an allocated model, converting to its weight type.
  * @throws {UserError} when a tensor is missing, has another shape or type, or cannot be read
  */
-export function loadWeights(dev: Device, model: Llama, checkpoint: Checkpoint): void {
+export function loadWeights(dev: Device, model: Decoder, checkpoint: Checkpoint): void {
   const tensors = placements(model).map(({ name: fullName, shape, target }) => {
     const name = nameIn(checkpoint, fullName);
     const dtype = FILE_DTYPE[checkpoint.expect(name, shape).dtype];
@@ -79,7 +79,7 @@ export function loadWeights(dev: Device, model: Llama, checkpoint: Checkpoint): 
 }
 
 /** Fills the model with normal(0, 0.02) numbers (the weights of norms with ones), for benchmarks of a shape. */
-export function randomWeights(dev: Device, model: Llama): void {
+export function randomWeights(dev: Device, model: Decoder): void {
   const noise = new Float32Array(2 ** 20);
   let state = 1;
   const uniform = () => (state = Math.imul(state, 1664525) + 1013904223 >>> 0) / 2 ** 32;
@@ -100,7 +100,7 @@ export function randomWeights(dev: Device, model: Llama): void {
   loadRope(dev, model);
 }
 
-function loadRope(dev: Device, { config, rope }: Llama): void {
+function loadRope(dev: Device, { config, rope }: Decoder): void {
   if (config.family !== "llama" || !rope) return;
   const { cos, sin } = ropeTables(config, rope.cos.rows, rope.cos.rows);
   upload(dev, rope.cos, cos);

@@ -8,7 +8,7 @@
  */
 import { type Device, Tensor } from "../../ffi/device.ts";
 import { download, segmentMean } from "../../ffi/operators.ts";
-import type { GradientSink, Llama } from "../model/llama.ts";
+import type { Decoder, GradientSink } from "../model/decoder.ts";
 import type { Linear } from "../model/linear.ts";
 import type { Arena } from "../tensor/arena.ts";
 import type { Modules, Observed, Similarity, SimilarityState } from "./similarity.ts";
@@ -38,7 +38,7 @@ export class PooledSimilarity implements Similarity {
   readonly #ranges: { first: number; rank: number }[] = [];
   #cache: Row[] = [];
 
-  constructor(readonly dev: Device, arena: Arena, model: Llama, readonly samples: number, readonly options: PooledOptions) {
+  constructor(readonly dev: Device, arena: Arena, model: Decoder, readonly samples: number, readonly options: PooledOptions) {
     let Q = 0;
     for (const linear of model.linears()) {
       this.#columns.set(linear, Q);

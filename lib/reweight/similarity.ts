@@ -6,7 +6,7 @@
  */
 import type { Device, Tensor } from "../../ffi/device.ts";
 import { adamPrecondition, combine, download, rowDots, segmentOuter, upload } from "../../ffi/operators.ts";
-import type { GradientSink, Llama } from "../model/llama.ts";
+import type { Decoder, GradientSink } from "../model/decoder.ts";
 import type { Linear } from "../model/linear.ts";
 import type { Adam } from "../optim/adam.ts";
 import type { Arena } from "../tensor/arena.ts";
@@ -123,7 +123,7 @@ export class ExactSimilarity implements Similarity {
   constructor(
     readonly dev: Device,
     arena: Arena,
-    model: Llama,
+    model: Decoder,
     readonly options: {
       staging: StagedGradients;
       ema: number;
@@ -203,7 +203,7 @@ export class CoreSimilarity implements Similarity {
   constructor(
     readonly dev: Device,
     arena: Arena,
-    model: Llama,
+    model: Decoder,
     readonly options: { samples: number; ema: number; modules: Modules; normalize: "none" | "cosine" },
   ) {
     let size = 0, attention = 0;

@@ -6,7 +6,7 @@ import { type Device, Tensor } from "../../ffi/device.ts";
 import type { Backend } from "../../ffi/native.ts";
 import { upload } from "../../ffi/operators.ts";
 import { IGNORED, type Sample } from "../data/encode.ts";
-import type { DeviceBatch, Limits } from "../model/llama.ts";
+import type { DeviceBatch, Limits } from "../model/decoder.ts";
 import type { Arena } from "../tensor/arena.ts";
 
 /** What packing needs of a sample. */

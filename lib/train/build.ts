@@ -8,7 +8,7 @@ import type { AdapterOf } from "../model/linear.ts";
 import { Adam } from "../optim/adam.ts";
 import { PooledSimilarity } from "../reweight/pooled.ts";
 import { CoreSimilarity, ExactSimilarity, type Similarity } from "../reweight/similarity.ts";
-import type { Limits } from "../model/llama.ts";
+import type { Limits } from "../model/decoder.ts";
 import { Engine } from "./engine.ts";
 import { allowedBytes } from "./fit.ts";
 import { type HostWork, memoryPlan } from "./memory.ts";

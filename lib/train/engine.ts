@@ -7,7 +7,7 @@ import { download, segmentSum, upload } from "../../ffi/operators.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { AdaptedMatrix, AdapterOf } from "../model/linear.ts";
 import type { Recompute } from "../model/activations.ts";
-import { type DeviceBatch, type GradientSink, type Limits, Llama } from "../model/llama.ts";
+import { Decoder, type DeviceBatch, type GradientSink, type Limits } from "../model/decoder.ts";
 import type { Observed } from "../reweight/similarity.ts";
 import { Arena } from "../tensor/arena.ts";
 import {
@@ -60,7 +60,7 @@ export class Engine implements Disposable {
   readonly arena = new Arena();
   /** The embedding, where it does not lie in `arena`. */
   readonly hostArena = new Arena("host");
-  readonly model: Llama;
+  readonly model: Decoder;
   /** Adapter parameters θ [1,P]: master copies in f32. */
   readonly theta: Tensor;
   /** Gradient [1,P] of the current step; null when laid out to evaluate. */
@@ -78,7 +78,7 @@ export class Engine implements Disposable {
     const { adapterOf, weightDtype, purpose, staged, stagedLayout = "whole", recompute, embedding = "device" } = options;
     const step = shapeStep(dev.backend, options.limits.tokens, config.d);
     const limits = BatchBuffers.padded(options.limits, step);
-    this.model = new Llama(dev, config, {
+    this.model = new Decoder(dev, config, {
       arena: this.arena,
       embeddingArena: embedding === "host" ? this.hostArena : this.arena,
       limits,

@@ -4,7 +4,7 @@
  */
 import type { Device, Tensor } from "../../ffi/device.ts";
 import { linearGradients, reluGradients, swigluGradients } from "../../ffi/operators.ts";
-import type { AdapterSink, LinearTensors } from "../model/llama.ts";
+import type { AdapterSink, LinearTensors } from "../model/decoder.ts";
 import type { Linear } from "../model/linear.ts";
 
 /** Where adapter gradients go, one row a segment, laid out as θ. */

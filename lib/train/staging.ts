@@ -5,7 +5,7 @@
 import type { Device, Tensor } from "../../ffi/device.ts";
 import { combine, download, Pieces, rowDots } from "../../ffi/operators.ts";
 import type { Linear } from "../model/linear.ts";
-import type { Llama } from "../model/llama.ts";
+import type { Decoder } from "../model/decoder.ts";
 import type { Arena } from "../tensor/arena.ts";
 import type { GradientTarget } from "./gradients.ts";
 
@@ -26,7 +26,7 @@ export class StagedGradients {
    * @param layout "whole": one block [n,P] of its own. "reuse": a block a layer, in memory that the backward pass is done with;
    *   valid until the next forward pass
    */
-  constructor(readonly dev: Device, arena: Arena, model: Llama, readonly samples: number, layout: "whole" | "reuse") {
+  constructor(readonly dev: Device, arena: Arena, model: Decoder, readonly samples: number, layout: "whole" | "reuse") {
     const P = Math.max(1, model.parameters);
     this.#blocks = layout === "whole" ? [{ first: 0, gradients: arena.reserve("reweighting", samples, P) }] : [];
     if (layout === "reuse") {

@@ -97,8 +97,8 @@ function headWork(dev: Device, { R, V, free }: { R: number; V: number; free: num
   return row * Math.ceil(R / Math.ceil(R / Math.max(worthwhile, Math.floor(free / row))));
 }
 
-/** A model with LoRA adapters, its weights and its activation buffers in one arena. */
-export class Llama {
+/** A decoder with LoRA adapters, its weights and its activation buffers in one arena. */
+export class Decoder {
   readonly layers: Layer[] = [];
   readonly embedding: Tensor; // [V,d]
   readonly head: Tensor; // [V,d]; the embedding itself when tied
