@@ -6,6 +6,7 @@
 
 import { join } from "node:path";
 import { UserError } from "../errors.ts";
+import { readRegularFile } from "../files.ts";
 import { Fields } from "./fields.ts";
 import { readRopeScaling, type RopeScaling } from "./rope_config.ts";
 
@@ -262,7 +263,7 @@ function readDtype(fields: Fields): ModelConfig["dtype"] {
 function readJson(path: string): unknown {
   let text: string;
   try {
-    text = Deno.readTextFileSync(path);
+    text = readRegularFile(path);
   } catch (error) {
     if (!(error instanceof Error)) throw error;
     const reason = error instanceof Deno.errors.NotFound ? "there is no such file" : error.message;

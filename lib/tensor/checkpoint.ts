@@ -6,6 +6,7 @@
 
 import { isAbsolute, join, normalize } from "node:path";
 import { UserError } from "../errors.ts";
+import { readRegularFile } from "../files.ts";
 import { type Dtype, toFloat32 } from "./dtypes.ts";
 import { openSafetensors, type SafetensorsFile, type TensorInfo } from "./safetensors.ts";
 
@@ -160,7 +161,7 @@ function readIndex(path: string): { weightMap: [string, string][]; totalSize: nu
   };
   let root: unknown;
   try {
-    root = JSON.parse(Deno.readTextFileSync(path));
+    root = JSON.parse(readRegularFile(path));
   } catch (error) {
     bad(error instanceof Error ? error.message : String(error));
   }

@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { UserError } from "../errors.ts";
+import { readRegularFile } from "../files.ts";
 
 /** An entry of `added_tokens`. */
 export interface AddedToken {
@@ -120,7 +121,7 @@ function roles<T>(of: (role: "bos" | "eos" | "pad") => T | null): Roles<T> {
 function readObject(path: string): Json | null {
   let text: string;
   try {
-    text = Deno.readTextFileSync(path);
+    text = readRegularFile(path);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return null;
     throw new UserError(`Cannot read ${path}: ${error instanceof Error ? error.message : error}. Check its permissions`, 2);

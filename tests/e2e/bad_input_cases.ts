@@ -140,6 +140,24 @@ export const models: Case[] = [
     says: /^Cannot read the model model: model\.safetensors is not a regular file\. Check the folder/,
   },
   {
+    name: "config.json that is a named pipe",
+    prepare: (space) => {
+      removed("model/config.json")(space);
+      pipe("model/config.json")(space);
+    },
+    code: 2,
+    says: /^Cannot read model\/config\.json: it is not a regular file\./,
+  },
+  {
+    name: "tokenizer.json that is a named pipe",
+    prepare: (space) => {
+      removed("model/tokenizer.json")(space);
+      pipe("model/tokenizer.json")(space);
+    },
+    code: 2,
+    says: /^Cannot read model\/tokenizer\.json: it is not a regular file\./,
+  },
+  {
     name: "a truncated safetensors file",
     prepare: edited("model/model.safetensors", (bytes) => bytes.slice(0, -100)),
     code: 2,
