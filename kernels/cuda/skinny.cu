@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(Tile<WGS, NT, ROWS_ARE_K>::THREADS, Tile<WGS, 
       *(float2*)(mine + 8 * T::PITCH + j * 8) = make_float2(d[4 * j + 2], d[4 * j + 3]);
     }
   }
-  __syncthreads();  // compute-sanitizer's racecheck does not count a barrier among blocks as one within them
+  __syncthreads();  // with the barrier among blocks alone, compute-sanitizer's racecheck reported these sums (tests/bench/gpu.md)
   if (s.split > 1) cg::this_cluster().sync();
 
   // This block's share of the tile, 4 columns at a time.
