@@ -110,8 +110,9 @@ export function writeCheckpoint(
     }));
     writeText(join(dir, "manifest.json"), JSON.stringify(manifest, null, 2) + "\n");
   });
-  const older = checkpointSteps(output).filter((other) => other !== step && other !== state.best?.step);
-  removeCheckpoints(output, older.slice(0, Math.max(0, older.length - (keep - 1))));
+  const others = checkpointSteps(output).filter((other) => other !== step);
+  const older = others.slice(0, Math.max(0, others.length - (keep - 1)));
+  removeCheckpoints(output, older.filter((other) => other !== state.best?.step));
   return { path, bytes };
 }
 

@@ -95,6 +95,8 @@ export class Trainer {
   #inEpoch = 0;
   #passes = 0;
   #skips = 0;
+  /** Why no pass follows the last one. */
+  #end: UserError | null = null;
   readonly #watch: FaultWatch;
 
   constructor(
@@ -130,6 +132,7 @@ export class Trainer {
    * @throws {UserError} when the run cannot go on
    */
   next(): StepReport | null {
+    if (this.#end) throw this.#end;
     const due = this.#due();
     if (due === null) return null;
     const { trainOrder, validationOrder } = this.data;
@@ -306,18 +309,20 @@ export class Trainer {
     return notFinite(losses, samples, "training") ?? this.#watch.spike(batchLoss(losses, loss));
   }
 
-  /** Consumes a batch without a step, or ends the run when there were too many such in a row. */
+  /** Consumes a batch without a step. When there were too many such in a row, the run ends behind the report of the last. */
   #faulty(kind: "train" | "validation", about: Batch, fault: string): StepReport {
     const first = this.#watch.faulty(fault);
-    if (first === null) {
-      return { ...reportOf(kind, this.step, { ...about, gradNorm: null }), ...UNWEIGHTED, skipped: true, fault };
+    if (first !== null) {
+      const { giveUp } = this.#watch.options;
+      this.#end = new UserError(
+        `Cannot continue at step ${
+          this.step + 1
+        }: ${first}. Lower optimizer.lr (now ${this.options.schedule.lr}) or check that ` +
+          `${first.includes(" sample ") ? "sample" : "batch"} and the model's weights; ` +
+          `${giveUp} ${giveUp === 1 ? "batch" : "batches in a row"} could not be used (faults.give_up)`,
+      );
     }
-    const { giveUp } = this.#watch.options;
-    throw new UserError(
-      `Cannot continue at step ${this.step + 1}: ${first}. Lower optimizer.lr (now ${this.options.schedule.lr}) or check that ` +
-        `${first.includes(" sample ") ? "sample" : "batch"} and the model's weights; ` +
-        `${giveUp} ${giveUp === 1 ? "batch" : "batches in a row"} could not be used (faults.give_up)`,
-    );
+    return { ...reportOf(kind, this.step, { ...about, gradNorm: null }), ...UNWEIGHTED, skipped: true, fault };
   }
 
   #learningRate(): number {

@@ -92,6 +92,13 @@ Deno.test("too many faulty batches in a row end the run, name the first, and no 
   );
   assert(!space.exists("out/adapter"));
   assertEquals(space.checkpoints("out"), ["step-2"]);
+  const lines = Deno.readTextFileSync(space.file("out/metrics.jsonl")).trim().split("\n").map((line) => JSON.parse(line));
+  const faulty = lines.filter(({ fault }) => fault !== undefined);
+  assertEquals(
+    faulty.map(({ samples }) => samples.length),
+    [4, 4, 4],
+    "every batch that could not be used is logged, the last too",
+  );
 });
 
 Deno.test("an adapter that is no number is neither saved nor published", () => {
