@@ -56,6 +56,7 @@ function check<T>({ fields, where }: Row, schema: z.ZodType): T {
   const { path } = error.issues[0]!;
   const found = path.reduce<unknown>((value, key) => (value as Record<PropertyKey, unknown>)[key], fields);
   const name = path.join(".");
-  const what = found === undefined ? `has no '${name}'` : `has ${JSON.stringify(found)} as '${name}'`;
+  const shown = typeof found === "number" ? String(found) : JSON.stringify(found); // JSON has no Infinity
+  const what = found === undefined ? `has no '${name}'` : `has ${shown} as '${name}'`;
   throw new UserError(`${where}: Cannot make a report: the line ${what}. Restore the file, or remove that line`, 2);
 }

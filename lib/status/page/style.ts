@@ -45,7 +45,7 @@ main { display: grid; gap: 1rem; padding-bottom: 1rem; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.2rem, 1fr)); gap: 1rem; margin: 0; }
 .tiles dt { color: var(--soft); font-size: .85rem; }
 .tiles dd { margin: 0; }
-.tiles .value { font-size: 1.5rem; line-height: 1.3; font-weight: 620; letter-spacing: -.01em; overflow-wrap: anywhere; }
+.tiles .value { font-size: clamp(1.1rem, 5.6vw, 1.5rem); line-height: 1.3; font-weight: 620; letter-spacing: -.01em; overflow-wrap: anywhere; }
 .tiles .more { min-height: 1.3em; color: var(--soft); font-size: .82rem; line-height: 1.35; }
 .meter { height: .28rem; margin-top: .35rem; border-radius: 99rem; background: var(--track); overflow: hidden; }
 .charts { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1rem; }
