@@ -150,9 +150,19 @@ export function failure({ message, exitCode, defect, stack }: Extract<Ending, { 
   return error;
 }
 
-/** Tells what a run came to. @returns 1 when a program was to read it and it is lost, else 0: the run itself is done */
+/**
+ * Tells what a run came to.
+ * @returns 1 when the adapter is of no use, or when a program was to read the result and it is lost; else 0
+ */
 function told(result: RunResult, json: boolean): number {
-  const heard = tell(() => printResult(result, json), `the run is complete, its adapter is in ${result.output}/adapter`);
+  const adapter = `${result.output}/adapter`;
+  const heard = tell(() => printResult(result, json), `the run is complete, its adapter is in ${adapter}`);
+  for (const name of ["validation", "test"] as const) {
+    const loss = result[name]?.loss;
+    if (loss === undefined || Number.isFinite(loss)) continue;
+    printNote(`metalora: Do not use ${adapter}: the ${name} loss with it is ${loss}. Lower optimizer.lr or check the data`);
+    return 1;
+  }
   return json && !heard ? 1 : 0;
 }
 

@@ -162,6 +162,18 @@ Deno.test("epochs are passes over the data", async () => {
   assertEquals(epochs, [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]);
 });
 
+Deno.test("a run that leaves an adapter of no use says so, with exit code 1", async () => {
+  using space = workspace();
+  const sets = ["train.steps=1", "optimizer={ lr: 1e30, clip: 0 }"].flatMap((set) => ["--set", set]);
+  const { code, err, out } = await space.run("train", "run.yaml", ...sets);
+  assertEquals(code, 1);
+  assertMatch(
+    err,
+    /^metalora: Do not use out\/adapter: the validation loss with it is NaN\. Lower optimizer\.lr or check the data$/m,
+  );
+  assertMatch(out, /^validation loss NaN/m);
+});
+
 Deno.test("a run whose only step was a validation batch tells no training loss", async () => {
   using space = workspace();
   const { out } = await space.ok(
