@@ -151,6 +151,15 @@ Deno.test("a second signal ends a run at once, and the next one goes on from the
   await space.train("out", ["train.steps=2"]);
 });
 
+Deno.test("a signal right after a run has made its folder, before there is anything else, leaves nothing of it", async () => {
+  using space = workspace();
+  await using run = new Endless(space, "new/out", [], { options: ["--status=127.0.0.1:0"] });
+  while (!space.exists("new/out/.lock")) await new Promise((resolve) => setTimeout(resolve, 1));
+  const { code, signal, err } = await run.stop("SIGTERM");
+  assertEquals([code, signal, space.exists("new")], [143, null, false], err);
+  assert(err.endsWith("stopped before training began: nothing to save\n"), err);
+});
+
 Deno.test("a terminal that hangs up twice is one signal, and none under nohup", async () => {
   using space = workspace();
   await using run = new Endless(space, "out");
