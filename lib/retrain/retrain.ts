@@ -9,6 +9,7 @@
 import { join } from "node:path";
 import type { Config } from "../config/schema.ts";
 import { STOPPED, UserError } from "../errors.ts";
+import { readRegularFile } from "../files.ts";
 import { sha256OfFile } from "../data/readers.ts";
 import type { DeviceOptions } from "../devices.ts";
 import { BackgroundRun, measureInBackground } from "../train/background.ts";
@@ -335,7 +336,7 @@ function requireOwnResult(output: string): boolean {
   const path = join(output, "result.json");
   let text: string;
   try {
-    text = Deno.readTextFileSync(path);
+    text = readRegularFile(path);
   } catch {
     return true;
   }

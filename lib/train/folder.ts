@@ -2,6 +2,7 @@
 import { dirname, join, normalize, resolve } from "node:path";
 import type { Config } from "../config/schema.ts";
 import { UserError } from "../errors.ts";
+import { readRegularFile } from "../files.ts";
 import { reasonOf, syncFolder, writeAll, writeFileAtomic } from "../tensor/atomic.ts";
 import { FileLock } from "./lock.ts";
 
@@ -303,7 +304,7 @@ function sameFolder(one: string, other: string): boolean {
 /** Whether a configuration begins with the line that runs put on top. */
 function ownConfig(path: string): boolean {
   try {
-    return Deno.readTextFileSync(path).startsWith("# metalora ");
+    return readRegularFile(path).startsWith("# metalora ");
   } catch {
     return false;
   }

@@ -232,6 +232,31 @@ Deno.test("train --resume says where it goes on, where it begins, and that a com
   }
 });
 
+Deno.test("train --resume waits for no named pipe in the place of a checkpoint's manifest or of the configuration", async () => {
+  using space = workspace();
+  const pipe = (path: string) => {
+    Deno.removeSync(space.file(path));
+    assert(new Deno.Command("mkfifo", { args: [space.file(path)] }).outputSync().success);
+  };
+  const sets = ["train.steps=20", "checkpoints={ every: 10, keep: 2 }"];
+  {
+    await using run = new Endless(space, "out", sets.slice(1));
+    await run.says("step 30/");
+    await run.stop("SIGTERM");
+  }
+  const [newest] = space.checkpoints("out").sort((a, b) => Number(b.slice(5)) - Number(a.slice(5)));
+  pipe(`out/checkpoints/${newest}/manifest.json`);
+  await using resumed = new Endless(space, "out", sets.slice(1), { options: ["--resume"] });
+  await resumed.says(`passing over the checkpoint of step ${newest!.slice(5)}: manifest.json is missing or no JSON; `);
+  await resumed.stop("SIGTERM");
+  await space.train("complete", sets);
+  pipe("complete/config.yaml");
+  const settings = ["output=complete", ...sets].flatMap((set) => ["--set", set]);
+  const { code, err } = await space.run("train", "run.yaml", "--threads=1", "--resume", ...settings);
+  assertEquals([code, err.split("\n").length], [2, 2], err);
+  assertMatch(err, /^metalora: Cannot use the output complete: it holds 'config\.yaml', but no configuration /);
+});
+
 Deno.test("a disk that is full when a checkpoint is written ends the run with one line; the checkpoint before it is whole", async () => {
   using space = workspace();
   // 128 KiB a file: metrics.jsonl outgrows that after some hundred steps, and so does no file of the first checkpoints.

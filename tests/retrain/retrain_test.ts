@@ -404,3 +404,21 @@ Deno.test("data that changes while the candidate is trained is told, whether it 
     assertEquals([next.record.outcome, next.record.attempt, next.record.cost!.steps], ["published", 2, 4]);
   }
 });
+
+Deno.test("a named pipe in the place of a file that retraining reads is not waited for", async () => {
+  using space = workspace();
+  await night(space);
+  const pipe = (name: string) => {
+    if (space.exists(name)) Deno.removeSync(space.file(name));
+    assert(new Deno.Command("mkfifo", { args: [space.file(name)] }).outputSync().success);
+  };
+  for (const name of ["out/result.json", "out/attempt.json", "out/releases/journal.json"]) {
+    pipe(name);
+    const { code, record, err } = await night(space);
+    assertEquals([code, record?.outcome, space.json("out/result.json").outcome], [0, "unchanged", "unchanged"], name + err);
+  }
+  pipe("out/history.jsonl");
+  const { code, err } = await space.run("retrain", "run.yaml", ...SHORT);
+  const line = "Cannot read the history out/history.jsonl: it is not a regular file. Restore the file, or move it away";
+  assertEquals([code, err], [1, `metalora: ${line}\n`]);
+});
