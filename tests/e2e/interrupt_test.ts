@@ -160,6 +160,19 @@ Deno.test("a signal right after a run has made its folder, before there is anyth
   assert(err.endsWith("stopped before training began: nothing to save\n"), err);
 });
 
+Deno.test("a demo that is stopped says so, and leaves no lock", async () => {
+  using space = workspace();
+  const child = command(["demo", "--threads=1", "--output=demo"], space.path).spawn();
+  const reader = child.stderr.pipeThrough(new TextDecoderStream()).getReader();
+  let err = "";
+  while (!err.includes("base model, not trained")) err += (await reader.read()).value ?? assert(false, err);
+  child.kill("SIGINT");
+  for (let read; !(read = await reader.read()).done;) err += read.value;
+  const [{ code, signal }] = await Promise.all([child.status, child.stdout.cancel()]);
+  assertEquals([code, signal, space.exists("demo/.lock")], [143, null, false], err);
+  assert(err.endsWith("\nstopped: the demo has not come to demo/summary.json. Run it again\n"), err);
+});
+
 Deno.test("a terminal that hangs up twice is one signal, and none under nohup", async () => {
   using space = workspace();
   await using run = new Endless(space, "out");
