@@ -239,9 +239,9 @@ function tryWriting(path: string): void {
   if (!isDirectory && !(isSymlink && isFolder(there))) Deno.mkdirSync(there); // fails, with the reason that a run would get
   if (outermost === undefined) FileLock.requireFree(join(folder, LOCK), whatOf(path));
   // Killed here, it leaves a name that the next run in that folder removes.
-  const probe = Deno.makeTempFileSync({ dir: there, prefix: ".probe-", suffix: `.${Deno.pid}-0.tmp` });
+  const probe = join(there, `.probe-${crypto.randomUUID()}.${Deno.pid}-0.tmp`);
   try {
-    Deno.writeTextFileSync(probe, "metalora\n");
+    Deno.writeTextFileSync(probe, "metalora\n", { createNew: true });
   } finally {
     removeQuietly(probe);
   }
