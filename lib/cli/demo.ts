@@ -1,9 +1,11 @@
 import { type Condition, CONDITIONS, type DemoResult, type DemoSummary, runDemo } from "../demo/run.ts";
 import { DEMO_SIZES } from "../demo/generate.ts";
+import { STOPPED } from "../errors.ts";
 import { RunFiles, RunFolder } from "../train/folder.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
 import { threadsOption } from "./device.ts";
-import { printJson, printLine, printNote, printProgress } from "./output.ts";
+import { printFailure, printJson, printLine, printNote, printProgress } from "./output.ts";
+import { onSignal } from "./signals.ts";
 
 const NAMES: Readonly<Record<Condition, string>> = {
   base: "base model, not trained",
@@ -32,13 +34,24 @@ export const command: Command = {
     threadsOption,
     jsonOption,
   ],
+  exits: [
+    [75, "another run holds the output folder"],
+    [STOPPED, "stopped by a signal, without summary.json"],
+  ],
   examples: [["demo", "Three seeds"], ["demo --seed 100", "Three others"]],
-  run(args) {
+  async run(args) {
     const first = args.number("seed", { min: 0, whole: true }) ?? 0;
     const count = args.number("seeds", { min: 1, max: 100, whole: true }) ?? 3;
     const output = args.value("output") ?? "runs/demo";
     const json = args.flag("json");
     const seeds = Array.from({ length: count }, (_, i) => first + i);
+    const terminal = Deno.stderr.isTerminal();
+    const draw = (text: string) => printProgress(`\r\x1b[2K${text}`);
+    using _signals = onSignal(() => {
+      if (terminal) draw("");
+      printFailure({ error: `stopped: the demo has not come to ${output}/summary.json. Run it again`, exit_code: STOPPED }, json);
+      return "end";
+    });
     using _folder = RunFolder.open(output);
     const { train, validation, test, rightShare, wrongShare } = DEMO_SIZES;
     const percent = (share: number) => `${Math.round(100 * share)} %`;
@@ -49,10 +62,8 @@ export const command: Command = {
       } wrong by one rule, ${off} off-task; ` +
         `${validation} right validation rows; ${test} test rows; seeds ${seeds.join(", ")}`,
     );
-    const terminal = Deno.stderr.isTerminal();
-    const draw = (text: string) => printProgress(`\r\x1b[2K${text}`);
     let label = "";
-    const summary = runDemo({
+    const summary = await runDemo({
       seeds,
       output,
       threads: args.number("threads", { min: 1, whole: true }) ?? 0,

@@ -3,6 +3,9 @@ import { UserError } from "../errors.ts";
 
 const encoder = new TextEncoder();
 
+/** Bytes that a pipe takes all of or nothing (PIPE_BUF): of a longer write that fails, nobody is told how much went through. */
+const PIPE_BYTES = 4096;
+
 /** The reader of our output has gone (`metalora … | head`): nothing is left to say. */
 export class OutputClosed extends Error {
   override readonly name = "OutputClosed";
@@ -16,7 +19,7 @@ export class OutputClosed extends Error {
  */
 export function printLine(text = ""): void {
   try {
-    writeAll(Deno.stdout, text + "\n");
+    writeAll(Deno.stdout, text + "\n", { patient: true });
   } catch (error) {
     if (error instanceof Deno.errors.BrokenPipe) throw new OutputClosed();
     const what = error instanceof Error ? error.message : String(error);
@@ -83,7 +86,17 @@ export function printProgress(text: string): void {
   }
 }
 
-function writeAll(stream: { writeSync(bytes: Uint8Array): number }, text: string): void {
+/** @param patient Waits for the reader of a pipe that is full and that somebody made non-blocking, as it would of any other pipe. */
+function writeAll(stream: { writeSync(bytes: Uint8Array): number }, text: string, { patient = false } = {}): void {
   let rest = encoder.encode(text);
-  while (rest.length > 0) rest = rest.subarray(stream.writeSync(rest));
+  while (rest.length > 0) {
+    try {
+      const piece = rest.subarray(0, PIPE_BYTES);
+      // Deno writes what follows the last line break by a call of its own.
+      rest = rest.subarray(stream.writeSync(piece.subarray(0, piece.lastIndexOf(10) + 1 || piece.length)));
+    } catch (error) {
+      if (!(patient && error instanceof Deno.errors.WouldBlock)) throw error;
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 5);
+    }
+  }
 }

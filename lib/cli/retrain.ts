@@ -7,9 +7,10 @@ import { formatBytes } from "../train/memory.ts";
 import type { RetrainRecord } from "../retrain/records.ts";
 import { REJECTED, RetrainFailure, Retraining } from "../retrain/retrain.ts";
 import { rollback } from "../retrain/rollback.ts";
+import type { StatusOfRun } from "../status/start.ts";
 import { type Arguments, type Command, jsonOption, setOption } from "./command.ts";
 import { deviceOf, deviceOption, threadsOption } from "./device.ts";
-import { printFailure, printJson, printLine, printNote, tell } from "./output.ts";
+import { printJson, printLine, printNote, tell } from "./output.ts";
 import { duration, Progress } from "./progress.ts";
 import { onSignal } from "./signals.ts";
 import { failure, serve, terminal } from "./train.ts";
@@ -55,7 +56,7 @@ export const command: Command = {
   files: [
     ["<output>/current", "link to the published release"],
     ["<output>/releases/N/", "adapter/, release.json, config.yaml, report.html, metrics.jsonl, weights.jsonl"],
-    ["<output>/result.json", "the last invocation; --json prints the same"],
+    ["<output>/result.json", "the last invocation that came to hold the folder; --json prints the same"],
     ["<output>/history.jsonl", "a line each invocation that did something, with reasons and numbers"],
     ["<output>/candidate/", "the training that goes on, or the last one that was not published"],
   ],
@@ -84,19 +85,18 @@ export const command: Command = {
     const progress = new Progress(config.train.log_every);
     if (device.note) events.subscribe((event) => event.type === "started" && printNote(device.note!));
     events.subscribe(terminal(progress));
-    await using status = listen === null ? null : await serve(config, listen, events);
     const options = { device, force: args.flag("force"), texts: listen !== null && config.status.samples };
     const retraining = new Retraining(config, { ...options, events, note: printNote });
+    let page: StatusOfRun | null = null;
     using _signals = onSignal(() => {
       progress.end();
-      const answer = retraining.stop();
-      if (answer === "end") printFailure({ error: "stopped: there was nothing to save", exit_code: STOPPED }, json);
-      else {
-        printNote("stopping: the state is saved first; a second signal ends the program at once");
-        status?.stopping();
-      }
-      return answer;
+      printNote("stopping: the state is saved first; a second signal ends the program at once");
+      retraining.stop();
+      page?.stopping();
+      return "wait";
     });
+    await using status = listen === null ? null : await serve(config, listen, events);
+    page = status;
     const record = await finished(retraining, progress, args);
     tell(() => {
       if (json) printJson(record);

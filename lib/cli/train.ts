@@ -85,29 +85,30 @@ export const command: Command = {
     const options: RunOptions = { device, resume, allowChange, texts };
     if (args.flag("dry-run")) return await dryRun(config, options, { json });
 
-    using folder = RunFolder.open(config.output); // first, so that nobody waits for a model to be told of another run
-    folder.requireOwn(config.model);
     const events = new RunEvents();
     const progress = new Progress(config.train.log_every);
+    let run: BackgroundRun | null = null, page: StatusOfRun | null = null, ended = false;
+    using _signals = onSignal(() => { // before there is a folder, which nobody would remove
+      if (ended) return "wait"; // for what it tells
+      progress.end();
+      if (!run?.started) {
+        printFailure({ error: "stopped before training began: nothing to save", exit_code: STOPPED }, json);
+        return "end";
+      }
+      printNote("stopping: the state is saved first; a second signal ends the run at once");
+      run.stop();
+      page?.stopping();
+      return "wait";
+    });
+    using folder = RunFolder.open(config.output); // early, so that nobody waits for a model to be told of another run
+    folder.requireOwn(config.model);
     if (device.note) events.subscribe((event) => event.type === "started" && printNote(device.note!));
     events.subscribe(terminal(progress));
     await using status = listen === null ? null : await serve(config, listen, events);
-    const run = BackgroundRun.start(config, options, events);
-    let ending: Ending;
-    {
-      using _signals = onSignal(() => {
-        progress.end();
-        if (!run.started) {
-          printFailure({ error: "stopped before training began: nothing to save", exit_code: STOPPED }, json);
-          return "end";
-        }
-        printNote("stopping: the state is saved first; a second signal ends the run at once");
-        run.stop();
-        status?.stopping();
-        return "wait";
-      });
-      ending = await run.ending;
-    }
+    page = status;
+    run = BackgroundRun.start(config, options, events);
+    const ending = await run.ending;
+    ended = true;
     progress.end();
     return report(ending, { json, debug: args.flag("debug") });
   },

@@ -83,7 +83,7 @@ function trainingData(
 }
 
 /** Runs one condition on one seed, whose data must have been written by `writeDemoData`. */
-export function runCondition(
+export async function runCondition(
   dev: Device,
   condition: Condition,
   { seed, output, splits, sets = [], stepped = () => {} }: {
@@ -93,7 +93,7 @@ export function runCondition(
     sets?: readonly string[];
     stepped?: (step: number, steps: number) => void;
   },
-): DemoResult {
+): Promise<DemoResult> {
   const start = performance.now();
   const config = demoConfig(condition, { seed, output, sets });
   const inputs = loadRunInputs(config);
@@ -110,7 +110,13 @@ export function runCondition(
   using engine = prepared.engine;
   loadRun(dev, prepared);
   const trainer = makeTrainer(prepared);
-  for (const report of trainer.run()) stepped(report.step, prepared.steps);
+  let breath = performance.now();
+  for (const report of trainer.run()) {
+    stepped(report.step, prepared.steps);
+    if (performance.now() - breath < 100) continue;
+    await new Promise((resolve) => setTimeout(resolve)); // signals are heard
+    breath = performance.now();
+  }
   const { accuracy } = evaluation(engine.evaluate(test));
   const weighted = condition === "metalora" ? weightAuc(train.samples, trainer.statistics.records, kinds) : null;
   return { condition, seed, accuracy, auc: weighted, seconds: (performance.now() - start) / 1000 };
@@ -149,8 +155,8 @@ export function summarise(runs: readonly DemoResult[], seconds: number): DemoSum
   };
 }
 
-/** Runs every condition on every seed. */
-export function runDemo(
+/** Runs every condition on every seed, in this thread; what else waits in it, such as a signal, has its turn between steps. */
+export async function runDemo(
   { seeds, output, threads, sets = [], started = () => {}, stepped = () => {}, finished = () => {} }: {
     seeds: readonly number[];
     output: string;
@@ -160,7 +166,7 @@ export function runDemo(
     stepped?: (step: number, steps: number) => void;
     finished?: (result: DemoResult) => void;
   },
-): DemoSummary {
+): Promise<DemoSummary> {
   const start = performance.now();
   unpackModel(output);
   using dev = openDevice({ threads });
@@ -169,7 +175,7 @@ export function runDemo(
     const splits = writeDemoData(`${output}/data-${seed}`, seed);
     for (const condition of CONDITIONS) {
       started(condition, seed);
-      const result = runCondition(dev, condition, { seed, output, splits, sets, stepped });
+      const result = await runCondition(dev, condition, { seed, output, splits, sets, stepped });
       finished(result);
       runs.push(result);
     }

@@ -6,6 +6,7 @@
 
 import { join } from "node:path";
 import { UserError } from "../errors.ts";
+import { readRegularFile } from "../files.ts";
 import { Fields } from "../model/fields.ts";
 import { writeAll, writeFileAtomic, writeFolderAtomic } from "../tensor/atomic.ts";
 import { toFloat32 } from "../tensor/dtypes.ts";
@@ -156,7 +157,7 @@ export function readPeftAdapter(dir: string): LoadedPeftAdapter {
 function readConfig(path: string): Fields {
   let value: unknown;
   try {
-    value = JSON.parse(Deno.readTextFileSync(path));
+    value = JSON.parse(readRegularFile(path));
   } catch (error) {
     const reason = error instanceof Deno.errors.NotFound
       ? "there is no such file"

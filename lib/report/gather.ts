@@ -52,7 +52,8 @@ export function gatherReport(output: string, { prepared, device }: { prepared: P
 export function gatherFromFolder(folder: string): ReportInput {
   for (const name of ["config.yaml", "metrics.jsonl"]) {
     if (textOf(join(folder, name), 1) === null) {
-      throw new UserError(`Cannot make a report of ${folder}: it has no ${name}. Name the output folder of a run`, 2);
+      const what = isThere(join(folder, name)) ? `its ${name} is no regular file that can be read` : `it has no ${name}`;
+      throw new UserError(`Cannot make a report of ${folder}: ${what}. Name the output folder of a run`, 2);
     }
   }
   const { config } = loadConfig(join(folder, "config.yaml"));
@@ -112,7 +113,7 @@ function gather(output: string, about: About): ReportInput {
  * @throws {UserError} exit code 2, naming the first line that is none
  */
 function* lines<T>(path: string, check: (row: Row) => T): Generator<T> {
-  if (textOf(path, 1) === null) return;
+  if (!isThere(path)) return;
   for (const row of readRows(path, { unfinished: "skip" })) yield check(row);
 }
 
@@ -169,9 +170,19 @@ function countParameters(path: string): number | null {
   }
 }
 
-/** The first bytes of a file as text; null where it cannot be read. */
+function isThere(path: string): boolean {
+  try {
+    Deno.statSync(path);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** The first bytes of a regular file as text; null where there is none that can be read. */
 function textOf(path: string, bytes: number): string | null {
   try {
+    if (!Deno.statSync(path).isFile) return null; // opening a named pipe waits for somebody who writes into it
     using file = Deno.openSync(path, { read: true });
     const chunk = new Uint8Array(bytes);
     return new TextDecoder().decode(chunk.subarray(0, file.readSync(chunk) ?? 0));

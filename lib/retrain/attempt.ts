@@ -1,6 +1,7 @@
 /** The training side of a retraining folder: `attempt.json` and `candidate/`, the output of a run that is not decided yet. */
 import { join } from "node:path";
 import type { Config } from "../config/schema.ts";
+import { readRegularFile } from "../files.ts";
 import { syncFolder, writeAll, writeFileAtomic } from "../tensor/atomic.ts";
 import { RunFiles, writing } from "../train/folder.ts";
 import { tally } from "../train/result.ts";
@@ -36,7 +37,7 @@ export class Candidate {
   pending(history: readonly RetrainRecord[]): Attempt | null {
     let attempt: Attempt;
     try {
-      attempt = JSON.parse(Deno.readTextFileSync(this.#path));
+      attempt = JSON.parse(readRegularFile(this.#path));
     } catch { // none, or nothing that can be read: a training that starts anew is right in any case
       return null;
     }

@@ -9,6 +9,7 @@
 import { join } from "node:path";
 import type { Config } from "../config/schema.ts";
 import { STOPPED, UserError } from "../errors.ts";
+import { readRegularFile } from "../files.ts";
 import { sha256OfFile } from "../data/readers.ts";
 import type { DeviceOptions } from "../devices.ts";
 import { BackgroundRun, measureInBackground } from "../train/background.ts";
@@ -63,17 +64,31 @@ export class Retraining {
   readonly #note: (text: string) => void;
   readonly #candidate: Candidate;
   #known: Pick<Partial<RetrainRecord>, "inputs" | "changed" | "attempt" | "start"> = {};
-  /** What a signal does at this moment. */
-  #hear: () => "wait" | "end" = () => "end";
+  /** A signal arrived. */
+  #asked = false;
+  /** What a signal stops at this moment. */
+  #hear = () => {};
 
   constructor(readonly config: Config, readonly options: RetrainOptions = {}) {
     this.#note = options.note ?? (() => {});
     this.#candidate = new Candidate(config.output);
   }
 
-  /** A signal arrived. @returns "wait" when the invocation ends by itself soon, "end" when the program may end at once */
-  stop(): "wait" | "end" {
-    return this.#hear();
+  /** Asks it to end soon, recorded as stopped: at once where it trains or measures, else when it comes to that. A decision is carried out. */
+  stop(): void {
+    this.#asked = true;
+    this.#hear();
+  }
+
+  /** Waits for work in a worker; `stop` ends it. */
+  async #until<T>(work: Promise<T>, stop: () => void): Promise<T> {
+    this.#hear = stop;
+    if (this.#asked) stop();
+    try {
+      return await work;
+    } finally {
+      this.#hear = () => {};
+    }
   }
 
   /**
@@ -108,6 +123,7 @@ export class Retraining {
     if (resumed) this.#note(`going on with attempt ${attempt.attempt}, which was interrupted`);
     else this.#note(`attempt ${attempt.attempt}, from ${start === null ? "a fresh adapter" : `release ${current}`}`);
     const ending = await this.#train(attempt, resumed);
+    if (ending === null) return await this.#stopped("stopped before the training began");
     if (ending.kind === "failed") throw new RetrainFailure(ending);
     if (ending.kind === "stopped") return await this.#stopped(`stopped at step ${ending.step} of the training`);
     return await this.#decide(inputs);
@@ -149,19 +165,16 @@ export class Retraining {
     return what === null ? current : null;
   }
 
-  /** Trains the candidate, or goes on with it; a run that cannot be resumed is made anew. */
-  async #train(
-    attempt: Attempt,
-    resumed: boolean,
-  ): Promise<Ending> {
+  /** Trains the candidate, or goes on with it; a run that cannot be resumed is made anew. @returns null when it was stopped before */
+  async #train(attempt: Attempt, resumed: boolean): Promise<Ending | null> {
     const ending = await this.#trainOnce(attempt, resumed);
-    if (!resumed || ending.kind !== "failed" || !ending.message.startsWith("Cannot resume ")) return ending;
+    if (!resumed || ending?.kind !== "failed" || !ending.message.startsWith("Cannot resume ")) return ending;
     this.#note(`${ending.message.split(". ")[0]}; training from the beginning`);
     this.#candidate.remove();
     return await this.#trainOnce(attempt, false);
   }
 
-  async #trainOnce({ start, inputs }: Attempt, resumed: boolean): Promise<Ending> {
+  async #trainOnce({ start, inputs }: Attempt, resumed: boolean): Promise<Ending | null> {
     const { config, options } = this;
     const { device = {}, texts = false, events = new RunEvents() } = options;
     using folder = RunFolder.open(this.#candidate.folder);
@@ -177,13 +190,11 @@ export class Retraining {
     const from = start === null ? {} : { start: join(config.output, "releases", start, "adapter") };
     const resume = { resume: resumed, allowChange: resumed ? ["checkpoints", "train.log_every"] : [] };
     const run = BackgroundRun.start(this.#candidate.config(config), { device, texts, ...resume, ...from }, events);
-    this.#hear = () => {
-      if (!run.started) return "end"; // nothing that could be saved
+    const early = Promise.withResolvers<null>();
+    const ending = await this.#until(Promise.race([run.ending, early.promise]), () => {
+      if (!run.started) early.resolve(null); // it has nothing to save, and may take long to load the model
       run.stop();
-      return "wait";
-    };
-    const ending = await run.ending;
-    this.#hear = () => "end";
+    });
     ended();
     if (changed === null) return ending;
     this.#candidate.remove(); // of neither the old data nor the new
@@ -254,12 +265,7 @@ export class Retraining {
   async #measure(adapters: readonly (string | null)[]): Promise<Measured | null> {
     const { device = {} } = this.options;
     const { result, stop } = measureInBackground(this.config, { device }, adapters);
-    this.#hear = () => {
-      stop();
-      return "wait";
-    };
-    const measured = await result;
-    this.#hear = () => "end";
+    const measured = await this.#until(result, stop);
     if (measured !== null && "kind" in measured) {
       if (measured.kind === "failed") throw new RetrainFailure(measured);
       throw new TypeError(`Cannot measure: the worker answered '${measured.kind}'`);
@@ -330,7 +336,7 @@ function requireOwnResult(output: string): boolean {
   const path = join(output, "result.json");
   let text: string;
   try {
-    text = Deno.readTextFileSync(path);
+    text = readRegularFile(path);
   } catch {
     return true;
   }

@@ -14,7 +14,8 @@
 import { join } from "node:path";
 import { sha256OfFile } from "../data/readers.ts";
 import { UserError } from "../errors.ts";
-import { syncFolder, writeAll, writeFolderAtomic } from "../tensor/atomic.ts";
+import { readRegularFile } from "../files.ts";
+import { reasonOf, syncFolder, writeAll, writeFolderAtomic } from "../tensor/atomic.ts";
 import { removeUnfinished, RunFiles, writing } from "../train/folder.ts";
 import { FileLock } from "../train/lock.ts";
 import type { ReleaseFacts, RetrainRecord } from "./records.ts";
@@ -299,7 +300,7 @@ function removeIfThere(path: string): void {
 
 function readJson(path: string): unknown {
   try {
-    return JSON.parse(Deno.readTextFileSync(path));
+    return JSON.parse(readRegularFile(path));
   } catch {
     return null;
   }
@@ -308,10 +309,10 @@ function readJson(path: string): unknown {
 function readLines(path: string): RetrainRecord[] {
   let text: string;
   try {
-    text = Deno.readTextFileSync(path);
+    text = readRegularFile(path);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return [];
-    throw error;
+    throw new UserError(`Cannot read the history ${path}: ${reasonOf(error as Error)}. Restore the file, or move it away`);
   }
   return text.slice(0, text.lastIndexOf("\n") + 1).split("\n").flatMap((line) => {
     try {

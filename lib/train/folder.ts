@@ -2,6 +2,7 @@
 import { dirname, join, normalize, resolve } from "node:path";
 import type { Config } from "../config/schema.ts";
 import { UserError } from "../errors.ts";
+import { readRegularFile } from "../files.ts";
 import { reasonOf, syncFolder, writeAll, writeFileAtomic } from "../tensor/atomic.ts";
 import { FileLock } from "./lock.ts";
 
@@ -28,24 +29,25 @@ export class RunFolder implements Disposable {
    * @throws {UserError} exit code 75 when another run holds it; 1 when it cannot be written. Nothing stays of the attempt
    */
   static open(path: string): RunFolder {
-    if (resolve(path) === "/") throw new UserError("Cannot use the output /: a run writes a folder of its own. Name one", 2);
-    const made = missing(normalize(path)); // what is made, and every file in it, has that name
-    try {
-      return writing(path, () => {
-        Deno.mkdirSync(normalize(path), { recursive: true });
-        const lock = FileLock.take(join(path, LOCK), `the output ${path}`);
+    refuseRoot(path);
+    return writing(path, () =>
+      besideOthers(() => {
+        const made = missing(normalize(path)); // what is made, and every file in it, has that name
         try {
-          for (const folder of [path, join(path, "checkpoints")]) removeUnfinished(folder);
+          Deno.mkdirSync(normalize(path), { recursive: true });
+          const lock = FileLock.take(join(path, LOCK), whatOf(path));
+          try {
+            for (const folder of [path, join(path, "checkpoints")]) removeUnfinished(folder);
+          } catch (error) {
+            lock[Symbol.dispose]();
+            throw error;
+          }
+          return new RunFolder(path, lock, made);
         } catch (error) {
-          lock[Symbol.dispose]();
+          for (const folder of made) removeQuietly(folder);
           throw error;
         }
-        return new RunFolder(path, lock, made);
-      });
-    } catch (error) {
-      for (const folder of made) removeQuietly(folder);
-      throw error;
-    }
+      }));
   }
 
   /**
@@ -54,20 +56,7 @@ export class RunFolder implements Disposable {
    * @throws {UserError} exit code 2, naming the first file or folder that no run wrote
    */
   requireOwn(model: string): void {
-    if (sameFolder(this.path, model)) {
-      throw new UserError(
-        `Cannot use the output ${this.path}: it is the folder of the model. A run writes a folder of its own: choose another output`,
-        2,
-      );
-    }
-    const replaced = ["config.yaml", "adapter", "checkpoints", "previous", "metrics.jsonl", "weights.jsonl", "report.html"];
-    const there = replaced.filter((name) => exists(join(this.path, name)));
-    const first = there[0];
-    if (first === undefined || ownConfig(join(this.path, "config.yaml"))) return;
-    throw new UserError(
-      `Cannot use the output ${this.path}: it holds '${first}', but no configuration that a run of metalora wrote. Choose another output`,
-      2,
-    );
+    requireOwn(this.path, model);
   }
 
   [Symbol.dispose](): void {
@@ -78,14 +67,15 @@ export class RunFolder implements Disposable {
 }
 
 /**
- * What keeps a run from writing an output: it cannot be written, is somebody else's, or another run holds it. Nothing stays of the
- * attempt.
+ * What keeps a run from writing an output: it cannot be written, is somebody else's, or another run holds it. Nothing that a run
+ * beside it could use is made, held or removed: neither the folder nor its lock.
  * @returns null where nothing does
  */
 export function outputProblem({ output, model }: Pick<Config, "output" | "model">): UserError | null {
   try {
-    using folder = RunFolder.open(output);
-    folder.requireOwn(model);
+    refuseRoot(output);
+    writing(output, () => besideOthers(() => tryWriting(output)));
+    requireOwn(output, model);
     return null;
   } catch (error) {
     if (error instanceof UserError) return error;
@@ -218,7 +208,60 @@ function wholeLines(path: string, size: number): number {
 
 /** Names in a folder; none where there is no folder. */
 function namesIn(folder: string): string[] {
-  return exists(folder) && Deno.statSync(folder).isDirectory ? Array.from(Deno.readDirSync(folder), ({ name }) => name) : [];
+  return isFolder(folder) ? Array.from(Deno.readDirSync(folder), ({ name }) => name) : [];
+}
+
+/** @throws {UserError} exit code 2, for the root of the file system */
+function refuseRoot(path: string): void {
+  if (resolve(path) === "/") throw new UserError("Cannot use the output /: a run writes a folder of its own. Name one", 2);
+}
+
+/** What the lock of an output locks, for the message. */
+const whatOf = (path: string): string => `the output ${path}`;
+
+/** Repeats what failed because a run that ended removed the empty folder that it had made. */
+function besideOthers<T>(action: () => T): T {
+  for (let tries = 1;; tries++) {
+    try {
+      return action();
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound) || tries === 20) throw error;
+    }
+  }
+}
+
+/** Writes a temporary file into a folder, or where it is not there into the nearest one above it, unless a run holds the folder. */
+function tryWriting(path: string): void {
+  const folder = normalize(path);
+  const outermost = missing(folder).at(-1);
+  const there = outermost === undefined ? folder : dirname(outermost);
+  const { isDirectory, isSymlink } = Deno.lstatSync(there);
+  if (!isDirectory && !(isSymlink && isFolder(there))) Deno.mkdirSync(there); // fails, with the reason that a run would get
+  if (outermost === undefined) FileLock.requireFree(join(folder, LOCK), whatOf(path));
+  // Killed here, it leaves a name that the next run in that folder removes.
+  const probe = join(there, `.probe-${crypto.randomUUID()}.${Deno.pid}-0.tmp`);
+  try {
+    Deno.writeTextFileSync(probe, "metalora\n", { createNew: true });
+  } finally {
+    removeQuietly(probe);
+  }
+}
+
+/** See {@linkcode RunFolder.requireOwn}. */
+function requireOwn(path: string, model: string): void {
+  if (sameFolder(path, model)) {
+    throw new UserError(
+      `Cannot use the output ${path}: it is the folder of the model. A run writes a folder of its own: choose another output`,
+      2,
+    );
+  }
+  const replaced = ["config.yaml", "adapter", "checkpoints", "previous", "metrics.jsonl", "weights.jsonl", "report.html"];
+  const first = replaced.find((name) => exists(join(path, name)));
+  if (first === undefined || ownConfig(join(path, "config.yaml"))) return;
+  throw new UserError(
+    `Cannot use the output ${path}: it holds '${first}', but no configuration that a run of metalora wrote. Choose another output`,
+    2,
+  );
 }
 
 /** Folders on the way to `path` that do not exist, `path` itself first. */
@@ -261,7 +304,15 @@ function sameFolder(one: string, other: string): boolean {
 /** Whether a configuration begins with the line that runs put on top. */
 function ownConfig(path: string): boolean {
   try {
-    return Deno.readTextFileSync(path).startsWith("# metalora ");
+    return readRegularFile(path).startsWith("# metalora ");
+  } catch {
+    return false;
+  }
+}
+
+function isFolder(path: string): boolean {
+  try {
+    return Deno.statSync(path).isDirectory;
   } catch {
     return false;
   }

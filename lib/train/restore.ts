@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { sha256OfFile } from "../data/readers.ts";
 import { UserError } from "../errors.ts";
 import { readPeftAdapter } from "../export/peft.ts";
+import { readRegularFile } from "../files.ts";
 import type { SimilarityState } from "../reweight/similarity.ts";
 import { openSafetensors, type SafetensorsFile } from "../tensor/safetensors.ts";
 import { fromPeft } from "./adapters.ts";
@@ -75,7 +76,7 @@ function refuseFormat(path: string, format: unknown): never {
 
 function readJson(path: string): unknown {
   try {
-    return JSON.parse(Deno.readTextFileSync(path));
+    return JSON.parse(readRegularFile(path));
   } catch {
     return null;
   }

@@ -2,6 +2,7 @@
 import { join } from "node:path";
 import { parseConfig } from "../config/load.ts";
 import type { Config } from "../config/schema.ts";
+import { readRegularFile } from "../files.ts";
 import { changesBetween, type Described, requireAllowed, requireKnownKeys } from "./changes.ts";
 import { readMadeFrom, type RunIdentity } from "./identity.ts";
 import { RunFiles } from "./folder.ts";
@@ -96,7 +97,7 @@ function savedStep(folder: string): number {
 function describe(output: string, found: FoundCheckpoint | null): Described | null {
   const path = join(output, "config.yaml");
   try {
-    const text = Deno.readTextFileSync(path);
+    const text = readRegularFile(path);
     return { config: parseConfig(text, path).config, identity: found?.state ?? readMadeFrom(text) };
   } catch {
     return null;

@@ -379,6 +379,17 @@ export const outputs: Case[] = [
     says: /^Cannot write the output train\.jsonl: .*exists.*\. Choose another output/,
   },
   {
+    name: "an output whose configuration is a named pipe",
+    prepare: (space) => {
+      Deno.mkdirSync(space.file("own"));
+      pipe("own/config.yaml")(space);
+    },
+    sets: ["output=own"],
+    code: 2,
+    says:
+      /^Cannot use the output own: it holds 'config\.yaml', but no configuration that a run of metalora wrote\. Choose another/,
+  },
+  {
     name: "a disk that fills up while metrics are written",
     sets: ["train.steps=40"],
     fileLimit: 4,
@@ -421,6 +432,32 @@ export const other: Case[] = [
     says:
       /^Cannot read the adapter nowhere\/adapter_config\.json: there is no such file\. Name a folder that holds a PEFT adapter/,
   },
+  {
+    name: "eval: an adapter whose configuration is a named pipe",
+    prepare: (space) => {
+      Deno.mkdirSync(space.file("adapter"));
+      pipe("adapter/adapter_config.json")(space);
+    },
+    args: ["eval", "--model", "model", "--data", "test.jsonl", "--adapter", "adapter"],
+    code: 2,
+    says:
+      /^Cannot read the adapter adapter\/adapter_config\.json: it is not a regular file\. Name a folder that holds a PEFT adapter/,
+  },
+  ...["config.yaml", "metrics.jsonl"].map((name): Case => ({
+    name: `report: a folder whose ${name} is a named pipe`,
+    prepare: (space) => {
+      Deno.mkdirSync(space.file("own"));
+      for (const each of ["config.yaml", "metrics.jsonl"]) {
+        if (each === name) pipe(`own/${each}`)(space);
+        else written(`own/${each}`, "")(space);
+      }
+    },
+    args: ["report", "own"],
+    code: 2,
+    says: new RegExp(
+      `^Cannot make a report of own: its ${name} is no regular file that can be read\\. Name the output folder of a run`,
+    ),
+  })),
   {
     name: "eval: an adapter whose weights are cut off",
     prepare: (space) => {

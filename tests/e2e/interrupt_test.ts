@@ -151,6 +151,28 @@ Deno.test("a second signal ends a run at once, and the next one goes on from the
   await space.train("out", ["train.steps=2"]);
 });
 
+Deno.test("a signal right after a run has made its folder, before there is anything else, leaves nothing of it", async () => {
+  using space = workspace();
+  await using run = new Endless(space, "new/out", [], { options: ["--status=127.0.0.1:0"] });
+  while (!space.exists("new/out/.lock")) await new Promise((resolve) => setTimeout(resolve, 1));
+  const { code, signal, err } = await run.stop("SIGTERM");
+  assertEquals([code, signal, space.exists("new")], [143, null, false], err);
+  assert(err.endsWith("stopped before training began: nothing to save\n"), err);
+});
+
+Deno.test("a demo that is stopped says so, and leaves no lock", async () => {
+  using space = workspace();
+  const child = command(["demo", "--threads=1", "--output=demo"], space.path).spawn();
+  const reader = child.stderr.pipeThrough(new TextDecoderStream()).getReader();
+  let err = "";
+  while (!err.includes("base model, not trained")) err += (await reader.read()).value ?? assert(false, err);
+  child.kill("SIGINT");
+  for (let read; !(read = await reader.read()).done;) err += read.value;
+  const [{ code, signal }] = await Promise.all([child.status, child.stdout.cancel()]);
+  assertEquals([code, signal, space.exists("demo/.lock")], [143, null, false], err);
+  assert(err.endsWith("\nstopped: the demo has not come to demo/summary.json. Run it again\n"), err);
+});
+
 Deno.test("a terminal that hangs up twice is one signal, and none under nohup", async () => {
   using space = workspace();
   await using run = new Endless(space, "out");
@@ -221,6 +243,31 @@ Deno.test("train --resume says where it goes on, where it begins, and that a com
     const refused = await space.run("train", "run.yaml", ...args);
     assertEquals([refused.code, refused.err], [2, `metalora: ${says}\n`]);
   }
+});
+
+Deno.test("train --resume waits for no named pipe in the place of a checkpoint's manifest or of the configuration", async () => {
+  using space = workspace();
+  const pipe = (path: string) => {
+    Deno.removeSync(space.file(path));
+    assert(new Deno.Command("mkfifo", { args: [space.file(path)] }).outputSync().success);
+  };
+  const sets = ["train.steps=20", "checkpoints={ every: 10, keep: 2 }"];
+  {
+    await using run = new Endless(space, "out", sets.slice(1));
+    await run.says("step 30/");
+    await run.stop("SIGTERM");
+  }
+  const [newest] = space.checkpoints("out").sort((a, b) => Number(b.slice(5)) - Number(a.slice(5)));
+  pipe(`out/checkpoints/${newest}/manifest.json`);
+  await using resumed = new Endless(space, "out", sets.slice(1), { options: ["--resume"] });
+  await resumed.says(`passing over the checkpoint of step ${newest!.slice(5)}: manifest.json is missing or no JSON; `);
+  await resumed.stop("SIGTERM");
+  await space.train("complete", sets);
+  pipe("complete/config.yaml");
+  const settings = ["output=complete", ...sets].flatMap((set) => ["--set", set]);
+  const { code, err } = await space.run("train", "run.yaml", "--threads=1", "--resume", ...settings);
+  assertEquals([code, err.split("\n").length], [2, 2], err);
+  assertMatch(err, /^metalora: Cannot use the output complete: it holds 'config\.yaml', but no configuration /);
 });
 
 Deno.test("a disk that is full when a checkpoint is written ends the run with one line; the checkpoint before it is whole", async () => {

@@ -78,3 +78,35 @@ Deno.test("a failure with --json is one object on stdout beside the line on stde
     assertEquals(JSON.parse(result.out), { error: line.slice("metalora: ".length), exit_code: code }, shown);
   }
 });
+
+/** A pipe that takes 4096 bytes at a time and is non-blocking, as some programs leave theirs; what a program wrote to it. */
+const NON_BLOCKING = `
+import fcntl, os, subprocess, sys, time
+read, write = os.pipe()
+fcntl.fcntl(write, 1031, 4096)  # F_SETPIPE_SZ
+fcntl.fcntl(write, fcntl.F_SETFL, fcntl.fcntl(write, fcntl.F_GETFL) | os.O_NONBLOCK)
+child = subprocess.Popen(sys.argv[1:], stdout=write)
+os.close(write)
+time.sleep(0.3)
+while piece := os.read(read, 1000):
+    sys.stdout.buffer.write(piece)
+    time.sleep(0.002)
+sys.exit(child.wait())
+`;
+
+const python = new Deno.Command("sh", { args: ["-c", "command -v python3"], stdout: "null" }).outputSync().success;
+if (!python) console.log("skipped: python3 is not installed");
+
+Deno.test({
+  name: "a pipe that would block takes everything in the end, once",
+  ignore: !python,
+  fn: async () => {
+    using space = workspace();
+    for (const args of [["config", "schema"], ["help", "train"]]) {
+      const { out } = await space.ok(...args);
+      const piped = ["-c", NON_BLOCKING, Deno.execPath(), ...programArguments(args)];
+      const options = { args: piped, cwd: space.path, env: { NO_COLOR: "1" } };
+      assertEquals(text(await new Deno.Command("python3", options).output()), { code: 0, out, err: "" });
+    }
+  },
+});

@@ -188,6 +188,45 @@ Deno.test("a second invocation, and a training in the same folder, exit with 75 
   assertMatch(history(space)[0]!.reason, /^stopped at step \d+ of the training$/);
 });
 
+/** Sends SIGTERM to a night as soon as it has said something. */
+async function stopped(
+  space: Workspace,
+  says: string,
+  ...args: string[]
+): Promise<{ code: number; record: RetrainRecord; err: string }> {
+  const process = command(["retrain", "run.yaml", ...SHORT, "--json", ...args], space.path).spawn();
+  const lines = process.stderr.pipeThrough(new TextDecoderStream()).getReader();
+  const out = new Response(process.stdout).text();
+  let err = "";
+  while (!err.includes(says)) err += (await lines.read()).value ?? assert(false, err);
+  process.kill("SIGTERM");
+  for (let read; !(read = await lines.read()).done;) err += read.value;
+  const { code } = await process.status;
+  return { code, record: JSON.parse(await out), err };
+}
+
+Deno.test("a night that is stopped before it trains, or once it has trained, is recorded, and the next one goes on", async () => {
+  using space = workspace();
+  space.write("test.jsonl", rows(200, 500)); // measuring them takes a moment
+  await night(space);
+  newData(space, 1);
+  for (
+    const [says, reason, ...args] of [
+      ["status: ", "stopped before the training began", "--status=127.0.0.1:0"],
+      ["attempt 2, which", "stopped before the training began"],
+      ["measuring the candidate", "stopped while the candidate was measured"],
+    ] as const
+  ) {
+    const { code, record, err } = await stopped(space, says, ...args);
+    assertEquals([code, record.outcome, record.reason, record.exit_code], [143, "stopped", reason, 143], err);
+    assertEquals([space.json("out/result.json"), history(space).at(-1)], [record, record]);
+    assertStringIncludes(err, "stopping: the state is saved first; a second signal ends the program at once\n");
+  }
+  const { record } = await night(space);
+  assertEquals([record.outcome, record.attempt], ["published", 2]);
+  assertEquals(outcomes(space), ["published", "stopped", "stopped", "stopped", "published"]);
+});
+
 Deno.test("a night that was stopped is gone on with, to the very adapter of one that was not", async () => {
   using space = workspace();
   const sets = set("train.steps=600", "checkpoints={ every: 200, keep: 2 }", "reweight.method=meta-lora", "output=out");
@@ -364,4 +403,22 @@ Deno.test("data that changes while the candidate is trained is told, whether it 
     const next = await night(space, ...settings);
     assertEquals([next.record.outcome, next.record.attempt, next.record.cost!.steps], ["published", 2, 4]);
   }
+});
+
+Deno.test("a named pipe in the place of a file that retraining reads is not waited for", async () => {
+  using space = workspace();
+  await night(space);
+  const pipe = (name: string) => {
+    if (space.exists(name)) Deno.removeSync(space.file(name));
+    assert(new Deno.Command("mkfifo", { args: [space.file(name)] }).outputSync().success);
+  };
+  for (const name of ["out/result.json", "out/attempt.json", "out/releases/journal.json"]) {
+    pipe(name);
+    const { code, record, err } = await night(space);
+    assertEquals([code, record?.outcome, space.json("out/result.json").outcome], [0, "unchanged", "unchanged"], name + err);
+  }
+  pipe("out/history.jsonl");
+  const { code, err } = await space.run("retrain", "run.yaml", ...SHORT);
+  const line = "Cannot read the history out/history.jsonl: it is not a regular file. Restore the file, or move it away";
+  assertEquals([code, err], [1, `metalora: ${line}\n`]);
 });
