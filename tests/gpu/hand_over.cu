@@ -1,10 +1,10 @@
 // hand_over.cu: which orders compute-sanitizer's racecheck counts where warps hand shared memory over through mbarriers.
 //
 //   nvcc -std=c++17 -O2 -Ikernels/cuda -gencode arch=compute_90a,code=sm_90a -o hand_over tests/gpu/hand_over.cu
-//   compute-sanitizer --tool racecheck ./hand_over one        one lane arrives for its warp, behind __syncwarp(): races reported
-//   compute-sanitizer --tool racecheck ./hand_over every      every lane arrives: none
+//   compute-sanitizer --tool racecheck ./hand_over one        one lane arrives for its warp, behind __syncwarp()
+//   compute-sanitizer --tool racecheck ./hand_over every      every lane arrives
 //
-// Both give the right sum. CUDA 13.0, H100.
+// Of a first version of this program the former was reported and the latter was not (CUDA 13.0, H100); both give the right sum.
 #include <cstdio>
 #include <cstring>
 
