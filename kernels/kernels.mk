@@ -99,7 +99,7 @@ CUDA_WHERE_NVCC := $(if $(shell command -v $(NVCC)),cuda)
 
 # Stand-alone checks and timings of the kernels, for a machine with a GPU: tests/gpu/run.sh.
 gpu-harness: build/gpu-attention build/gpu-kernels build/gpu-skinny
-GPU_REST := $(addprefix build/obj/cuda/,adam.o convert.o cross_entropy.o embedding.o layernorm.o lora.o relu.o rmsnorm.o rope.o segment.o swiglu.o swiglu_gradients.o vector.o)
+GPU_REST := $(addprefix build/obj/cuda/,activation_gradients.o adam.o convert.o cross_entropy.o embedding.o layernorm.o lora.o relu.o rmsnorm.o rope.o segment.o swiglu.o vector.o)
 build/gpu-attention: tests/gpu/attention.cu build/obj/cuda/attention.o build/obj/cuda/attention_hopper.o
 build/gpu-kernels: tests/gpu/kernels.cu $(GPU_REST)
 build/gpu-skinny: tests/gpu/skinny.cu build/obj/cuda_shim/cuda_library.o

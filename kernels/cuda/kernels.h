@@ -78,7 +78,7 @@ cudaError_t attention_backward(const Launch& on, int64_t T, int64_t S, int64_t m
 cudaError_t cross_entropy(const Launch& on, int64_t R, int64_t V, float* logits, const int32_t* labels, const float* seeds, float* losses,
                           int32_t* argmax, bool backward);
 
-// swiglu_gradients.cu: swiglu_backward in place and the adapter gradients beside it, where swiglu_gradients_fits; rows of no segment
+// activation_gradients.cu: swiglu_backward in place and the adapter gradients beside it, where swiglu_gradients_fits; rows of no segment
 // become zero.
 bool swiglu_gradients_fits(int64_t f, const bf16* gate_up, int64_t ldg, const bf16* dy, int64_t lddy, const NarrowSide& y,
                            const NarrowSide& gate, const NarrowSide& up);
@@ -86,7 +86,7 @@ cudaError_t swiglu_gradients(const Launch& on, int64_t T, int64_t f, bf16* gate_
                              const int32_t* cu, const NarrowSide& y, const NarrowSide& gate, const NarrowSide& up, float beta,
                              int64_t out_stride);
 
-// Also swiglu_gradients.cu: relu_backward and the adapter gradients beside it, of the layer behind (made of y) and of the one before.
+// Also activation_gradients.cu: relu_backward and the adapter gradients beside it, of the layer behind (made of y) and of the one before.
 bool relu_gradients_fits(int64_t f, const bf16* y, int64_t ldy, const bf16* dy, int64_t lddy, const NarrowSide& behind,
                          const NarrowSide& before);
 cudaError_t relu_gradients(const Launch& on, int64_t T, int64_t f, bf16* y, int64_t ldy, const bf16* dy, int64_t lddy, int64_t S,

@@ -1,4 +1,4 @@
-// swiglu_gradients.cu: the backward pass of y = silu(gate) * up together with the adapter gradients that are made of what it reads and
+// activation_gradients.cu: the backward pass of y = silu(gate) * up together with the adapter gradients that are made of what it reads and
 // makes: dL/dA of the layer behind it, gh^T y, and dL/dB of the one before it, dgate^T h_gate and dup^T h_up. And the same of ReLU.
 //
 // One after the other, these move 11 f numbers a row: y is formed once more (3 f), then dgate and dup (5 f), then three products read
