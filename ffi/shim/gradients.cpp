@@ -69,32 +69,38 @@ int32_t ml_linear_gradients(ml_ctx* ctx, int32_t S, ml_ptr cu_seqlens, int32_t d
   return call.status();
 }
 
+// What a step back through an activation is told beside its own matrices: sizes, segments, and dL/d(its output).
+static void check_step_back(Call& call, int64_t T, int64_t f, int64_t S, ml_ptr cu_seqlens, ml_ptr dy, int64_t lddy, int32_t dtype) {
+  int64_t rows = 0;
+  call.positive("T", T);
+  call.positive("f", f);
+  call.positive("S", S);
+  call.activation_dtype(dtype);
+  if (call.offsets("cu_seqlens", cu_seqlens, S, &rows) && rows > T)
+    call.fail("cu_seqlens ends at row %lld of %lld", (long long)rows, (long long)T);
+  call.matrix("dy", dy, T, f, lddy, call.activation_size());
+}
+
+// A narrow side [T, r] and the gradients [S, r f] that are made with it, of rank 0 none.
+static void check_side(Call& call, const char* side, ml_ptr rows, int64_t T, int64_t r, int64_t ld, const char* name, ml_ptr out, int64_t S,
+                       int64_t f, int64_t out_stride) {
+  if (r == 0) return;
+  call.matrix(side, rows, T, r, ld, call.activation_size());
+  call.matrix(name, out, S, r * f, out_stride, 4);
+}
+
 int32_t ml_swiglu_gradients(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr gate_up, int32_t ldg, ml_ptr dy, int32_t lddy, int32_t S,
                             ml_ptr cu_seqlens, int32_t r_y, ml_ptr gh, int32_t ldgh, ml_ptr out_y, int32_t r_gate, int32_t r_up,
                             ml_ptr h, int32_t ldh, float s_gate, float s_up, ml_ptr out_gate, float beta, int32_t out_stride,
                             int32_t dtype) {
   Call call(base(ctx), "differentiate the gating of [%lld,%lld] and form %lld gradients of its adapters", T, f, S);
-  const int64_t r_gate_up = (int64_t)r_gate + r_up;
-  int64_t rows = 0;
-  call.positive("T", T);
-  call.positive("f", f);
-  call.positive("S", S);
   call.at_least("r_y", r_y, 0, "a rank");
   call.at_least("r_gate", r_gate, 0, "a rank");
   call.at_least("r_up", r_up, 0, "a rank");
-  call.activation_dtype(dtype);
-  if (call.offsets("cu_seqlens", cu_seqlens, S, &rows) && rows > T)
-    call.fail("cu_seqlens ends at row %lld of %lld", (long long)rows, (long long)T);
+  check_step_back(call, T, f, S, cu_seqlens, dy, lddy, dtype);
   call.matrix("gate_up", gate_up, T, 2 * (int64_t)f, ldg, call.activation_size());
-  call.matrix("dy", dy, T, f, lddy, call.activation_size());
-  if (r_y > 0) {
-    call.matrix("gh", gh, T, r_y, ldgh, call.activation_size());
-    call.matrix("out_y", out_y, S, (int64_t)r_y * f, out_stride, 4);
-  }
-  if (r_gate_up > 0) {
-    call.matrix("h", h, T, r_gate_up, ldh, call.activation_size());
-    call.matrix("out_gate", out_gate, S, r_gate_up * f, out_stride, 4);
-  }
+  check_side(call, "gh", gh, T, r_y, ldgh, "out_y", out_y, S, f, out_stride);
+  check_side(call, "h", h, T, (int64_t)r_gate + r_up, ldh, "out_gate", out_gate, S, f, out_stride);
   if (call.failed()) return call.status();
   const int64_t size = call.activation_size();
   const NarrowSide y = {r_y, gh, ldgh, out_y, 1}, gate = {r_gate, h, ldh, out_gate, s_gate};
@@ -116,25 +122,12 @@ int32_t ml_relu_gradients(ml_ctx* ctx, int32_t T, int32_t f, ml_ptr y, int32_t l
                           ml_ptr cu_seqlens, int32_t r_y, ml_ptr gh, int32_t ldgh, ml_ptr out_y, int32_t r_x, ml_ptr h, int32_t ldh,
                           float s, ml_ptr out_x, float beta, int32_t out_stride, int32_t dtype) {
   Call call(base(ctx), "differentiate the rectifier of [%lld,%lld] and form %lld gradients of its adapters", T, f, S);
-  int64_t rows = 0;
-  call.positive("T", T);
-  call.positive("f", f);
-  call.positive("S", S);
   call.at_least("r_y", r_y, 0, "a rank");
   call.at_least("r_x", r_x, 0, "a rank");
-  call.activation_dtype(dtype);
-  if (call.offsets("cu_seqlens", cu_seqlens, S, &rows) && rows > T)
-    call.fail("cu_seqlens ends at row %lld of %lld", (long long)rows, (long long)T);
+  check_step_back(call, T, f, S, cu_seqlens, dy, lddy, dtype);
   call.matrix("y", y, T, f, ldy, call.activation_size());
-  call.matrix("dy", dy, T, f, lddy, call.activation_size());
-  if (r_y > 0) {
-    call.matrix("gh", gh, T, r_y, ldgh, call.activation_size());
-    call.matrix("out_y", out_y, S, (int64_t)r_y * f, out_stride, 4);
-  }
-  if (r_x > 0) {
-    call.matrix("h", h, T, r_x, ldh, call.activation_size());
-    call.matrix("out_x", out_x, S, (int64_t)r_x * f, out_stride, 4);
-  }
+  check_side(call, "gh", gh, T, r_y, ldgh, "out_y", out_y, S, f, out_stride);
+  check_side(call, "h", h, T, r_x, ldh, "out_x", out_x, S, f, out_stride);
   if (call.failed()) return call.status();
   const NarrowSide behind = {r_y, gh, ldgh, out_y, 1}, before = {r_x, h, ldh, out_x, s};
   if (backend::relu_gradients(call, *ctx, T, f, y, ldy, dy, lddy, S, ints(cu_seqlens), behind, before, beta, out_stride))
