@@ -2,7 +2,7 @@
 import { dirname, join, normalize, resolve } from "node:path";
 import type { Config } from "../config/schema.ts";
 import { UserError } from "../errors.ts";
-import { readRegularFile } from "../files.ts";
+import { readRegularFile, removeQuietly } from "../files.ts";
 import { reasonOf, syncFolder, writeAll, writeFileAtomic } from "../tensor/atomic.ts";
 import { FileLock } from "./lock.ts";
 
@@ -325,12 +325,5 @@ function exists(path: string): boolean {
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return false;
     return true;
-  }
-}
-
-function removeQuietly(path: string): void {
-  try {
-    Deno.removeSync(path);
-  } catch { // gone already
   }
 }

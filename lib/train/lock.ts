@@ -1,5 +1,6 @@
 /** A lock file: one process at a time, free again as soon as its holder is gone, however it ended. */
 import { UserError } from "../errors.ts";
+import { removeQuietly } from "../files.ts";
 import { writeAll } from "../tensor/atomic.ts";
 
 /** Long after everybody who found the lock free has written its number. */
@@ -103,13 +104,6 @@ function held(what: string, text: string): UserError {
 
 function wait(milliseconds: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
-}
-
-function removeQuietly(path: string): void {
-  try {
-    Deno.removeSync(path);
-  } catch { // somebody removed the folder
-  }
 }
 
 function readText(file: Deno.FsFile): string {
