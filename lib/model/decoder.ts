@@ -38,7 +38,7 @@ interface Layer {
 }
 
 /** Rows of OPT's table of positions before that of the first one; no position reads them. */
-const PLACES_BEFORE = 2;
+const POSITION_OFFSET = 2;
 
 /** A packed batch in device memory. */
 export interface DeviceBatch {
@@ -102,7 +102,7 @@ export class Decoder {
   readonly layers: Layer[] = [];
   readonly embedding: Tensor; // [V,d]
   readonly head: Tensor; // [V,d]; the embedding itself when tied
-  readonly places: Tensor | null; // [maxPositions + PLACES_BEFORE,d] learned positions; null where they are rotary
+  readonly positionEmbedding: Tensor | null; // [maxPositions + POSITION_OFFSET,d] learned positions; null where they are rotary
   readonly finalNorm: Norm;
   readonly rope: { readonly cos: Tensor; readonly sin: Tensor } | null; // [positions,D/2] each; null where positions are learned
   readonly losses: Tensor; // f32 [R]
@@ -154,8 +154,8 @@ export class Decoder {
     if (names.positions && limits.positions > config.maxPositions) {
       throw new RangeError(`Cannot hold ${limits.positions} positions: the model has learned ${config.maxPositions}`);
     }
-    this.places = names.positions
-      ? arena.reserve("weights", config.maxPositions + PLACES_BEFORE, d, { dtype: weightDtype })
+    this.positionEmbedding = names.positions
+      ? arena.reserve("weights", config.maxPositions + POSITION_OFFSET, d, { dtype: weightDtype })
       : null;
     this.finalNorm = new SomeNorm(arena, d);
     let theta = 0;
@@ -270,7 +270,8 @@ export class Decoder {
   forward(batch: DeviceBatch): void {
     const { dev, config } = this;
     const { T, positions } = batch;
-    const places = this.places && { table: this.places.rowRange(PLACES_BEFORE, config.maxPositions), positions };
+    const places = this.positionEmbedding &&
+      { table: this.positionEmbedding.rowRange(POSITION_OFFSET, config.maxPositions), positions };
     op.embeddingForward(dev, T, { table: this.embedding, ids: batch.ids, places, out: this.#activations(0).x });
     this.layers.forEach((layer, l) => {
       const a = this.#activations(l);

@@ -29,7 +29,9 @@ export function placements(model: Decoder): Placement[] {
     { name: `${names.embedding}.weight`, shape: [V, d], target: model.embedding },
     ...norm(names.finalNorm, model.finalNorm),
   ];
-  if (model.places) all.push({ name: `${names.positions}.weight`, shape: [model.places.rows, d], target: model.places });
+  if (model.positionEmbedding) {
+    all.push({ name: `${names.positions}.weight`, shape: [model.positionEmbedding.rows, d], target: model.positionEmbedding });
+  }
   if (!tied) all.push({ name: `${HEAD}.weight`, shape: [V, d], target: model.head });
   model.layers.forEach((layer, l) => {
     all.push(...norm(`${names.block(l)}.${names.norm1}`, layer.norm1));
