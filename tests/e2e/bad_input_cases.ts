@@ -139,24 +139,15 @@ export const models: Case[] = [
     code: 2,
     says: /^Cannot read the model model: model\.safetensors is not a regular file\. Check the folder/,
   },
-  {
-    name: "config.json that is a named pipe",
-    prepare: (space) => {
-      removed("model/config.json")(space);
-      pipe("model/config.json")(space);
+  ...["config.json", "tokenizer.json"].map((name): Case => ({
+    name: `${name} that is a named pipe`,
+    prepare: (space: Workspace) => {
+      removed(`model/${name}`)(space);
+      pipe(`model/${name}`)(space);
     },
     code: 2,
-    says: /^Cannot read model\/config\.json: it is not a regular file\./,
-  },
-  {
-    name: "tokenizer.json that is a named pipe",
-    prepare: (space) => {
-      removed("model/tokenizer.json")(space);
-      pipe("model/tokenizer.json")(space);
-    },
-    code: 2,
-    says: /^Cannot read model\/tokenizer\.json: it is not a regular file\./,
-  },
+    says: new RegExp(`^Cannot read model/${name.replace(".", "\\.")}: it is not a regular file\\.`),
+  })),
   {
     name: "a truncated safetensors file",
     prepare: edited("model/model.safetensors", (bytes) => bytes.slice(0, -100)),
