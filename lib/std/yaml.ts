@@ -36,16 +36,20 @@ const float: ScalarTag = {
   },
 };
 
-const customTags: NonNullable<SchemaOptions["customTags"]> = (tags) => [
+type Tags = Extract<NonNullable<SchemaOptions["customTags"]>, (tags: never) => unknown>;
+
+const customTags: Tags = (tags) => [
   ...tags.filter((tag) => typeof tag !== "object" || !/:(int|float)$/.test(tag.tag)),
   integer,
   float,
   "timestamp",
-  "merge",
 ];
 
-/** Text that other readers, YAML 1.1 or 1.2, take for a truth value or a number. */
-const AMBIGUOUS = /^(y|n|yes|no|on|off|[-+]?0o[0-7]+)$/i;
+/** A map may be merged into another where it is read; none that is written is. */
+const readTags: Tags = (tags) => [...customTags(tags), "merge"];
+
+/** Text that readers, of YAML 1.1 or 1.2, take for a truth value, a number or, as a key, for a merge. */
+const AMBIGUOUS = /^(y|n|yes|no|on|off|[-+]?0o[0-7]+|<<)$/i;
 
 const PLAIN_TAGS = /^tag:yaml\.org,2002:(null|bool|int|float|str|seq|map|timestamp|merge)$/;
 
@@ -80,7 +84,7 @@ export function parse(content: string, options: ParseOptions = {}): unknown {
   const document = parseDocument(content.replace(/^\uFEFF/, ""), {
     prettyErrors: true,
     uniqueKeys: !options.allowDuplicateKeys,
-    customTags,
+    customTags: readTags,
   });
   const error = document.errors[0] ?? document.warnings[0];
   if (error) throw new SyntaxError(error.message);

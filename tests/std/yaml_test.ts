@@ -43,6 +43,7 @@ Deno.test("stringify() writes what parse() reads back, also for readers of YAML 
     "n",
     "1",
     "0o17",
+    "<<",
     "017",
     "1_0",
     "null",
