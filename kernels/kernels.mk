@@ -103,10 +103,11 @@ GPU_REST := $(addprefix build/obj/cuda/,activation_gradients.o adam.o convert.o 
 build/gpu-attention: tests/gpu/attention.cu build/obj/cuda/attention.o build/obj/cuda/attention_hopper.o
 build/gpu-kernels: tests/gpu/kernels.cu $(GPU_REST)
 build/gpu-skinny: tests/gpu/skinny.cu build/obj/cuda_shim/cuda_library.o
-build/gpu-attention build/gpu-kernels build/gpu-skinny: $(wildcard tests/gpu/*.cuh tests/gpu/*.h)
+build/gpu-attention build/gpu-kernels build/gpu-skinny: kernels/kernels.mk
 	@echo "nvcc  $@"
 	$(Q)$(NVCC) -std=c++17 -O2 -Ikernels/cuda -Xcompiler -ffp-contract=off,-fopenmp-simd,-mavx2,-mfma,-pthread $(CUDA_CODE) -cudart static \
-	  -o $@ $(filter %.cu %.o,$^) -ldl
+	  -MMD -MP -MF build/obj/$(@F).d -o $@ tests/gpu/$(@F:gpu-%=%).cu $(filter %.o,$^) -ldl
+-include $(wildcard build/obj/gpu-*.d)
 
 $(CUDA_LIB): $(CUDA_OBJECTS) ffi/shim/exports.map
 	@echo "link  $@"
