@@ -26,7 +26,7 @@ constexpr int SHARED_ALONE = 227 * 1024, SHARED_BESIDE = 113 * 1024;
 // Sizes for a block of 64 WGS rows of c and NT columns.
 template <int WGS, int NT, bool ROWS_ARE_K>
 struct Tile {
-  static constexpr int ROWS = 64 * WGS, THREADS = 128 * WGS + WARP;
+  static constexpr int ROWS = 64 * WGS, MULTIPLYING = 128 * WGS, THREADS = MULTIPLYING + WARP;
   // b [K, N] lies in shared memory as panels of this many columns, in the swizzle of its width (64 or 128 bytes).
   static constexpr int PANEL = NT % 64 ? 32 : 64;
   static constexpr int A = ROWS * DEPTH * 2, B = NT * DEPTH * 2, STAGE = A + B;  // bytes
@@ -137,42 +137,45 @@ __global__ void __launch_bounds__(Tile<WGS, NT, ROWS_ARE_K>::THREADS, Tile<WGS, 
         }
         advance();
       }
-    __syncwarp();
-  } else {
-    float d[NT / 2] = {};
-    hold(d);
-    int before = 0;  // the stage whose products may still be under way
-    for (int i = 0; i < count; i++) {
-      const uint8_t *a = memory + stage * T::STAGE, *b = a + T::A;
-      barrier_wait(&full[stage], parity);
-      wgmma_fence();
-      const uint64_t left = describe_across(a + warp / 4 * 64 * DEPTH * 2);
-      const uint64_t right = ROWS_ARE_K ? describe_down<T::PANEL>(b) : describe_across(b);
-#pragma unroll
-      for (int k = 0; k < DEPTH / 16; k++) wgmma_add<ROWS_ARE_K>(d, left + k * 2, right + k * (ROWS_ARE_K ? T::PANEL * 2 : 2));
-      wgmma_commit();
-      wgmma_wait<1>();
-      if (i > 0 && lane == 0) barrier_arrive(&empty[before]);
-      before = stage;
-      advance();
-    }
-    wgmma_wait<0>();
-    hold(d);
-    named_sync(1, WGS * 128);  // nobody reads the ring any more: sums take its place
-    float* mine = sums + (warp * 16 + lane / 4) * T::PITCH + lane % 4 * 2;
-#pragma unroll
-    for (int j = 0; j < NT / 8; j++) {
-      *(float2*)(mine + j * 8) = make_float2(d[4 * j], d[4 * j + 1]);
-      *(float2*)(mine + 8 * T::PITCH + j * 8) = make_float2(d[4 * j + 2], d[4 * j + 3]);
-    }
+    return;  // barriers among blocks do not wait for threads that have ended
   }
-  __syncthreads();  // with the barrier among blocks alone, compute-sanitizer's racecheck reported these sums (tests/bench/gpu.md)
-  if (s.split > 1) cg::this_cluster().sync();
+  float d[NT / 2] = {};
+  hold(d);
+  int before = 0;  // the stage whose products may still be under way
+  for (int i = 0; i < count; i++) {
+    const uint8_t *a = memory + stage * T::STAGE, *b = a + T::A;
+    barrier_wait(&full[stage], parity);
+    wgmma_fence();
+    const uint64_t left = describe_across(a + warp / 4 * 64 * DEPTH * 2);
+    const uint64_t right = ROWS_ARE_K ? describe_down<T::PANEL>(b) : describe_across(b);
+#pragma unroll
+    for (int k = 0; k < DEPTH / 16; k++) wgmma_add<ROWS_ARE_K>(d, left + k * 2, right + k * (ROWS_ARE_K ? T::PANEL * 2 : 2));
+    wgmma_commit();
+    wgmma_wait<1>();
+    if (i > 0 && lane == 0) barrier_arrive(&empty[before]);
+    before = stage;
+    advance();
+  }
+  wgmma_wait<0>();
+  hold(d);
+  // Nobody reads the ring any more: sums take its place. From here on named barriers alone: racecheck loses a __syncthreads() behind
+  // one (tests/gpu/hand_over.cu).
+  named_sync(1, T::MULTIPLYING);
+  float* mine = sums + (warp * 16 + lane / 4) * T::PITCH + lane % 4 * 2;
+#pragma unroll
+  for (int j = 0; j < NT / 8; j++) {
+    *(float2*)(mine + j * 8) = make_float2(d[4 * j], d[4 * j + 1]);
+    *(float2*)(mine + 8 * T::PITCH + j * 8) = make_float2(d[4 * j + 2], d[4 * j + 3]);
+  }
+  if (s.split > 1)
+    cg::this_cluster().sync();
+  else
+    named_sync(1, T::MULTIPLYING);
 
   // This block's share of the tile, 4 columns at a time.
   constexpr int ACROSS = NT / 4, ITEMS = T::ROWS * ACROSS;
   const int end = ITEMS * (rank + 1) / s.split;
-  for (int e = ITEMS * rank / s.split + threadIdx.x; e < end; e += T::THREADS) {
+  for (int e = ITEMS * rank / s.split + threadIdx.x; e < end; e += T::MULTIPLYING) {
     const int row = e / ACROSS, column = e % ACROSS * 4;
     if (top + row >= s.M || column >= s.N) continue;
     float* from = sums + row * T::PITCH + column;

@@ -4,9 +4,13 @@
 //   compute-sanitizer --tool racecheck ./hand_over one        one lane arrives for its warp, behind __syncwarp()
 //   compute-sanitizer --tool racecheck ./hand_over every      every lane arrives
 //
-// Of a first version of this program the former was reported and the latter was not (CUDA 13.0, H100); both give the right sum.
+//   compute-sanitizer --tool racecheck ./hand_over mixed      a named barrier of some warps, then __syncthreads()
+//   compute-sanitizer --tool racecheck ./hand_over named      named barriers alone
+//
+// `one` and `mixed` are reported, `every` and `named` are not (CUDA 13.0, H200); all give the right sum.
 #include <cstdio>
-#include <cstring>
+#include <string>
+#include <vector>
 
 #include "attention_wgmma.h"
 
@@ -43,16 +47,60 @@ __global__ void hand_over(float* sums) {
   if (threadIdx.x >= 32) sums[threadIdx.x - 32] = sum;
 }
 
+constexpr int MULTIPLYING = 32 * CONSUMERS, THREADS = MULTIPLYING + 32, BLOCKS = 512;
+
+// One lane of the last warp hands stages over to the others, who then read what their neighbours wrote: behind named barriers alone, or,
+// with the last warp, behind a barrier of all threads that follows a named one.
+template <bool NAMED>
+__global__ void meet(float* sums) {
+  __shared__ uint64_t full[STAGES], empty[STAGES];
+  __shared__ float data[MULTIPLYING];
+  if (threadIdx.x == 0)
+    for (int i = 0; i < STAGES; i++) {
+      barrier_init(&full[i], 1);
+      barrier_init(&empty[i], MULTIPLYING);
+    }
+  __syncthreads();
+  if (threadIdx.x >= MULTIPLYING) {
+    if (threadIdx.x == MULTIPLYING)
+      for (int i = 0; i < ROUNDS; i++) {
+        barrier_wait(&empty[i % STAGES], (i / STAGES & 1) ^ 1);
+        barrier_arrive(&full[i % STAGES]);
+      }
+    __syncwarp();
+    if (NAMED) return;
+  } else {
+    for (int i = 0; i < ROUNDS; i++) {
+      barrier_wait(&full[i % STAGES], i / STAGES & 1);
+      barrier_arrive(&empty[i % STAGES]);
+    }
+    named_sync(1, MULTIPLYING);
+    data[threadIdx.x] = (float)threadIdx.x;
+  }
+  if (NAMED)
+    named_sync(1, MULTIPLYING);
+  else
+    __syncthreads();
+  sums[blockIdx.x * THREADS + threadIdx.x] = data[(threadIdx.x + 32) % MULTIPLYING];
+}
+
 int main(int count, char** arguments) {
-  const bool every = count > 1 && strcmp(arguments[1], "every") == 0;
+  const std::string what = count > 1 ? arguments[1] : "one";
+  std::vector<float> host(BLOCKS * THREADS);
   float* sums;
-  float host[32 * CONSUMERS];
-  cudaMalloc(&sums, sizeof host);
-  every ? hand_over<true><<<1, 32 + 32 * CONSUMERS>>>(sums) : hand_over<false><<<1, 32 + 32 * CONSUMERS>>>(sums);
-  const cudaError_t status = cudaMemcpy(host, sums, sizeof host, cudaMemcpyDeviceToHost);
+  cudaMalloc(&sums, host.size() * sizeof(float));
+  cudaMemset(sums, 0, host.size() * sizeof(float));
+  double expected = CONSUMERS * (ROUNDS * 32.0) * (ROUNDS * 32 - 1) / 2;
+  if (what == "one") hand_over<false><<<1, THREADS>>>(sums);
+  if (what == "every") hand_over<true><<<1, THREADS>>>(sums);
+  if (what == "mixed" || what == "named") {
+    const bool named = what == "named";
+    named ? meet<true><<<BLOCKS, THREADS>>>(sums) : meet<false><<<BLOCKS, THREADS>>>(sums);
+    expected = BLOCKS * (MULTIPLYING * (MULTIPLYING - 1) / 2.0 + (named ? 0 : 32 * 32 + 31 * 32 / 2));  // 32 .. 63 twice
+  }
+  const cudaError_t status = cudaMemcpy(host.data(), sums, host.size() * sizeof(float), cudaMemcpyDeviceToHost);
   double sum = 0;
   for (float each : host) sum += each;
-  const int n = ROUNDS * 32;
-  printf("%s: %g, expected %g\n", cudaGetErrorString(status), sum, CONSUMERS * n * (n - 1) / 2.0);
-  return status != cudaSuccess || sum != CONSUMERS * n * (n - 1) / 2.0;
+  printf("%s: %g, expected %g\n", cudaGetErrorString(status), sum, expected);
+  return status != cudaSuccess || sum != expected;
 }
