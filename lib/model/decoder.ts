@@ -276,13 +276,13 @@ export class Decoder {
     this.layers.forEach((layer, l) => {
       const a = this.#activations(l);
       this.#norm(T, layer.norm1, a.x, a.stats1);
-      this.#attention(batch, layer, a);
+      this.#attention(batch, layer, a, a.forwardH.qkv);
       this.#norm(T, layer.norm2, a.mid, a.stats2);
-      this.#gateUp(T, layer, a);
+      this.#gateUp(T, layer, a, a.forwardH.gateUp);
       const act = this.#activate(T, a);
       const next = l + 1 < this.layers.length ? this.#activations(l + 1).x : this.#last;
       layer.down.forward(dev, T, act, next, a.mid);
-      keepH(dev, T, layer.down, act, a.h.down);
+      keepH(dev, T, layer.down, act, a.forwardH.down);
     });
     this.#norm(T, this.finalNorm, this.#last, this.#stats);
     op.gatherRows(dev, batch.R, { x: this.#normed, rows: batch.rows, out: this.#hidden });
@@ -294,12 +294,12 @@ export class Decoder {
   }
 
   /** mid = x + o(attention(rope(q), rope(k), v)), with q, k, v of `normed`. */
-  #attention(batch: DeviceBatch, layer: Layer, a: LayerActivations): void {
+  #attention(batch: DeviceBatch, layer: Layer, a: LayerActivations, h: Tensor | null): void {
     const { dev } = this;
     const { T, positions } = batch;
     const { H, K, D } = this.config;
     layer.qkv.forward(dev, T, this.#normed, a.qkv);
-    keepH(dev, T, layer.qkv, this.#normed, a.h.qkv);
+    keepH(dev, T, layer.qkv, this.#normed, h);
     // The query and key heads lie side by side in [T,(H+2K)D].
     if (this.rope) op.rope(dev, T, { heads: H + K, D, x: a.qkv, ...this.rope, positions });
     const { q, k, v } = this.#split(a.qkv);
@@ -309,9 +309,9 @@ export class Decoder {
   }
 
   /** gate and up of `normed`, or ReLU of up. */
-  #gateUp(T: number, layer: Layer, a: LayerActivations): void {
+  #gateUp(T: number, layer: Layer, a: LayerActivations, h: Tensor | null): void {
     layer.gateUp.forward(this.dev, T, this.#normed, a.gateUp);
-    keepH(this.dev, T, layer.gateUp, this.#normed, a.h.gateUp);
+    keepH(this.dev, T, layer.gateUp, this.#normed, h);
   }
 
   /** The input of down: silu(gate) · up, or ReLU of up, which is there already. */
@@ -330,10 +330,10 @@ export class Decoder {
     const { T } = batch;
     if (a.rung === "block") {
       this.#norm(T, layer.norm1, a.x, a.stats1);
-      this.#attention(batch, layer, a);
+      this.#attention(batch, layer, a, a.h.qkv);
     }
     this.#norm(T, layer.norm2, a.mid, a.stats2);
-    this.#gateUp(T, layer, a);
+    this.#gateUp(T, layer, a, a.h.gateUp);
   }
 
   /**
