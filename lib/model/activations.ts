@@ -25,7 +25,7 @@ export const RUNGS = ["none", "mlp", "block"] as const;
 export type Rung = typeof RUNGS[number];
 
 /**
- * The last `layers` layers stand on `rung`, the others one rung lower. The last layer of all need not be computed again: what layers
+ * The last `layers` layers stand on `rung`, the others one rung lower. The last layer of all is not computed again: what layers
  * share is still there from its forward pass.
  */
 export interface Recompute {
@@ -41,16 +41,10 @@ export function rungOf({ rung, layers }: Recompute, l: number, L: number): Rung 
   return l >= L - layers ? rung : RUNGS[Math.max(0, RUNGS.indexOf(rung) - 1)]!;
 }
 
-/** h [T,r] of linear layers; null where there is none. */
-export interface KeptH {
-  readonly qkv: Tensor | null;
-  readonly gateUp: Tensor | null;
-  readonly down: Tensor | null;
-}
-
 /** The activations of one layer; which of them are its own and which are shared depends on its rung. */
 export interface LayerActivations {
-  readonly rung: Rung;
+  /** What the backward pass computes again, so that the forward pass need not keep its h: attention and what is before it; the MLP. */
+  readonly again: { readonly attention: boolean; readonly mlp: boolean };
   readonly x: Tensor; // [T,d] residual stream entering the block
   readonly stats1: Tensor; // [T,1 or 2] what the norm before q, k, v keeps of a row
   readonly qkv: Tensor; // [T,(H+2K)D] after RoPE, where there is one
@@ -60,9 +54,7 @@ export interface LayerActivations {
   readonly stats2: Tensor; // [T,1 or 2] what the norm before the MLP keeps of a row
   readonly gateUp: Tensor; // [T,2f]; in OPT [T,f+r] output of ReLU, then h of down
   /** h [T,r] of the linear layers whose input is not kept; null without an adapter, or without a backward pass. */
-  readonly h: KeptH;
-  /** What the forward pass fills of them; the others are filled where the layer is computed again. */
-  readonly forwardH: KeptH;
+  readonly h: { readonly qkv: Tensor | null; readonly gateUp: Tensor | null; readonly down: Tensor | null };
   /** Where the layer's own buffers lie in the arena: bytes `from` .. `to`. */
   readonly from: number;
   readonly to: number;
@@ -90,7 +82,7 @@ interface Linears {
   down: Linear;
 }
 
-type Buffers = Omit<LayerActivations, "rung" | "h" | "forwardH" | "from" | "to">;
+type Buffers = Omit<LayerActivations, "again" | "h" | "from" | "to">;
 type BufferName = keyof Buffers;
 
 /** Buffers that a rung shares among layers. */
@@ -101,7 +93,7 @@ const SHARED: Record<Rung, readonly BufferName[]> = {
 };
 
 /** Linear layers whose h a rung shares among layers. */
-const SHARED_H: Record<Rung, readonly (keyof KeptH)[]> = { none: [], mlp: ["gateUp"], block: ["qkv", "gateUp"] };
+const SHARED_H: Record<Rung, readonly (keyof LayerActivations["h"])[]> = { none: [], mlp: ["gateUp"], block: ["qkv", "gateUp"] };
 
 /** Reserves the activations of all layers; `keepH` with the h that a backward pass needs. */
 export function reserveActivations(
@@ -141,7 +133,7 @@ export function reserveActivations(
       );
     }
   }
-  const sharedH: Partial<Record<keyof KeptH, Tensor>> = {};
+  const sharedH: Partial<Record<keyof LayerActivations["h"], Tensor>> = {};
   for (const name of ["qkv", "gateUp"] as const) {
     const rank = Math.max(...layers.map((linears) => linears[name].rank));
     if (keepH && rank > 0 && rungs.some((rung) => SHARED_H[rung].includes(name))) sharedH[name] = hBuffer(rank);
@@ -152,14 +144,14 @@ export function reserveActivations(
     const own = Object.fromEntries(
       names.map((name) => [name, SHARED[rung].includes(name) ? shared[name]! : makers[name](linears)]),
     ) as unknown as Buffers;
-    const hOf = (name: keyof KeptH) => {
+    const hOf = (name: keyof LayerActivations["h"]) => {
       const { rank } = linears[name];
       if (!keepH || rank === 0) return null;
       return SHARED_H[rung].includes(name) ? sharedH[name]!.columns(0, rank) : hBuffer(rank);
     };
     const h = { qkv: hOf("qkv"), gateUp: hOf("gateUp"), down: hOf("down") };
-    const again: Partial<KeptH> = l < layers.length - 1 ? Object.fromEntries(SHARED_H[rung].map((name) => [name, null])) : {};
-    return { rung, ...own, h, forwardH: { ...h, ...again }, from, to: arena.bytes };
+    const last = l === layers.length - 1;
+    return { again: { attention: rung === "block" && !last, mlp: rung !== "none" && !last }, ...own, h, from, to: arena.bytes };
   });
 }
 

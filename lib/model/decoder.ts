@@ -218,7 +218,7 @@ export class Decoder {
       roomBehind(cols, Math.max(...layers.map(({ rank }) => rank)), dtype);
     this.#normed = beside(widest(({ qkv, gateUp }) => [qkv, gateUp]));
     // The backward pass needs `normed` only to form a norm again.
-    const formsNorms = family === "opt" || this.#saved.some(({ rung }) => rung !== "none");
+    const formsNorms = family === "opt" || this.#saved.some(({ again }) => again.mlp);
     this.#behind = { from, to: formsNorms ? this.#normed.byteOffset : arena.bytes };
     const lddx = behind(d, this.layers.flatMap(({ o, down }) => [o, down]));
     const dx = train ? arena.reserve("workspace", T, d, { dtype, ld: lddx }) : null;
@@ -276,13 +276,13 @@ export class Decoder {
     this.layers.forEach((layer, l) => {
       const a = this.#activations(l);
       this.#norm(T, layer.norm1, a.x, a.stats1);
-      this.#attention(batch, layer, a, a.forwardH.qkv);
+      this.#attention(batch, layer, a, { keep: !a.again.attention });
       this.#norm(T, layer.norm2, a.mid, a.stats2);
-      this.#gateUp(T, layer, a, a.forwardH.gateUp);
+      this.#gateUp(T, layer, a, { keep: !a.again.mlp });
       const act = this.#activate(T, a);
       const next = l + 1 < this.layers.length ? this.#activations(l + 1).x : this.#last;
       layer.down.forward(dev, T, act, next, a.mid);
-      keepH(dev, T, layer.down, act, a.forwardH.down);
+      keepH(dev, T, layer.down, act, a.h.down);
     });
     this.#norm(T, this.finalNorm, this.#last, this.#stats);
     op.gatherRows(dev, batch.R, { x: this.#normed, rows: batch.rows, out: this.#hidden });
@@ -293,13 +293,13 @@ export class Decoder {
     norm.forward(this.dev, T, { x, eps: this.config.eps, y: this.#normed, stats });
   }
 
-  /** mid = x + o(attention(rope(q), rope(k), v)), with q, k, v of `normed`. */
-  #attention(batch: DeviceBatch, layer: Layer, a: LayerActivations, h: Tensor | null): void {
+  /** mid = x + o(attention(rope(q), rope(k), v)), with q, k, v of `normed`; `keep`: also h of q, k, v. */
+  #attention(batch: DeviceBatch, layer: Layer, a: LayerActivations, { keep }: { keep: boolean }): void {
     const { dev } = this;
     const { T, positions } = batch;
     const { H, K, D } = this.config;
     layer.qkv.forward(dev, T, this.#normed, a.qkv);
-    keepH(dev, T, layer.qkv, this.#normed, h);
+    if (keep) keepH(dev, T, layer.qkv, this.#normed, a.h.qkv);
     // The query and key heads lie side by side in [T,(H+2K)D].
     if (this.rope) op.rope(dev, T, { heads: H + K, D, x: a.qkv, ...this.rope, positions });
     const { q, k, v } = this.#split(a.qkv);
@@ -308,10 +308,10 @@ export class Decoder {
     layer.o.forward(dev, T, a.attention, a.mid, a.x);
   }
 
-  /** gate and up of `normed`, or ReLU of up. */
-  #gateUp(T: number, layer: Layer, a: LayerActivations, h: Tensor | null): void {
+  /** gate and up of `normed`, or ReLU of up; `keep`: also their h. */
+  #gateUp(T: number, layer: Layer, a: LayerActivations, { keep }: { keep: boolean }): void {
     layer.gateUp.forward(this.dev, T, this.#normed, a.gateUp);
-    keepH(this.dev, T, layer.gateUp, this.#normed, h);
+    if (keep) keepH(this.dev, T, layer.gateUp, this.#normed, a.h.gateUp);
   }
 
   /** The input of down: silu(gate) · up, or ReLU of up, which is there already. */
@@ -328,12 +328,12 @@ export class Decoder {
   /** Computes again what layer l did not keep, in the buffers that all layers share. */
   #restore(batch: DeviceBatch, layer: Layer, a: LayerActivations): void {
     const { T } = batch;
-    if (a.rung === "block") {
+    if (a.again.attention) {
       this.#norm(T, layer.norm1, a.x, a.stats1);
-      this.#attention(batch, layer, a, a.h.qkv);
+      this.#attention(batch, layer, a, { keep: true });
     }
     this.#norm(T, layer.norm2, a.mid, a.stats2);
-    this.#gateUp(T, layer, a, a.h.gateUp);
+    this.#gateUp(T, layer, a, { keep: true });
   }
 
   /**
@@ -381,8 +381,7 @@ export class Decoder {
     for (let l = config.L - 1; l >= 0; l--) {
       const layer = this.layers[l]!;
       const a = this.#activations(l);
-      // The shared buffers still hold what the forward pass left there: the last layer.
-      if (a.rung !== "none" && l < config.L - 1) this.#restore(batch, layer, a);
+      if (a.again.mlp) this.#restore(batch, layer, a);
       // x += down(silu(gate) · up), or down(relu(up))
       const ghDown = layer.down.backward(dev, T, dx, gxh);
       const sides = { f, dy: gxh.columns(0, f), gh: ghDown, h: a.h.gateUp };
