@@ -4,6 +4,7 @@
 #   make          build everything            make demo    META-LORA beside plain LoRA, in minutes
 #   make test     all tests                   make check   the gate: format, lint, types, docs, tests
 #   make bench    benchmarks                  make dist    dist/metalora, everything in one executable
+#   make test-gpu all tests of a GPU, on a machine that has one, with compute-sanitizer
 #   make clean    remove what was built, keep what was fetched
 #
 #   DENO=/path/to/deno   use this Deno instead of the pinned one     ARGS="…"   more arguments for `make demo` and `make test`

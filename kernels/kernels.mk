@@ -91,23 +91,28 @@ CUDA_FLAGS := -std=c++17 -O3 -Werror all-warnings \
   -Xcompiler -fPIC,-fvisibility=hidden,-fno-exceptions,-Wall,-Wextra,-Wno-missing-field-initializers,-Werror
 CUDA_LINK := -shared -cudart static -Xcompiler -static-libstdc++,-static-libgcc -Xlinker -z,defs,-z,nodelete,--as-needed,--version-script=ffi/shim/exports.map
 
-.PHONY: cuda gpu-harness
+.PHONY: cuda gpu-harness test-gpu
 cuda: $(CUDA_LIB)
 
 # The library wherever it can be built.
 CUDA_WHERE_NVCC := $(if $(shell command -v $(NVCC)),cuda)
 
-# Stand-alone checks and timings of the kernels, for a machine with a GPU: tests/gpu/run.sh.
-gpu-harness: build/gpu-attention build/gpu-kernels build/gpu-skinny
+# Stand-alone checks and timings of the kernels, for a machine with a GPU. `make test-gpu` runs all tests there.
+GPU_HARNESSES := build/gpu-attention build/gpu-kernels build/gpu-skinny
+gpu-harness: $(GPU_HARNESSES) build/gpu-hand_over
 GPU_REST := $(addprefix build/obj/cuda/,activation_gradients.o adam.o convert.o cross_entropy.o embedding.o layernorm.o lora.o relu.o rmsnorm.o rope.o segment.o swiglu.o vector.o)
-build/gpu-attention: tests/gpu/attention.cu build/obj/cuda/attention.o build/obj/cuda/attention_hopper.o
-build/gpu-kernels: tests/gpu/kernels.cu $(GPU_REST)
-build/gpu-skinny: tests/gpu/skinny.cu build/obj/cuda_shim/cuda_library.o
-build/gpu-attention build/gpu-kernels build/gpu-skinny: kernels/kernels.mk
+build/gpu-attention: build/obj/cuda/attention.o build/obj/cuda/attention_hopper.o
+build/gpu-kernels: $(GPU_REST)
+build/gpu-skinny: build/obj/cuda_shim/cuda_library.o
+build/gpu-hand_over: private CUDA_CODE := -gencode arch=compute_90a,code=sm_90a
+$(GPU_HARNESSES) build/gpu-hand_over: kernels/kernels.mk build/obj/cuda/code | nvcc
 	@echo "nvcc  $@"
 	$(Q)$(NVCC) -std=c++17 -O2 -Ikernels/cuda -Xcompiler -ffp-contract=off,-fopenmp-simd,-mavx2,-mfma,-pthread $(CUDA_CODE) -cudart static \
 	  -MMD -MP -MF build/obj/$(@F).d -o $@ tests/gpu/$(@F:gpu-%=%).cu $(filter %.o,$^) -ldl
 -include $(wildcard build/obj/gpu-*.d)
+
+test-gpu: all cuda gpu-harness
+	@DENO=$(DENO) sh tests/gpu/run.sh
 
 $(CUDA_LIB): $(CUDA_OBJECTS) ffi/shim/exports.map
 	@echo "link  $@"

@@ -2,11 +2,11 @@
 //
 //   nvcc -O3 -std=c++17 -Ikernels/cuda -Xcompiler -fopenmp-simd,-mavx2,-mfma,-pthread -gencode arch=compute_90a,code=sm_90a
 //     -o attention tests/gpu/attention.cu kernels/cuda/attention.cu kernels/cuda/attention_hopper.cu     (one line; or another chip)
-//   ./attention check [PART PARTS] | all | time [80 | 90 [SHAPE]]
+//   ./attention check [PART PARTS [once]] | all | time [80 | 90 [SHAPE]]
 //
 // What must not be read holds NaN: columns between the parts and behind them, rows behind the segments, keys and values that kv_lens
-// cuts off. What must not be written holds a pattern that is looked for afterwards. Every case runs twice, the second time from a
-// captured graph, and must give the same bits; and it runs on the kernels for sm_80 as well as on those for the chip, as it is and with
+// cuts off. What must not be written holds a pattern that is looked for afterwards. Every case runs twice (or once), the second time
+// from a captured graph, and must give the same bits; and it runs on the kernels for sm_80 as well as on those for the chip, as it is and with
 // dq and dk rotated back. Exits with 1 when a case fails.
 #include <algorithm>
 #include <cstdio>
@@ -213,7 +213,8 @@ static bool untouched(const std::vector<uint16_t>& x, int64_t ld, int T, std::ve
 }
 
 static int failures = 0;
-static int part = 0, parts = 1, turns = 0;  // every `parts`-th case alone, from number `part` on, once; for compute-sanitizer
+static int part = 0, parts = 1, turns = 0;  // every `parts`-th case alone, from number `part` on
+static int runs = 2;                        // once under racecheck, which is slow
 
 static void run_case(const char* name, const Shape& shape, int gap, double sharpness, int chip, int units) {
   if (turns++ % parts != part) return;
@@ -253,7 +254,7 @@ static void run_case(const char* name, const Shape& shape, int gap, double sharp
     bool same = true, clean = true;
     Verdict out, dq, dk, dv;
     double lse_error = 0;
-    for (int run = 0; run < (parts > 1 ? 1 : 2); run++) {
+    for (int run = 0; run < runs; run++) {
       Batch batch(shape, 70, gap, rotated);
       batch.qkv.put(qkv);
       batch.dout.put(dout);
@@ -426,6 +427,7 @@ int main(int count, char** arguments) {
   const int chip = device.major * 10 + device.minor;
   printf("%s, sm_%d, %d multiprocessors\n", device.name, chip, device.multiProcessorCount);
   if (what == "check" && count > 3) part = atoi(arguments[2]), parts = atoi(arguments[3]);
+  if (what == "check" && count > 4 && std::string(arguments[4]) == "once") runs = 1;
   if (what == "check" || what == "all") run_cases(chip, device.multiProcessorCount);
   if (what == "time" || what == "all")
     run_times(chip, device.multiProcessorCount, count > 2 ? atoi(arguments[2]) : 0, count > 3 ? atoi(arguments[3]) : -1);

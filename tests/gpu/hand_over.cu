@@ -1,11 +1,10 @@
 // hand_over.cu: which orders compute-sanitizer's racecheck counts where warps hand shared memory over through mbarriers.
 //
-//   nvcc -std=c++17 -O2 -Ikernels/cuda -gencode arch=compute_90a,code=sm_90a -o hand_over tests/gpu/hand_over.cu
-//   compute-sanitizer --tool racecheck ./hand_over one        one lane arrives for its warp, behind __syncwarp()
-//   compute-sanitizer --tool racecheck ./hand_over every      every lane arrives
-//
-//   compute-sanitizer --tool racecheck ./hand_over mixed      a named barrier of some warps, then __syncthreads()
-//   compute-sanitizer --tool racecheck ./hand_over named      named barriers alone
+//   make build/gpu-hand_over
+//   compute-sanitizer --tool racecheck build/gpu-hand_over one       one lane arrives for its warp, behind __syncwarp()
+//   compute-sanitizer --tool racecheck build/gpu-hand_over every     every lane arrives
+//   compute-sanitizer --tool racecheck build/gpu-hand_over mixed     a named barrier of some warps, then __syncthreads()
+//   compute-sanitizer --tool racecheck build/gpu-hand_over named     named barriers alone
 //
 // `one` and `mixed` are reported, `every` and `named` are not (CUDA 13.0, H200); all give the right sum.
 #include <cstdio>
@@ -85,7 +84,8 @@ __global__ void meet(float* sums) {
 }
 
 int main(int count, char** arguments) {
-  const std::string what = count > 1 ? arguments[1] : "one";
+  const std::string what = count > 1 ? arguments[1] : "";
+  if (what != "one" && what != "every" && what != "mixed" && what != "named") return printf("Which: one, every, mixed or named?\n"), 2;
   std::vector<float> host(BLOCKS * THREADS);
   float* sums;
   cudaMalloc(&sums, host.size() * sizeof(float));

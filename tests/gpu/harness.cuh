@@ -20,12 +20,15 @@ using metalora::cuda::bf16;
 
 inline int failures = 0, checks = 0;
 
-// A part of the checks alone: every `parts`-th of them, from number `part` on, each run once. For compute-sanitizer.
+// A part of the checks alone: every `parts`-th of them, from number `part` on.
 inline int part = 0, parts = 1, turns = 0;
 inline bool turn() { return turns++ % parts == part; }
-// Reads them from the command line, "check [part parts]".
+// How often each is run, to find bits that differ; once under racecheck, which is slow.
+inline int runs = 3;
+// Reads them from the command line, "check [PART PARTS [once]]".
 inline void read_part(int count, char** arguments) {
   if (count > 3) part = atoi(arguments[2]), parts = atoi(arguments[3]);
+  if (count > 4 && strcmp(arguments[4], "once") == 0) runs = 1;
 }
 
 #define CUDA_OK(call)                                                                              \
@@ -137,7 +140,7 @@ template <typename T>
 void run_repeatedly(Matrix<T>& out, const std::function<void()>& prepare, const std::function<cudaError_t()>& run,
                     const std::string& what) {
   std::vector<T> first;
-  for (int i = 0; i < (parts > 1 ? 1 : 3); i++) {
+  for (int i = 0; i < runs; i++) {
     prepare();
     CUDA_OK(run());
     CUDA_OK(cudaDeviceSynchronize());

@@ -1,26 +1,33 @@
 #!/bin/sh
 # run.sh: every test that needs a GPU, on a machine that has one. Ends with a table: name, passed, failed, seconds.
 #
-#   sh tests/gpu/run.sh [HARNESS ...]
+#   make test-gpu                         builds what is needed and runs all
+#   sh tests/gpu/run.sh [HARNESS ...]     HARNESS: compiled programs of tests/gpu/*.cu (default: those of `make gpu-harness`)
 #
-# HARNESS: compiled programs of tests/gpu/*.cu (each tells at its top how it is compiled); each is run with `check`. Where
-# compute-sanitizer is installed, it looks for wrong accesses (memcheck) and races (racecheck) in the harnesses, in parts, and in tests of
-# operators. What it does not finish in time counts by what it found until then. racecheck watches the project's own kernels alone, and
-# runs no test that calls cuBLAS: already a plain product fails under it (tests/bench/gpu.md).
-#
+#   STAGES="tests checks memcheck racecheck"
+#     tests      the files of tests/gpu, one after the other
+#     checks     the harnesses: each kernel against references in double
+#     memcheck   compute-sanitizer looks for wrong accesses in the harnesses, in parts, and in the tests that run in one process
+#     racecheck  compute-sanitizer looks for races in the project's kernels: in the harnesses and in the tests that call no cuBLAS, as
+#                already a plain product of cuBLAS fails under it (tests/bench/gpu.md)
+#   JOBS=1                    how many runs of compute-sanitizer at once
 #   DENO=/path/to/deno        else the pinned one, or the one in PATH
 #   CHECK_SECONDS=300         time limit of a test file or a harness
-#   SANITIZE_SECONDS=120      time limit of one run of compute-sanitizer; 0: none at all
+#   SANITIZE_SECONDS=600      time limit of one run of compute-sanitizer
 #   METALORA_TEST_BACKEND=cpu the CPU stands in for the GPU, to check the tests themselves
+#
+# What is not finished in time has failed. Where compute-sanitizer is not installed, its stages are left out.
 #
 # Exit code: 0 when nothing failed and something ran, else 1.
 set -u
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 root=$(dirname -- "$(dirname -- "$here")")
-table=$(mktemp) || exit 1
-log=$(mktemp) || exit 1
-trap 'rm -f "$table" "$log"' EXIT
+work=$(mktemp -d) || exit 1
+table=$work/table
+log=$work/log
+: >"$table"
+trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 
 # Paths of harnesses are the caller's; everything else is the project's.
@@ -31,11 +38,17 @@ for harness; do
 "
 done
 cd "$root" || exit 1
+[ $# -gt 0 ] || harnesses="$root/build/gpu-kernels
+$root/build/gpu-skinny
+$root/build/gpu-attention
+"
 
 if [ -z "${DENO:-}" ]; then
   for each in .tools/deno-*/deno; do [ -x "$each" ] && DENO=$root/$each; done
   DENO=${DENO:-$(command -v deno)} || { echo "Cannot run the tests: there is no deno. Run make, or set DENO" >&2; exit 1; }
 fi
+
+wanted() { case " ${STAGES-tests checks memcheck racecheck} " in *" $1 "*) ;; *) return 1 ;; esac; }
 
 # limited SECONDS COMMAND...: 124 when the time was up.
 limited() {
@@ -68,16 +81,17 @@ NO_COLOR=1
 METALORA_TEST_ALONE=1 # one file after the other: a test may take all of the GPU's memory
 export NO_COLOR METALORA_TEST_ALONE
 
-for file in tests/gpu/*_test.ts; do
-  run "$file" "${CHECK_SECONDS:-300}" "$DENO" test --quiet --no-check --allow-all "$file"
+# A file of tests/gpu.
+tests() {
+  run "$1" "${CHECK_SECONDS:-300}" "$DENO" test --quiet --no-check --allow-all "$1"
   passed=$(number passed)
   failed=$(number failed)
   # A process that ends otherwise than by its tests has failed, too.
   if [ "$code" -ne 0 ] && [ "${failed:-0}" -eq 0 ]; then failed=1; fi
-  row "$file" "${passed:-0}" "${failed:-0}" "$took"
-done
+  row "$1" "${passed:-0}" "${failed:-0}" "$took"
+}
 
-# check HARNESS: they say "N checks, M failed", or "pass ..." for each case and "M cases failed".
+# A harness: they say "N checks, M failed", or "pass ..." for each case and "M cases failed".
 check() {
   run "$1" "${CHECK_SECONDS:-300}" "$1" check
   failed=$(number failed)
@@ -88,6 +102,17 @@ check() {
   row "$(basename "$1") check" "$passed" "${failed:-0}" "$took"
 }
 
+each_harness() {
+  printf '%s' "$harnesses" | while IFS= read -r harness; do
+    if [ -x "$harness" ]; then
+      "$@" "$harness" </dev/null
+    else
+      printf '\n== %s\nnot built: make gpu-harness\n' "$harness"
+      row "$(basename "$harness"): not built" 0 1 0
+    fi
+  done
+}
+
 # sanitize TOOL NAME COMMAND...: one row; it passes when the tool has found nothing. What harnesses compare with is not looked at.
 sanitize() {
   tool=$1
@@ -96,43 +121,55 @@ sanitize() {
   kernels='--kernel-name-exclude kns=reference_kernel'
   [ "$tool" != racecheck ] || kernels='--kernel-name kns=metalora'
   # shellcheck disable=SC2086 # several words
-  run "$tool: $what" "${SANITIZE_SECONDS:-120}" compute-sanitizer --tool "$tool" $kernels --target-processes all --error-exitcode 99 "$@"
-  if [ "$code" -eq 0 ]; then
-    row "$tool: $what" 1 0 "$took"
-  elif { [ "$code" -eq 124 ] || [ "$code" -eq 137 ]; } && ! grep -Eq '^=========.*(Invalid|Misaligned|hazard|leaked|rror:)' "$log"; then
-    row "$tool: $what (stopped by the time limit)" 1 0 "$took"
-  else
-    row "$tool: $what" 0 1 "$took"
-  fi
+  run "$tool: $what" "${SANITIZE_SECONDS:-600}" compute-sanitizer --tool "$tool" $kernels --target-processes all --error-exitcode 99 "$@"
+  if [ "$code" -eq 0 ]; then row "$tool: $what" 1 0 "$took"; else row "$tool: $what" 0 1 "$took"; fi
 }
 
-each_harness() {
-  printf '%s' "$harnesses" | while IFS= read -r harness; do
-    "$@" "$harness" </dev/null
-  done
+# job COMMAND...: in the background, JOBS at once. What it says comes when it ends.
+job() {
+  read -r _ <&9
+  {
+    log=$(mktemp "$work/log.XXXXXX")
+    "$@" >"$log.said" 2>&1
+    cat "$log.said"
+    rm -f "$log" "$log.said"
+    echo >&9
+  } &
 }
 
-# sanitize_harness TOOL HARNESS: in parts, each of which finishes within its time limit.
+# Races show in a single run of each check, which takes long enough.
 sanitize_harness() {
-  for part in 0 1 2 3 4 5; do sanitize "$1" "$(basename "$2") $((part + 1)) of 6" "$2" check $part 6; done
-}
-
-# operators TOOL FILE TESTS: the tests of one file whose names match.
-operators() {
-  sanitize "$1" "$2 $3" "$DENO" test --quiet --no-check --allow-all --filter "$3" "tests/gpu/$2"
-}
-
-each_harness check
-if [ "${SANITIZE_SECONDS:-120}" -gt 0 ] && command -v compute-sanitizer >/dev/null; then
-  for tool in memcheck racecheck; do
-    each_harness sanitize_harness "$tool"
-    operators "$tool" operators_test.ts '/gatherRows|layernorm|relu|swigluGradients|segmentOuter/'
-    operators "$tool" vectors_test.ts '/rowDots/'
-    [ "$tool" = racecheck ] || operators "$tool" linear_test.ts '/A below W, room/'
-    operators "$tool" attention_test.ts '/heads of 64/'
+  once=
+  [ "$1" != racecheck ] || once=once
+  for part in 0 1 2 3 4 5; do
+    # shellcheck disable=SC2086 # a word or none
+    job sanitize "$1" "$(basename "$2") check, $((part + 1)) of 6" "$2" check $part 6 $once
   done
-else
-  printf '\ncompute-sanitizer is not here, or not wanted: nothing was looked at with it\n'
+}
+
+# sanitize_tests TOOL FILE [FILTER]
+sanitize_tests() {
+  job sanitize "$1" "$2${3:+ $3}" "$DENO" test --quiet --no-check --allow-all ${3:+--filter "$3"} "tests/gpu/$2"
+}
+
+if wanted tests; then for file in tests/gpu/*_test.ts; do tests "$file"; done; fi
+if wanted checks; then each_harness check; fi
+if command -v compute-sanitizer >/dev/null; then
+  mkfifo "$work/turns" || exit 1
+  exec 9<>"$work/turns"
+  for _ in $(seq "${JOBS:-1}"); do echo >&9; done
+  if wanted racecheck; then
+    for file in vectors_test.ts attention_test.ts; do sanitize_tests racecheck $file; done
+    sanitize_tests racecheck operators_test.ts '/^(?!headCrossEntropy)/'
+    each_harness sanitize_harness racecheck
+  fi
+  if wanted memcheck; then
+    for name in device vectors operators linear attention model; do sanitize_tests memcheck ${name}_test.ts; done
+    each_harness sanitize_harness memcheck
+  fi
+  for _ in $(seq "${JOBS:-1}"); do read -r _ <&9; done # all have ended
+elif wanted memcheck || wanted racecheck; then
+  printf '\ncompute-sanitizer is not here: nothing was looked at with it\n'
 fi
 
 printf '\n'
