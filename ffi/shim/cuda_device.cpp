@@ -72,6 +72,7 @@ bool obstructed(Obstacle& found) {
       snprintf(found.reason, sizeof found.reason, "the NVIDIA driver shows no GPU while CUDA_VISIBLE_DEVICES is '%.64s'", visible);
     else
       snprintf(found.reason, sizeof found.reason, "the NVIDIA driver sees no GPU");
+    found.remedy = visible ? "Correct or unset it" : "Give one to this machine or container (nvidia-smi must list it)";
     return true;
   }
   if (error == cudaSuccess) return false;
@@ -82,10 +83,7 @@ bool obstructed(Obstacle& found) {
 
 bool open(ml_ctx* ctx, int device) {
   Obstacle obstacle;
-  if (obstructed(obstacle)) {
-    if (!obstacle.remedy) return cannot_open(device, "%s. Use --device cpu", obstacle.reason);
-    return cannot_open(device, "%s. %s, or use --device cpu", obstacle.reason, obstacle.remedy);
-  }
+  if (obstructed(obstacle)) return cannot_open(device, "%s. %s, or use --device cpu", obstacle.reason, obstacle.remedy);
   int count = 0;
   cudaGetDeviceCount(&count);
   if (device < 0 || device >= count) return cannot_open(device, "this machine has %d GPU%s, numbered from 0", count, count == 1 ? "" : "s");

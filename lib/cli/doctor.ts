@@ -73,7 +73,11 @@ function describeCuda(cuda: CudaReport | string): Finding[] {
   const { driver, built_for, problem, gpus, cublas } = cuda;
   const findings: Finding[] = [];
   if (driver === "") {
-    findings.push({ what: "driver", state: "missing", text: "no NVIDIA driver (libcuda.so.1): runs use the CPU" });
+    findings.push({
+      what: "driver",
+      state: "missing",
+      text: "no NVIDIA driver (libcuda.so.1): runs use the CPU. Install one to use a GPU",
+    });
   } else if (problem !== "") findings.push({ what: "driver", state: "broken", text: `CUDA ${driver}: ${problem}` });
   else findings.push({ what: "driver", state: "ok", text: `CUDA ${driver} (this program was built with ${built_for})` });
   for (const { index, name, compute_capability, multiprocessors, memory_bytes, usable } of gpus) {
@@ -83,7 +87,7 @@ function describeCuda(cuda: CudaReport | string): Finding[] {
     findings.push({
       what: `cuda:${index}`,
       state: usable ? "ok" : "broken",
-      text: usable ? text : `${text}: at least 8.0 (Ampere) is needed`,
+      text: usable ? text : `${text}: at least 8.0 (Ampere) is needed. Use another GPU or the CPU`,
     });
   }
   if (cublas.found) findings.push({ what: "cuBLAS", state: "ok", text: `${cublas.version} (${cublas.path})` });

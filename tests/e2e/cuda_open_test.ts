@@ -38,7 +38,7 @@ const OPENING: Record<string, Fault> = {
     env: { ...RUNTIME, STAND_IN_DRIVER: "0" },
     says: "there is no NVIDIA driver (libcuda.so.1). Install one, or use --device cpu",
     stands: "No NVIDIA driver here: computing on the CPU",
-    doctor: "– driver   no NVIDIA driver (libcuda.so.1): runs use the CPU",
+    doctor: "– driver   no NVIDIA driver (libcuda.so.1): runs use the CPU. Install one to use a GPU",
   },
   "a driver too old": {
     env: { ...DRIVER, STAND_IN_DRIVER: "12020" },
@@ -50,9 +50,9 @@ const OPENING: Record<string, Fault> = {
   },
   "no device": {
     env: { ...DRIVER, CUDA_VISIBLE_DEVICES: "7" },
-    says: "the NVIDIA driver shows no GPU while CUDA_VISIBLE_DEVICES is '7'. Use --device cpu",
-    stands: "Computing on the CPU: the NVIDIA driver shows no GPU while CUDA_VISIBLE_DEVICES is '7'",
-    doctor: "✗ driver   CUDA 13.0: the NVIDIA driver shows no GPU while CUDA_VISIBLE_DEVICES is '7'",
+    says: "the NVIDIA driver shows no GPU while CUDA_VISIBLE_DEVICES is '7'. Correct or unset it, or use --device cpu",
+    stands: "Computing on the CPU: the NVIDIA driver shows no GPU while CUDA_VISIBLE_DEVICES is '7'. Correct or unset it",
+    doctor: "✗ driver   CUDA 13.0: the NVIDIA driver shows no GPU while CUDA_VISIBLE_DEVICES is '7'. Correct or unset it",
   },
   "a driver that was updated under a running system": initialised(
     803,
@@ -68,7 +68,8 @@ const OPENING: Record<string, Fault> = {
     env: { ...RUNTIME, STAND_IN_CAPABILITY: "7.5" },
     says: "Stand-in has compute capability 7.5, at least 8.0 (Ampere) is needed. Use --device cpu",
     stands: "Computing on the CPU: Stand-in has compute capability 7.5, at least 8.0 is needed",
-    doctor: "✗ cuda:0   Stand-in, compute capability 7.5, 16 multiprocessors, 16.00 GiB: at least 8.0 (Ampere) is needed",
+    doctor:
+      "✗ cuda:0   Stand-in, compute capability 7.5, 16 multiprocessors, 16.00 GiB: at least 8.0 (Ampere) is needed. Use another GPU or the CPU",
   },
   "a missing cuBLAS": {
     env: { ...RUNTIME, METALORA_CUDA_DIR: STAND_INS },
