@@ -31,8 +31,8 @@ export interface HostWork {
  */
 const RUNTIME_GROWTH = 24 * 2 ** 20;
 /**
- * What CUDA takes of a GPU beside the arena: 657 to 662 MiB in the runs of tests/bench/gpu/metalora.jsonl (peak less arena), on an
- * H200 with CUDA 13.
+ * What CUDA takes of a GPU beside the arena: 657 to 663 MiB in the runs of tests/bench/gpu (peak less arena), on an H100 and an H200
+ * with CUDA 13.
  */
 const DRIVER_BYTES = 660 * 2 ** 20;
 /** The part of it that an open device has taken already: 0.62 GiB by `metalora doctor` on the same card. */

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The measurements of tests/bench/gpu.md on a machine with a GPU, the peers beside them on the same card. Needs the built libraries
 # (make all cuda), Python with torch, transformers and peft for the peers, and ../shared/bench. About 12 minutes with all peers, half of
-# it torch.compile.
+# it torch.compile. gpu_table.ts prints what it leaves as tables.
 #
 #   sh tests/bench/gpu.sh [FOLDER]     results go to FOLDER (default: build/gpu)
 #
@@ -26,7 +26,8 @@ ours --model-shape llama2-7b --batch 4 --length 400 --steps 15 --parts
 ours --model-shape llama2-7b --batch 4 --length 400 --steps 15 --set "train.memory=19160 MiB"
 ours --model-shape llama2-7b --batch 4 --length 400 --steps 43 --method meta-lora
 ours --model-shape llama2-7b --batch 4 --length 2048 --steps 10 --parts
-ours --model-shape llama2-7b --batch 4 --length 2048 --steps 6 --set "train.memory=18660 MiB"
+ours --model-shape llama2-7b --batch 4 --length 2048 --steps 10 --set "train.memory=18660 MiB"
+ours --model-shape llama2-7b --batch 4 --length 2048 --steps 13 --method meta-lora
 ours --model-shape smollm2-135m --batch 8 --length 512 --steps 50 --parts
 ours --model-shape smollm2-135m --batch 8 --length 512 --steps 93 --method meta-lora
 ours --model-shape baichuan2-7b --batch 4 --length 400 --steps 15 --set "train.memory=20160 MiB"
@@ -40,7 +41,7 @@ for shape in qwen2-0.5b smollm2-1.7b; do ours --model-shape $shape --batch 8 --l
 peers=../shared/bench
 if [ -d "$peers" ]; then
   OUT="$out" python3 "$peers/gemm_floor.py"
-  python3 "$peers/peer_metalora.py" baichuan2-7b | tee "$out/peer_metalora.jsonl"
+  python3 "$peers/peer_metalora.py" baichuan2-7b opt-1.3b | tee "$out/peer_metalora.jsonl"
   OUT="$out" python3 "$peers/peer_peft.py" ${PEERS-eager checkpointing compile}
 fi
 
