@@ -12,6 +12,7 @@ import { randomWeights } from "../../lib/model/load.ts";
 import type { Tokens } from "../../lib/train/batch.ts";
 import { Engine, type EngineOptions } from "../../lib/train/engine.ts";
 import { normals } from "../native/harness.ts";
+import { distance } from "./subject.ts";
 
 const hasGpu = chooseDevice(null).backend === "cuda";
 if (!hasGpu) console.log("skipped: no GPU here that can be used");
@@ -100,16 +101,6 @@ function run(backend: "cpu" | "cuda", shape: ModelConfig, options: Partial<Engin
     staged = engine.staging!.read(4, P);
   }
   return { losses, sum, staged, engine: { P, adapters: engine.adapters } };
-}
-
-/** ‖a − b‖ / ‖b‖. */
-function distance(a: Float32Array, b: Float32Array): number {
-  let difference = 0, size = 0;
-  for (let i = 0; i < b.length; i++) {
-    difference += (a[i]! - b[i]!) ** 2;
-    size += b[i]! ** 2;
-  }
-  return Math.sqrt(difference / size);
 }
 
 for (const [name, shape] of Object.entries(SHAPES)) {

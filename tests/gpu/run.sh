@@ -164,7 +164,7 @@ if command -v compute-sanitizer >/dev/null; then
     each_harness sanitize_harness racecheck
   fi
   if wanted memcheck; then
-    for name in device vectors operators linear attention model; do sanitize_tests memcheck ${name}_test.ts; done
+    for name in device vectors operators linear attention model pytorch; do sanitize_tests memcheck ${name}_test.ts; done
     each_harness sanitize_harness memcheck
   fi
   for _ in $(seq "${JOBS:-1}"); do read -r _ <&9; done # all have ended

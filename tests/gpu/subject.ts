@@ -297,3 +297,13 @@ export function compare<R extends Results>(
     }
   }
 }
+
+/** ‖a − b‖ / ‖b‖. */
+export function distance(a: Float32Array, b: Float32Array): number {
+  let difference = 0, size = 0;
+  for (let i = 0; i < b.length; i++) {
+    difference += (a[i]! - b[i]!) ** 2;
+    size += b[i]! ** 2;
+  }
+  return Math.sqrt(difference / size);
+}
