@@ -45,10 +45,10 @@ export function passesAt({ consumed, inEpoch }: Position, { method, every, plain
  * @param perEpoch training batches in an epoch
  */
 export function plannedSteps(batches: number, perEpoch: number, options: PassOptions & { trainOn: boolean }): number {
-  let steps = 0;
-  for (let consumed = 0; consumed < batches; consumed++) {
-    const passes = passesAt({ consumed, inEpoch: consumed % perEpoch }, options);
-    steps += passes.filter((pass) => pass !== "refresh" || options.trainOn).length;
-  }
-  return steps;
+  const { method, every, plainStart, trainOn } = options;
+  if (method === "none" || !trainOn) return batches;
+  const lead = method === "meta-lora" && plainStart !== "never" ? 1 : 0;
+  const refreshes = (batches: number) => Math.max(0, Math.ceil((batches - lead) / every));
+  if (plainStart !== "epoch") return batches + refreshes(batches);
+  return batches + Math.floor(batches / perEpoch) * refreshes(perEpoch) + refreshes(batches % perEpoch);
 }

@@ -10,7 +10,7 @@ async function listening(...lines: string[]): Promise<{ code: number; out: strin
     `import { onSignal } from "${new URL("lib/cli/signals.ts", `file://${ROOT}`)}";`,
     `onSignal(() => (console.log("asked"), "wait"));`,
     `const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));`,
-    `const send = (signal) => (Deno.kill(Deno.pid, signal), sleep(5));`,
+    `const send = (signal, ms = 100) => (Deno.kill(Deno.pid, signal), sleep(ms));`,
     ...lines,
     `console.log("alive");`,
     `Deno.exit(0);`,
@@ -36,7 +36,7 @@ Deno.test("the first signal asks, the second one ends; a SIGHUP asks only", asyn
 });
 
 Deno.test("a Ctrl-C that arrives twice, from the terminal and from deno task, is one; pressed again it ends", async () => {
-  assertEquals(await listening(`await send("SIGINT");`, `await send("SIGINT");`), { code: 0, out: ["asked", "alive"] });
+  assertEquals(await listening(`await send("SIGINT", 5);`, `await send("SIGINT");`), { code: 0, out: ["asked", "alive"] });
   const again = await listening(`await send("SIGINT");`, `await sleep(400);`, `await send("SIGINT");`);
   assertEquals(again, { code: 130, out: ["asked"] });
 });
