@@ -1,6 +1,7 @@
 import { type Condition, CONDITIONS, type DemoResult, type DemoSummary, runDemo } from "../demo/run.ts";
 import { DEMO_SIZES } from "../demo/generate.ts";
-import { STOPPED } from "../errors.ts";
+import { STOPPED, UserError } from "../errors.ts";
+import { readRegularFile } from "../files.ts";
 import { RunFiles, RunFolder } from "../train/folder.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
 import { threadsOption } from "./device.ts";
@@ -40,8 +41,8 @@ export const command: Command = {
   ],
   examples: [["demo", "Three seeds"], ["demo --seed 100", "Three others"]],
   async run(args) {
-    const first = args.number("seed", { min: 0, whole: true }) ?? 0;
     const count = args.number("seeds", { min: 1, max: 100, whole: true }) ?? 3;
+    const first = args.number("seed", { min: 0, max: 2 ** 32 - count, whole: true }) ?? 0;
     const output = args.value("output") ?? "runs/demo";
     const json = args.flag("json");
     const seeds = Array.from({ length: count }, (_, i) => first + i);
@@ -53,6 +54,7 @@ export const command: Command = {
       return "end";
     });
     using _folder = RunFolder.open(output);
+    requireOwn(output, seeds);
     const { train, validation, test, rightShare, wrongShare } = DEMO_SIZES;
     const percent = (share: number) => `${Math.round(100 * share)} %`;
     const off = percent(1 - rightShare - wrongShare);
@@ -86,6 +88,24 @@ export const command: Command = {
   },
 };
 
+/** @throws {UserError} exit code 2 when the demo would replace a file that no demo wrote */
+function requireOwn(output: string, seeds: readonly number[]): void {
+  const data = seeds.flatMap((seed) => ["train", "validation", "test"].map((split) => [`data-${seed}/${split}.jsonl`, "kind"]));
+  for (const [name, key] of [["summary.json", "metalora"], ...data]) {
+    if (holdsKey(`${output}/${name}`, key!)) continue;
+    throw new UserError(`Cannot use the output ${output}: its ${name} is none that a demo wrote. Choose another output`, 2);
+  }
+}
+
+/** Whether a file, if it is there, names a key in JSON. */
+function holdsKey(path: string, key: string): boolean {
+  try {
+    return readRegularFile(path).includes(`"${key}":`);
+  } catch (error) {
+    return error instanceof Deno.errors.NotFound;
+  }
+}
+
 function resultLine({ condition, seed, accuracy, auc, seconds }: DemoResult): string {
   const weights = auc === null ? "" : `  AUC of the weights ${auc.toFixed(2)}`;
   return `seed ${seed}  ${NAMES[condition].padEnd(38)} ${(100 * accuracy).toFixed(1).padStart(5)} %  ${
@@ -101,7 +121,7 @@ export function summaryTable(summary: DemoSummary): string[] {
     const low = Math.min(...own.map(({ accuracy }) => accuracy)), high = Math.max(...own.map(({ accuracy }) => accuracy));
     const time = own.reduce((sum, run) => sum + run.seconds, 0) / own.length;
     const range = `${(100 * low).toFixed(1)} – ${(100 * high).toFixed(1)}`;
-    const weights = condition === "metalora" ? auc.toFixed(2) : "";
+    const weights = condition === "metalora" ? auc?.toFixed(2) ?? "–" : "";
     return [NAMES[condition], `${(100 * summary[condition]).toFixed(1)} %`, range, weights, `${time.toFixed(1)} s`];
   });
   const header = ["", "accuracy", "range", "AUC of weights", "time a run"];

@@ -110,10 +110,11 @@ function parseOverride(text: string): Override {
     throw cannot("expected key.path=value, such as train.steps=100");
   }
   const given = text.slice(equals + 1);
+  if (given.trim() === "") throw cannot("the value is missing. Where none is meant, write null");
   const kind = textAt(path);
   const document = parseDocument(given, { prettyErrors: false });
   if (kind !== null && !isQuoted(document.contents, given)) {
-    return { path, value: kind === "text or null" && ["null", "~", ""].includes(given) ? null : given, text };
+    return { path, value: kind === "text or null" && ["null", "~"].includes(given) ? null : given, text };
   }
   const error = document.errors[0] ?? document.warnings[0];
   if (error) throw cannot(`the value is no YAML: ${error.message.replace(/\s+/g, " ")}`);

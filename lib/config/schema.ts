@@ -84,7 +84,9 @@ const optimizerSchema = z.strictObject({
 
 const trainSchema = z.strictObject({
   steps: whole(1).nullable().default(null).describe("Optimizer steps (give this or epochs)"),
-  epochs: positive().max(1e9).nullable().default(null).describe("Passes over the training data (default 1 when steps is not given)"),
+  epochs: positive().max(1e9).nullable().default(null).describe(
+    "Passes over the training data (default 1 when steps is not given)",
+  ),
   batch_size: whole(1).max(65536).default(4).describe("Samples a micro-batch"),
   accumulate: whole(1).default(1).describe("Micro-batches an optimizer step"),
   precision: z.enum(["auto", "f32", "bf16"]).default("auto").describe("Frozen weights; auto: f32 on the CPU, bf16 on CUDA"),

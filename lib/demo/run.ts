@@ -122,17 +122,23 @@ export async function runCondition(
   return { condition, seed, accuracy, auc: weighted, seconds: (performance.now() - start) / 1000 };
 }
 
-/** AUC of the mean weights at telling right rows, over the rows that were weighed at all. */
-function weightAuc(samples: readonly Sample[], records: readonly SampleRecord[], kinds: ReadonlyMap<string, DemoKind>): number {
+/** AUC of the mean weights at telling right rows, over the rows that were weighed at all; null where those are of one kind. */
+function weightAuc(
+  samples: readonly Sample[],
+  records: readonly SampleRecord[],
+  kinds: ReadonlyMap<string, DemoKind>,
+): number | null {
   const seen = records.flatMap(({ compared, weightSum }, i) =>
     compared > 0 ? [{ weight: weightSum / compared, id: samples[i]!.id }] : []
   );
-  return auc(seen.map(({ weight }) => weight), seen.map(({ id }) => kinds.get(id) === "right"));
+  const area = auc(seen.map(({ weight }) => weight), seen.map(({ id }) => kinds.get(id) === "right"));
+  return Number.isNaN(area) ? null : area;
 }
 
 /** What `summary.json` holds: accuracies in 0..1 and the AUC as means over the seeds. */
 export type DemoSummary = Record<Condition, number> & {
-  auc: number;
+  /** null when no run had one. */
+  auc: number | null;
   /** (metalora − mix) / (ideal − mix); null when right rows only are no better than MIX. */
   share: number | null;
   seconds: number;
@@ -145,9 +151,10 @@ export function summarise(runs: readonly DemoResult[], seconds: number): DemoSum
   const mean = (values: number[]) => values.reduce((a, b) => a + b, 0) / values.length;
   const accuracy = (condition: Condition) => mean(runs.filter((run) => run.condition === condition).map((run) => run.accuracy));
   const means = Object.fromEntries(CONDITIONS.map((condition) => [condition, accuracy(condition)])) as Record<Condition, number>;
+  const areas = runs.flatMap(({ auc }) => auc === null ? [] : [auc]);
   return {
     ...means,
-    auc: mean(runs.flatMap(({ auc }) => auc === null ? [] : [auc])),
+    auc: areas.length > 0 ? mean(areas) : null,
     share: means.ideal > means.mix ? (means.metalora - means.mix) / (means.ideal - means.mix) : null,
     seconds,
     seeds: [...new Set(runs.map(({ seed }) => seed))],

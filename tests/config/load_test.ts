@@ -184,8 +184,14 @@ Deno.test("--set takes text as it stands, but for quotes around all of it; null 
       output: taken,
     }]);
   }
-  assertEquals(problems(minimal, ["output="]), ["--set output=: Cannot use output: expected text that is not empty, found ''"]);
-  for (const nothing of ["null", "~", ""]) {
+  for (const empty of ["output=", "train.steps= ", "status.listen="]) {
+    assertThrows(
+      () => parseConfig(minimal, "run.yaml", [empty]),
+      UserError,
+      `--set ${empty}: Cannot set a key: the value is missing`,
+    );
+  }
+  for (const nothing of ["null", "~"]) {
     const { config } = parseConfig(minimal, "run.yaml", [`status.listen=${nothing}`, `data.train.fields.input=${nothing}`]);
     assertEquals([config.status.listen, (config.data.train.fields as { input: unknown }).input], [null, null]);
   }
