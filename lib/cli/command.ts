@@ -58,6 +58,14 @@ export const commonOptions: readonly Option[] = [
   { name: "help", description: "Show this text" },
 ];
 
+/** Joins `--threads -1` to `--threads=-1`: a negative number is the option's value, and no option. */
+function withNegatives(args: readonly string[], valued: readonly string[]): string[] {
+  const end = args.indexOf("--");
+  const takes = (arg: string | undefined) => arg?.startsWith("--") === true && valued.includes(arg.slice(2));
+  const isValue = (i: number) => (end < 0 || i < end) && /^-[\d.]/.test(args[i]!) && takes(args[i - 1]);
+  return args.flatMap((arg, i) => isValue(i) ? [] : i + 1 < args.length && isValue(i + 1) ? [`${arg}=${args[i + 1]}`] : [arg]);
+}
+
 /** The arguments of a command, checked against its options. */
 export class Arguments {
   /** Arguments that are no options. */
@@ -83,7 +91,7 @@ export class Arguments {
       const name = /^--([^=]+)=/s.exec(arg)?.[1];
       if (name !== undefined && flags.includes(name)) throw cannot(`--${name} takes no value, found '${arg}'`);
     }
-    const parsed = parseArgs(args, {
+    const parsed = parseArgs(withNegatives(args, valued), {
       boolean: flags,
       string: ["_", ...valued],
       collect: valued,

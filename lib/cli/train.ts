@@ -83,7 +83,7 @@ export const command: Command = {
     const texts = listen !== null && config.status.samples;
     const device = deviceOf(args);
     const options: RunOptions = { device, resume, allowChange, texts };
-    if (args.flag("dry-run")) return await dryRun(config, options, { json });
+    if (args.flag("dry-run")) return await dryRun(config, options, { json, listen });
 
     const events = new RunEvents();
     const progress = new Progress(config.train.log_every);
@@ -182,14 +182,19 @@ function printResult(result: RunResult, json: boolean): void {
   printLine(`adapter in ${output}/adapter`);
 }
 
-async function dryRun(config: Config, options: RunOptions, { json }: { json: boolean }): Promise<number> {
+async function dryRun(
+  config: Config,
+  options: RunOptions,
+  { json, listen }: { json: boolean; listen: string | null },
+): Promise<number> {
   const unusable = outputProblem(config);
+  const mute = listen === null ? null : await statusProblem(config, listen);
   // What it holds may only be looked at where a run may write.
   const resume = options.resume === true && unusable === null;
   const answer = await planInBackground(config, { ...options, resume });
   if ("kind" in answer) return report(answer, { json, debug: false });
   const { plan, steps, parameters, device, data, notes, refusal } = answer;
-  const problems = [unusable?.message, refusal].filter((message) => typeof message === "string");
+  const problems = [unusable?.message, mute?.message, refusal].filter((message) => typeof message === "string");
   const left = resume || unusable !== null ? null : abandoned(config.output);
   for (const note of [...left === null ? [] : [left], ...notes]) printNote(note);
   if (json) printJson({ ...plan, would_start: problems.length === 0, problems });
@@ -200,7 +205,19 @@ async function dryRun(config: Config, options: RunOptions, { json }: { json: boo
     printLine(memoryTable(plan));
   }
   for (const problem of problems) printNote(`metalora: ${problem}`);
-  return unusable?.exitCode ?? (refusal === null ? 0 : 1);
+  return unusable?.exitCode ?? mute?.exitCode ?? (refusal === null ? 0 : 1);
+}
+
+/** What keeps the status of a run from being served; null: nothing does. */
+async function statusProblem(config: Config, listen: string): Promise<UserError | null> {
+  const { startStatus } = await import("../status/start.ts");
+  try {
+    await startStatus(config.status, listen)[Symbol.asyncDispose]();
+    return null;
+  } catch (error) {
+    if (error instanceof UserError) return error;
+    throw error;
+  }
 }
 
 /** Shows a run on the terminal. */

@@ -284,6 +284,9 @@ export function writing<T>(path: string, action: () => T): T {
     if (error instanceof Deno.errors.NotCapable) {
       throw new UserError(`Cannot write the output ${path}: programs may not write there. Choose another output`);
     }
+    if (error instanceof Deno.errors.AlreadyExists || error instanceof Deno.errors.NotADirectory) {
+      throw new UserError(`Cannot use the output ${path}: it, or what it lies in, is no folder. Choose another output`, 2);
+    }
     // Some errors have no code, such as a file beyond the allowed size.
     if (!("code" in error) && !/\(os error \d+\)/.test(error.message)) throw error;
     throw new UserError(

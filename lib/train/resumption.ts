@@ -2,6 +2,8 @@
 import { join } from "node:path";
 import { parseConfig } from "../config/load.ts";
 import type { Config } from "../config/schema.ts";
+import { counted } from "../counted.ts";
+import { UserError } from "../errors.ts";
 import { readRegularFile } from "../files.ts";
 import { changesBetween, type Described, requireAllowed, requireKnownKeys } from "./changes.ts";
 import { readMadeFrom, type RunIdentity } from "./identity.ts";
@@ -19,10 +21,10 @@ export type Resumption =
  * Looks into the output of a run that is to go on.
  * @param allowed Keys that may have changed.
  * @param note Hears which checkpoint is passed over and where the run begins.
- * @throws {UserError} exit code 2, when something else has changed
+ * @throws {UserError} exit code 2, when something else has changed, or the run is to be shorter than it is already
  */
 export function resumption(
-  now: { config: Config; identity: RunIdentity },
+  now: { config: Config; identity: RunIdentity; steps: number },
   allowed: readonly string[],
   note: (text: string) => void,
 ): Resumption {
@@ -35,6 +37,15 @@ export function resumption(
   const changes = before ? changesBetween(before, now) : [];
   requireAllowed(output, changes, allowed);
   if (complete && changes.length === 0) return { kind: "complete" };
+  if (found && found.state.step > now.steps) {
+    throw new UserError(
+      `Cannot resume ${output}: it is at step ${found.state.step} already, beyond the ${
+        counted(now.steps, "step")
+      } of this run. ` +
+        "Give it more steps, or train without --resume",
+      2,
+    );
+  }
   const next = found ? goingOn(found.state.step) : "starting from the beginning";
   for (const { step, what } of damaged) note(`passing over the checkpoint of step ${step}: ${what}; ${next}`);
   const aside = savedStep(join(output, "previous"));

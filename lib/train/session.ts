@@ -39,7 +39,7 @@ import type { StepReport } from "./pass.ts";
 import { type FoundCheckpoint, restoreCheckpoint } from "./restore.ts";
 import { recalledResult } from "./result.ts";
 import { abandoned, cameFurther, resumption } from "./resumption.ts";
-import { loadRun, makeTrainer, type PreparedRun, prepareRun, smallerRuns } from "./run.ts";
+import { loadRun, makeTrainer, type PreparedRun, prepareRun, smallerRuns, totalSteps } from "./run.ts";
 import { requireDiskRoom } from "./space.ts";
 import type { Trainer } from "./trainer.ts";
 
@@ -71,7 +71,9 @@ export function train(
   const inputs = loadRunInputs(config);
   const identity = runIdentity(config, inputs.data);
   const note = (text: string) => emit({ type: "note", text });
-  const from = resume ? resumption({ config, identity }, allowChange, note) : null;
+  const from = resume
+    ? resumption({ config, identity, steps: totalSteps(config, inputs.data.train.samples.length) }, allowChange, note)
+    : null;
   const left = resume ? null : abandoned(config.output);
   if (left !== null) note(left);
   if (from?.kind === "complete") return { kind: "was complete", result: recalledResult(config.output) };

@@ -18,7 +18,7 @@ import { measure, type Measured } from "./measure.ts";
 import type { MemoryPlan } from "./memory.ts";
 import { datasetFacts } from "./messages.ts";
 import { describeResumption, resumption } from "./resumption.ts";
-import { prepareRun, smallerRuns } from "./run.ts";
+import { prepareRun, smallerRuns, totalSteps } from "./run.ts";
 import { type RunOptions, train } from "./session.ts";
 import { existingFolder, requireDiskRoom } from "./space.ts";
 
@@ -57,7 +57,13 @@ function planRun(config: Config, { device = {}, resume = false, allowChange = []
   const inputs = loadRunInputs(config);
   const notes: string[] = [];
   const identity = runIdentity(config, inputs.data);
-  const from = resume ? resumption({ config, identity }, allowChange, (text) => notes.push(text)) : null;
+  const from = resume
+    ? resumption(
+      { config, identity, steps: totalSteps(config, inputs.data.train.samples.length) },
+      allowChange,
+      (text) => notes.push(text),
+    )
+    : null;
   const where = from && describeResumption(from, output);
   if (where !== null) notes.push(where);
   using dev = openDevice(device);

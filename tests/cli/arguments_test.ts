@@ -37,6 +37,8 @@ Deno.test("Arguments refuses what the command does not know", () => {
 Deno.test("Arguments.number() checks range and form", () => {
   const number = (text: string, range = {}) => new Arguments(command, ["a", `--steps=${text}`]).number("steps", range);
   assertEquals([number("3"), number("1e-3"), number("-2")], [3, 1e-3, -2]);
+  assertEquals(new Arguments(command, ["a", "--steps", "-1", "b"]).number("steps"), -1);
+  assertEquals(new Arguments(command, ["--", "--steps", "-1"]).positional, ["--steps", "-1"]);
   assertEquals(new Arguments(command, ["a"]).number("steps"), undefined);
   const refused: [string, object, string][] = [
     ["x", {}, "Cannot use --steps: expected a number, found 'x'"],

@@ -230,6 +230,13 @@ Deno.test("train --resume says where it goes on, where it begins, and that a com
   assertEquals(await planned("--set", "train.steps=25", "--allow-change=train.steps"), "continuing from step 20\n");
   const allowed = await space.ok(...resume, "--set", "train.steps=25", "--allow-change=train.steps");
   assertEquals(JSON.parse(allowed.out).steps, 25);
+  for (const more of [[], ["--dry-run"]]) {
+    const shorter = await space.run(...resume, "--set", "train.steps=15", "--allow-change=train.steps", ...more);
+    const says =
+      "Cannot resume out: it is at step 20 already, beyond the 15 steps of this run. Give it more steps, or train without " +
+      "--resume";
+    assertEquals([shorter.code, shorter.err.trimEnd().split("\n").at(-1)], [2, `metalora: ${says}`]);
+  }
   assert(allowed.err.includes("continuing from step 20\n"), allowed.err);
   for (
     const [args, says] of [

@@ -219,14 +219,11 @@ Deno.test("--dry-run exits as the run would that could not start, says why, and 
   Deno.symlinkSync("nowhere", space.file("dangling"));
   Deno.symlinkSync("model", space.file("link"));
   const cases: [sets: string[], code: number, says: RegExp][] = [
-    [
-      ["output=file"],
-      1,
-      /^Cannot write the output file: .*\. Choose another output, or check its permissions and the free space$/,
-    ],
+    [["output=file"], 2, /^Cannot use the output file: it, or what it lies in, is no folder\. Choose another output$/],
+    [["output=file/x"], 2, /^Cannot use the output file\/x: it, or what it lies in, is no folder\. Choose another output$/],
     [["output=/proc/x"], 1, /^Cannot write the output \/proc\/x: programs may not write there\. Choose another output$/],
     [["output=own"], 2, /^Cannot use the output own: it holds 'adapter', but no configuration that a run of metalora wrote\. /],
-    [["output=dangling"], 1, /^Cannot write the output dangling: File exists \(os error 17\)\. Choose another output, or check/],
+    [["output=dangling"], 2, /^Cannot use the output dangling: it, or what it lies in, is no folder\. Choose another output$/],
     [["output=model"], 2, /^Cannot use the output model: it is the folder of the model\. .*: choose another output$/],
     [["output=link/../model/"], 2, /^Cannot use the output link\/\.\.\/model\/: it is the folder of the model\. /],
     [["output=link"], 2, /^Cannot use the output link: it is the folder of the model\. /],
@@ -243,6 +240,17 @@ Deno.test("--dry-run exits as the run would that could not start, says why, and 
     assertEquals(err, `metalora: ${problems[0]}\n`);
   }
   assertEquals(space.tree("."), before);
+  using taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const statuses: [listen: string, code: number, says: RegExp][] = [
+    ["foo", 2, /'foo' is no address/],
+    ["0.0.0.0:1", 2, /there is no token/],
+    [String(taken.addr.port), 1, /another program listens there/],
+  ];
+  for (const [listen, code, says] of statuses) {
+    const { code: found, out, err } = await space.run("train", "run.yaml", "--dry-run", "--threads=1", `--status=${listen}`);
+    assertEquals([found, out.includes("total")], [code, true], err);
+    assertMatch(err, says);
+  }
   await space.ok("train", "run.yaml", "--dry-run", "--threads=1", "--set", "output=new//x/../y");
   assertEquals(space.tree("."), before);
   const held = FileLock.take(space.file(".lock"), "x"); // what another run has
