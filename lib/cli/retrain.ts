@@ -70,6 +70,7 @@ export const command: Command = {
     const json = args.flag("json");
     const release = args.value("release");
     if (args.flag("rollback")) {
+      if (args.flag("force")) throw new UserError("Cannot use --force with --rollback: it is for training", 2);
       const record = await rollback(config, release);
       tell(() => {
         if (json) printJson(record);

@@ -100,7 +100,7 @@ export class Retraining {
     const { output } = this.config;
     using folder = RunFolder.open(output);
     folder.requireOwn(this.config.model);
-    if (!requireOwnResult(output)) this.#note(`${join(output, "result.json")} is damaged: it is written anew`);
+    if (!requireOwnResult(output)) this.#note(`${join(output, "result.json")} is damaged: the next decision writes it anew`);
     try {
       return await this.#run();
     } catch (error) {

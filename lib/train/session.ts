@@ -7,6 +7,7 @@
  */
 import { join } from "node:path";
 import type { Config } from "../config/schema.ts";
+import { counted } from "../counted.ts";
 import { writeConfig } from "../config/write.ts";
 import { UserError } from "../errors.ts";
 import { writePeftAdapter } from "../export/peft.ts";
@@ -92,6 +93,9 @@ export function train(
   return session.run();
 }
 
+/** So many steps at the end without a gradient are told. */
+const IDLE_STEPS = 10;
+
 /** The loop of one run with everything that it writes. */
 class Session {
   readonly #trainer: Trainer;
@@ -106,6 +110,8 @@ class Session {
   #best: { step: number; loss: number } | null = null;
   /** Whether this step's evaluation is still to be made. */
   #evaluate = false;
+  /** Steps up to this one whose gradient was 0. */
+  #idle = 0;
 
   constructor(
     readonly about: { prepared: PreparedRun; identity: RunIdentity; device: string; texts: boolean },
@@ -184,6 +190,7 @@ class Session {
   #tell(report: StepReport): void {
     this.#tokens += report.tokens;
     if (report.kind === "train" && report.fault === null) this.#loss = report.loss;
+    if (report.gradNorm !== null) this.#idle = report.gradNorm === 0 ? this.#idle + 1 : 0;
     const { prepared, texts } = this.about;
     const seconds = this.#seconds;
     const rate = (this.#tokens - this.#before.tokens) / (seconds - this.#before.seconds);
@@ -290,6 +297,12 @@ class Session {
     const { step, statistics } = this.#trainer;
     const theta = finiteAdapters(engine, step);
     release(theta);
+    if (this.#idle >= Math.min(IDLE_STEPS, step) && step > 0) {
+      const text =
+        `the gradient was 0 in the last ${counted(this.#idle, "step")}: nothing was learned there. Lower optimizer.lr, ` +
+        "or check the data";
+      this.emit({ type: "note", text });
+    }
     const metrics = this.files.flushLog("metrics.jsonl"); // whoever resumes behind the last step makes this evaluation again
     const results = this.#evaluateAll(step);
     const due = checkpoints.every > 0 && step % checkpoints.every === 0;

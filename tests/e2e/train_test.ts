@@ -279,6 +279,26 @@ Deno.test("an output that takes not even the lock of a run is left as it was", a
   }
 });
 
+Deno.test("a run whose gradient has died says so", async () => {
+  using space = workspace();
+  const { code, err } = await space.run(
+    "train",
+    "run.yaml",
+    "--threads=1",
+    "--set",
+    "optimizer.lr=1e10",
+    "--set",
+    "train.steps=20",
+  );
+  assertEquals(code, 0, err);
+  assertMatch(
+    err,
+    /^the gradient was 0 in the last 1\d steps: nothing was learned there\. Lower optimizer\.lr, or check the data$/m,
+  );
+  const { err: sound } = await space.ok("train", "run.yaml", "--threads=1");
+  assert(!sound.includes("gradient"), sound);
+});
+
 Deno.test("of several interrupted runs, what the one that came furthest had saved stays until another is complete", async () => {
   using space = workspace();
   await space.train("out", ["train.steps=1"]);

@@ -378,7 +378,7 @@ Deno.test("a result.json that is damaged beside its history is written anew", as
     space.write("out/result.json", damaged);
     const { code, record, err } = await night(space);
     assertEquals([code, record.outcome, space.json("out/result.json")], [0, "unchanged", record]);
-    assertStringIncludes(err, "out/result.json is damaged: it is written anew\n");
+    assertStringIncludes(err, "out/result.json is damaged: the next decision writes it anew\n");
   }
 });
 
