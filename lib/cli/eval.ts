@@ -2,14 +2,15 @@ import { loadConfig } from "../config/load.ts";
 import type { Config } from "../config/schema.ts";
 import { type Dataset, loadDataset } from "../data/dataset.ts";
 import { datasetOptions, loadRunData } from "../data/load.ts";
-import type { Sample } from "../data/encode.ts";
 import { guessSource } from "../data/guess.ts";
 import { UserError } from "../errors.ts";
 import { weightDtype } from "../train/build.ts";
 import { describeEvaluation, evaluation, requireFinite } from "../train/evaluation.ts";
 import { loadModelInputs, type ModelInputs, requirePositions } from "../train/inputs.ts";
 import { loadToEvaluate } from "../train/loaded.ts";
+import { datasetFacts } from "../train/messages.ts";
 import { type Arguments, type Command, jsonOption, setOption } from "./command.ts";
+import { describeData } from "./data.ts";
 import { deviceOption, openDevice, threadsOption } from "./device.ts";
 import { printJson, printLine, printNote } from "./output.ts";
 
@@ -22,6 +23,8 @@ export const command: Command = {
     "With a configuration: its model, the adapter in its output folder (when there is one) and its test data, or else its " +
     "validation data. With --model alone: the base model on --data.",
     "loss is the mean over labelled tokens in nats; an answer is exact when every one of its tokens is the model's first choice.",
+    "How many samples there are, truncated and dropped, stands on stderr, and with --json in the result. line is a sample's line in a " +
+    "JSONL file, or its place in a JSON file's array, from 1.",
   ],
   options: [
     { name: "model", value: "DIR", description: "Model folder, instead of a configuration" },
@@ -44,22 +47,24 @@ export const command: Command = {
     ["eval --model models/SmolLM2-135M --adapter runs/math/adapter --data test.jsonl --json", "Any adapter on any file"],
   ],
   run(args) {
-    const { inputs, samples, adapter, precision } = resolve(args);
+    const { inputs, name, dataset, adapter, precision } = resolve(args);
+    const { samples, truncated, dropped } = dataset;
     using dev = openDevice(args);
     using engine = loadToEvaluate(dev, inputs, samples, { adapter, weightDtype: weightDtype(dev, precision) });
+    printNote(describeData(name, datasetFacts(dataset)));
     const losses = engine.evaluate(samples);
     requireFinite(losses, samples, "evaluate");
     const json = args.flag("json");
     if (args.flag("per-sample")) {
-      samples.forEach(({ id }, i) => {
+      samples.forEach(({ id, line }, i) => {
         const tokens = losses.tokens[i]!;
-        const line = { id, loss: losses.sums[i]! / tokens, tokens };
-        if (json) printJson(line);
-        else printLine(`${id}\t${line.loss.toFixed(6)}\t${line.tokens}`);
+        const loss = losses.sums[i]! / tokens;
+        if (json) printJson({ id, line, loss, tokens });
+        else printLine(`${id}\t${loss.toFixed(6)}\t${tokens}`);
       });
     }
     const result = evaluation(losses);
-    if (json) printJson(result);
+    if (json) printJson({ ...result, truncated, dropped });
     else printLine(`${describeEvaluation(result)} (${result.tokens.toLocaleString("en")} labelled tokens)`);
     return 0;
   },
@@ -67,7 +72,9 @@ export const command: Command = {
 
 interface Resolved {
   inputs: ModelInputs;
-  samples: readonly Sample[];
+  /** What the data is called on stderr. */
+  name: string;
+  dataset: Dataset;
   adapter: string | null;
   precision: Config["train"]["precision"];
 }
@@ -86,13 +93,15 @@ function resolve(args: Arguments): Resolved {
     }
     const { config } = loadConfig(path, [...args.values("set")]);
     const inputs = loadModelInputs(config.model);
-    const dataset = file === undefined
-      ? configuredData(config, inputs)
-      : loadDataset({ ...guessSource(file, config.data.train), path: file }, inputs.tokenizer, datasetOptions(config));
+    const [name, dataset] = file === undefined ? configuredData(config, inputs) : [
+      "data",
+      loadDataset({ ...guessSource(file, config.data.train), path: file }, inputs.tokenizer, datasetOptions(config)),
+    ];
     requirePositions(dataset, inputs, config);
     return {
       inputs,
-      samples: dataset.samples,
+      name,
+      dataset,
       adapter: adapterOption ? named(adapterOption) : outputAdapter(config.output),
       precision: config.train.precision,
     };
@@ -103,21 +112,21 @@ function resolve(args: Arguments): Resolved {
   if (file === undefined) throw new UserError("Cannot evaluate: --model needs --data FILE", 2);
   const inputs = loadModelInputs(modelDir!);
   const source = guessSource(file, null);
-  const samples = loadDataset(source, inputs.tokenizer, {
+  const dataset = loadDataset(source, inputs.tokenizer, {
     template: source.format === "alpaca" ? "alpaca" : "none",
     maxLength: args.number("max-length", { min: 2, max: inputs.model.maxPositions, whole: true }) ?? inputs.model.maxPositions,
     appendEos: inputs.tokenizer.eosId !== null,
     mode: "standard",
-  }).samples;
-  return { inputs, samples, adapter: adapterOption ? named(adapterOption) : null, precision: "auto" };
+  });
+  return { inputs, name: "data", dataset, adapter: adapterOption ? named(adapterOption) : null, precision: "auto" };
 }
 
 const named = (adapter: string): string | null => adapter === "none" ? null : adapter;
 
-function configuredData(config: Config, { tokenizer }: ModelInputs): Dataset {
+function configuredData(config: Config, { tokenizer }: ModelInputs): [name: string, Dataset] {
   const data = loadRunData(config, tokenizer);
-  const chosen = data.test ?? data.validation;
-  if (chosen) return chosen;
+  if (data.test) return ["test", data.test];
+  if (data.validation) return ["validation", data.validation];
   throw new UserError("Cannot evaluate: the configuration has neither data.test nor data.validation. Give --data FILE", 2);
 }
 

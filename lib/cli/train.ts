@@ -5,13 +5,14 @@ import { ENDED, STOPPED, UserError } from "../errors.ts";
 import { BackgroundRun, planInBackground } from "../train/background.ts";
 import { requireKnownKeys } from "../train/changes.ts";
 import { describeEvaluation } from "../train/evaluation.ts";
-import { type DatasetFacts, type Ending, type RunEvent, RunEvents, type RunResult } from "../train/events.ts";
+import { type Ending, type RunEvent, RunEvents, type RunResult } from "../train/events.ts";
 import { outputProblem, RunFolder } from "../train/folder.ts";
 import { formatBytes } from "../train/memory.ts";
 import { abandoned, goingOn, nothingToDo } from "../train/resumption.ts";
 import type { StatusOfRun } from "../status/start.ts";
 import type { RunOptions } from "../train/session.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
+import { describeData } from "./data.ts";
 import { deviceOf, deviceOption, threadsOption } from "./device.ts";
 import { memoryTable } from "./memory_table.ts";
 import { printFailure, printJson, printLine, printNote, tell } from "./output.ts";
@@ -260,11 +261,4 @@ export function terminal(progress: Progress): (event: RunEvent) => void {
         printNote(event.text);
     }
   };
-}
-
-/** Such as "train      data.jsonl: 3,038 samples, 12 truncated; dropped 3 response longer than max_length". */
-export function describeData(name: string, { path, samples, dropped, truncated }: DatasetFacts): string {
-  const cut = truncated > 0 ? `, ${truncated} truncated` : "";
-  const lost = dropped.length > 0 ? `; dropped ${dropped.map(({ reason, count }) => `${count} (${reason})`).join(", ")}` : "";
-  return `${name.padEnd(10)} ${path}: ${counted(samples, "sample")}${cut}${lost}`;
 }

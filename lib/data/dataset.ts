@@ -69,7 +69,7 @@ export function loadDataset(spec: DataSpec, tokenizer: Tokenizer, options: Datas
       const id = seen.has(example.id) ? `${example.id}#${row.index}` : example.id;
       seen.add(id);
       const { ids, labels } = encoded;
-      samples.push({ id, ids, labels, ...rendered, source: example.source });
+      samples.push({ id, line: row.index + 1, ids, labels, ...rendered, source: example.source });
     }
     if (rows === spec.limit || samples.length === options.maxSamples) break;
   }

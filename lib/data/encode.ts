@@ -13,6 +13,8 @@ export const IGNORED = -100;
 /** A sample ready for the model. */
 export interface Sample {
   readonly id: string;
+  /** Line of a JSONL file, or place in the array of a JSON file; from 1. */
+  readonly line: number;
   /** [T] */
   readonly ids: Int32Array<ArrayBuffer>;
   /** [T], not shifted: labels[t] = ids[t] where the token is trained, -100 elsewhere. */

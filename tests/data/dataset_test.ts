@@ -28,8 +28,10 @@ Deno.test("loadDataset() gives ids, labels, source and the file's hash, and coun
   withFile("some.train.jsonl", text, (path) => {
     const { samples, dropped, truncated, sha256, ...rest } = loadDataset(spec(path), tokenizer, options);
     assertEquals(samples.map(({ id }) => id), ["some.train:0", "mine", "mine#5"]);
+    assertEquals(samples.map(({ line }) => line), [1, 3, 6]);
     assertEquals(samples[0], {
       id: "some.train:0",
+      line: 1,
       ids: Int32Array.of(1, 100, 101, 2),
       labels: Int32Array.of(IGNORED, IGNORED, 101, 2),
       prompt: "a",

@@ -5,7 +5,7 @@ import { contentKey, separate, splitDataset } from "../../lib/data/overlap.ts";
 import { UserError } from "../../lib/errors.ts";
 
 function sample(id: string, prompt: string, response = "r"): Sample {
-  return { id, prompt, response, ids: Int32Array.of(1, 2), labels: Int32Array.of(-100, 2), source: null };
+  return { id, line: 1, prompt, response, ids: Int32Array.of(1, 2), labels: Int32Array.of(-100, 2), source: null };
 }
 
 function dataset(path: string, prompts: string[]): Dataset {

@@ -1,6 +1,6 @@
 /** eval, score, preview and bench from outside. */
 import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert";
-import { ROOT, type Workspace, workspace, writeTinyModel } from "./harness.ts";
+import { ROOT, rows, type Workspace, workspace, writeTinyModel } from "./harness.ts";
 
 // deno-lint-ignore no-explicit-any
 const jsonLines = (text: string): any[] => text.trimEnd().split("\n").map((line) => JSON.parse(line));
@@ -12,26 +12,27 @@ async function evaluate(space: Workspace, ...args: string[]) {
 Deno.test("eval measures the base model, a run's adapter and any adapter on any data", async () => {
   using space = workspace();
   const before = await space.ok("eval", "run.yaml", "--threads=1", "--json");
-  assertEquals(before.err, "out/adapter does not exist: measuring the base model\n");
+  assertEquals(before.err, "out/adapter does not exist: measuring the base model\ntest       test.jsonl: 5 samples\n");
   const base = JSON.parse(before.out);
   assertEquals(Object.keys(base).slice(0, 4), ["loss", "tokens", "samples", "perplexity"]);
-  assertEquals(base.samples, 5);
+  assertEquals([base.samples, base.truncated, base.dropped], [5, 0, []]);
   assert(Math.abs(base.perplexity - Math.exp(base.loss)) < 1e-9 * base.perplexity);
 
   const trained = await space.train("out", ["train.steps=20"]);
   const [own] = await evaluate(space, "run.yaml");
-  assertEquals(own, trained.test);
+  const whole = { truncated: 0, dropped: [] };
+  assertEquals(own, { ...trained.test, ...whole });
   assert(own.loss < base.loss - 0.5);
   assertEquals(await evaluate(space, "run.yaml", "--adapter", "none"), [base]);
   // A model and an adapter without a configuration; the format shows in the data.
   assertEquals(await evaluate(space, "--model", "model", "--adapter", "out/adapter", "--data", "test.jsonl"), [own]);
-  assertEquals(await evaluate(space, "run.yaml", "--data", "validation.jsonl"), [trained.validation]);
-  assertEquals((await evaluate(space, "run.yaml", "--set", "data.test=null"))[0], trained.validation);
+  assertEquals(await evaluate(space, "run.yaml", "--data", "validation.jsonl"), [{ ...trained.validation, ...whole }]);
+  assertEquals((await evaluate(space, "run.yaml", "--set", "data.test=null"))[0], { ...trained.validation, ...whole });
 
   const lines = await evaluate(space, "run.yaml", "--per-sample");
   const [samples, total] = [lines.slice(0, -1), lines.at(-1)];
   assertEquals(samples.map(({ id }) => id), ["row-200", "row-201", "row-202", "row-203", "row-204"]);
-  assertEquals(samples.map((line) => Object.keys(line)), samples.map(() => ["id", "loss", "tokens"]));
+  assertEquals(samples.map((line) => Object.keys(line)), samples.map(() => ["id", "line", "loss", "tokens"]));
   const sum = samples.reduce((all, { loss, tokens }) => all + loss * tokens, 0);
   assertEquals(total, own);
   assert(Math.abs(sum / total.tokens - total.loss) < 1e-9);
@@ -48,11 +49,29 @@ Deno.test("eval gives each sample the same loss, whatever lies beside it in a ba
   assert(Math.abs(alone.loss - lines[7].loss) < 1e-6 * alone.loss, `${alone.loss} alone, ${lines[7].loss} among others`);
 });
 
+Deno.test("eval and score tell what was truncated and dropped, and the line of each sample", async () => {
+  using space = workspace();
+  const [first, second, ...others] = rows(0, 5);
+  const long = { id: "long", prompt: "a", completion: "b".repeat(70) };
+  space.write("train.jsonl", [first, { ...second, completion: "" }, long, { ...second, prompt: "c".repeat(90) }, ...others]);
+  const told = "train.jsonl: 5 samples, 1 truncated; dropped 1 (empty response), 1 (response longer than max_length)\n";
+  const evaluated = await space.ok("eval", "run.yaml", "--data", "train.jsonl", "--adapter=none", "--per-sample", "--json");
+  const lines = jsonLines(evaluated.out);
+  assertEquals(evaluated.err, `data       ${told}`);
+  assertEquals(lines.slice(0, -1).map(({ line }) => line), [1, 4, 5, 6, 7]);
+  const { samples, truncated, dropped } = lines.at(-1);
+  const reasons = ["empty response", "response longer than max_length"].map((reason) => ({ reason, count: 1 }));
+  assertEquals([samples, truncated, dropped], [5, 1, reasons]);
+  const scored = await space.ok("score", "run.yaml", "--json");
+  assertEquals(scored.err, `train      ${told}validation validation.jsonl: 6 samples\n`);
+  assertEquals(jsonLines(scored.out).map(({ line }) => line), [1, 4, 5, 6, 7]);
+});
+
 Deno.test("score gives the similarities that a run at the same adapter finds", async () => {
   using space = workspace();
   const lines = jsonLines((await space.ok("score", "run.yaml", "--threads=1", "--json")).out);
   assertEquals(lines.map(({ id }) => id), Array.from({ length: 20 }, (_, i) => `row-${i}`));
-  assertEquals(lines.map((line) => Object.keys(line)), lines.map(() => ["id", "similarity", "weight"]));
+  assertEquals(lines.map((line) => Object.keys(line)), lines.map(() => ["id", "line", "similarity", "weight"]));
   const sum = lines.reduce((all, { weight }) => all + weight, 0);
   assert(Math.abs(sum - 1) < 1e-9, `weights sum to ${sum}`);
   // A rate so small that the adapter stays where it starts; all 6 validation rows at once.

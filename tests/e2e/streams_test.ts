@@ -37,7 +37,10 @@ Deno.test("a result that standard output does not take: 1 for train --json, when
   );
   assert(space.exists("out/adapter/adapter_model.safetensors") && space.exists("out/report.html"));
   const lost = await redirected(space, ">/dev/full", "eval", "run.yaml", ...SHORT);
-  assertEquals([lost.code, lost.err], [1, `metalora: Cannot write to standard output: ${FULL}. ${advice}\n`]);
+  assertEquals([lost.code, lost.err], [
+    1,
+    `test       test.jsonl: 5 samples\nmetalora: Cannot write to standard output: ${FULL}. ${advice}\n`,
+  ]);
 });
 
 Deno.test("retrain publishes although nothing that it says can be written, and exits and records as it went", async () => {

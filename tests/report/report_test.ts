@@ -150,6 +150,7 @@ Deno.test("countOverlaps() finds samples and prompts that two data sets share", 
     sha256: "",
     samples: texts.map(([prompt, response], i) => ({
       id: `${i}`,
+      line: i + 1,
       source: null,
       ids: new Int32Array(),
       labels: new Int32Array(),
