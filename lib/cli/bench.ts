@@ -88,7 +88,12 @@ export const command: Command = {
     const { engine } = training;
     using _arena = engine;
     const plan = memoryPlan(dev, training, work);
-    const requireFit = () => requireRoom("run this", plan.total_bytes, [], allowedBytes(dev, config), dev);
+    function* inBf16() {
+      if (engine.options.weightDtype === "bf16") return;
+      const half = { ...config, train: { ...config.train, precision: "bf16" as const } };
+      yield { settings: "--precision bf16", bytes: memoryPlan(dev, buildTraining(dev, half, layout, work), work).total_bytes };
+    }
+    const requireFit = () => requireRoom("run this", plan.total_bytes, inBf16(), allowedBytes(dev, config), dev, SMALLER);
     if (args.flag("dry-run")) {
       const refusal = refusalOf(requireFit);
       if (args.flag("json")) printJson({ ...plan, would_start: refusal === null, problems: refusal === null ? [] : [refusal] });
@@ -168,6 +173,9 @@ function refuseOwned(sets: readonly string[]): readonly string[] {
   }
   return sets;
 }
+
+/** What to do about a step that does not fit. */
+const SMALLER = "lower --batch, --length or --set adapter.rank, or use a smaller shape or a larger machine";
 
 const BASE = `
 model: random

@@ -24,6 +24,7 @@ export function allowedBytes(dev: Device, { train }: Config): number {
  * @param alternatives Settings that take less, nearest first; only computed as far as needed.
  * @param room What there is.
  * @param dev Where; on a GPU the memory of other processes is told.
+ * @param last What to do when none of them fits.
  * @throws {UserError} when it does not fit
  */
 export function requireRoom(
@@ -32,10 +33,10 @@ export function requireRoom(
   alternatives: Iterable<{ settings: string; bytes: number }>,
   room: number = roomBytes(),
   dev?: Device,
+  last = "lower adapter.rank, shorten the samples (data.max_length), or use a smaller model or a larger machine",
 ): void {
   if (bytes <= room) return;
-  let advice = "Nothing near it fits: lower adapter.rank, shorten the samples (data.max_length), or use a smaller model or a " +
-    "larger machine";
+  let advice = `Nothing near it fits: ${last}`;
   for (const { settings, bytes: less } of alternatives) {
     if (less > room) continue;
     advice = `Set ${settings}, which takes ${formatBytes(less)}`;

@@ -117,7 +117,18 @@ Deno.test("bench plans a batch that no machine could hold, and refuses to run it
   assertEquals([planned.code, would_start, planned.err], [1, false, `metalora: ${problems}\n`]);
   const { code, out, err } = await space.run(...args);
   assertEquals([code, out], [1, ""]);
-  assertMatch(err, /^metalora: Cannot run this: it takes \d+\.\d\d GiB of memory, .*\n$/);
+  assertMatch(
+    err,
+    /^metalora: Cannot run this: it takes \d+\.\d\d GiB of memory, .*\. Nothing near it fits: lower --batch, .*\n$/,
+  );
+});
+
+Deno.test("bench names --precision bf16 where that fits", async () => {
+  using space = workspace();
+  const args = ["bench", "--model-shape=smollm2-135m", "--batch=1", "--length=16", "--dry-run", "--threads=1"];
+  const { code, err } = await space.run(...args, "--set=train.memory=600 MiB");
+  assertEquals(code, 1);
+  assertMatch(err, /600 MiB is free or allowed\. Set --precision bf16, which takes \d+ MiB\n$/);
 });
 
 Deno.test("bench takes samples as long as a model of few positions was made for", async () => {
