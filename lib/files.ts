@@ -1,4 +1,5 @@
 /** Files that somebody named, and files that somebody may have removed. */
+import { UserError } from "./errors.ts";
 
 /**
  * The text of a regular file. Anything else is refused before it is opened: a named pipe would wait for somebody who writes into it.
@@ -7,6 +8,18 @@
 export function readRegularFile(path: string): string {
   if (!Deno.statSync(path).isFile) throw new Error("it is not a regular file");
   return Deno.readTextFileSync(path);
+}
+
+const LFS_POINTER = "version https://git-lfs.github.com/spec/";
+
+/**
+ * @param start How the file begins.
+ * @throws {UserError} exit code 2, for the few lines that Git LFS keeps in a file's place until it is fetched
+ */
+export function refuseLfsPointer(path: string, start: string | Uint8Array): void {
+  const text = typeof start === "string" ? start : new TextDecoder().decode(start);
+  if (!text.startsWith(LFS_POINTER)) return;
+  throw new UserError(`Cannot read ${path}: it is a Git LFS pointer, not the file itself. Run 'git lfs pull' in its folder`, 2);
 }
 
 /** Removes a file or an empty folder, if it is there. */

@@ -7,6 +7,7 @@
 
 import { createHash } from "node:crypto";
 import { UserError } from "../errors.ts";
+import { refuseLfsPointer } from "../files.ts";
 import { parseStrictJson, StrictJsonError } from "../tensor/json.ts";
 
 /** One row. */
@@ -163,6 +164,7 @@ function parse(path: string, text: string, line: number): unknown {
   try {
     return JSON.parse(text);
   } catch (error) {
+    refuseLfsPointer(path, text);
     const { message, offset } = explain(text, error);
     const before = text.slice(0, offset).split("\n");
     const where = `${path}:${line + before.length - 1}:${before.at(-1)!.length + 1}`;

@@ -5,6 +5,7 @@
  */
 
 import { UserError } from "../errors.ts";
+import { refuseLfsPointer } from "../files.ts";
 import { writeAll, writeFileAtomic } from "./atomic.ts";
 import { type Dtype, DTYPE_BITS, DTYPE_ORDER } from "./dtypes.ts";
 import { headerLength, parseHeader, type TensorInfo } from "./header.ts";
@@ -37,6 +38,7 @@ export class SafetensorsFile implements Disposable {
     const file = openFile(path);
     try {
       const { size } = file.statSync();
+      refuseLfsPointer(path, readUpTo(file, 0, 64));
       const prefix = readUpTo(file, 0, 8);
       const header = readUpTo(file, 8, headerLength(path, prefix, size));
       const { tensors, metadata } = parseHeader(path, header, size);

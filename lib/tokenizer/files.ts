@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { UserError } from "../errors.ts";
-import { readRegularFile } from "../files.ts";
+import { readRegularFile, refuseLfsPointer } from "../files.ts";
 
 /** An entry of `added_tokens`. */
 export interface AddedToken {
@@ -126,6 +126,7 @@ function readObject(path: string): Json | null {
     if (error instanceof Deno.errors.NotFound) return null;
     throw new UserError(`Cannot read ${path}: ${error instanceof Error ? error.message : error}. Check its permissions`, 2);
   }
+  refuseLfsPointer(path, text);
   let value: unknown;
   try {
     value = JSON.parse(text);

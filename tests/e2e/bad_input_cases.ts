@@ -148,6 +148,14 @@ export const models: Case[] = [
     code: 2,
     says: new RegExp(`^Cannot read model/${name.replace(".", "\\.")}: it is not a regular file\\.`),
   })),
+  ...["model/config.json", "model/tokenizer.json", "model/model.safetensors", "train.jsonl"].map((path): Case => ({
+    name: `${path} that is a Git LFS pointer`,
+    prepare: written(path, `version https://git-lfs.github.com/spec/v1\noid sha256:${"0".repeat(64)}\nsize 538090408\n`),
+    code: 2,
+    says: new RegExp(
+      `^Cannot read ${path.replace(".", "\\.")}: it is a Git LFS pointer, .*\\. Run 'git lfs pull' in its folder$`,
+    ),
+  })),
   {
     name: "a truncated safetensors file",
     prepare: edited("model/model.safetensors", (bytes) => bytes.slice(0, -100)),
