@@ -70,7 +70,7 @@ export class Native {
       try {
         library = Deno.dlopen(path, symbols);
       } catch (error) {
-        tried.push(`${path} (${error instanceof Error ? error.message.split("\n")[0] : error})`);
+        tried.push(`${path} (${loaderReason(path, error)})`);
         continue;
       }
       const version = library.symbols.ml_abi_version();
@@ -102,6 +102,12 @@ export class Native {
   lastError(ctx: Deno.PointerValue): string {
     return readText((text, capacity) => this.symbols.ml_last_error(ctx, text, capacity));
   }
+}
+
+/** What the loader says of a library, without its path and what Deno puts before it, twice. */
+export function loaderReason(path: string, error: unknown): string {
+  const message = error instanceof Error ? error.message.split("\n")[0]! : String(error);
+  return message.replace(/^(Could not open library: )+/, "").replace(`${path}: `, "");
 }
 
 /**

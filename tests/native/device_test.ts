@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Device } from "../../ffi/device.ts";
-import { Native, NativeError, readText } from "../../ffi/native.ts";
+import { loaderReason, Native, NativeError, readText } from "../../ffi/native.ts";
 import {
   attentionBackward,
   attentionForward,
@@ -290,4 +290,10 @@ Deno.test("errors say what was attempted on which shapes, the value found and wh
   const freed = dev.alloc(64), gone = { ...w, pointer: Deno.UnsafePointer.create(freed.address)! };
   freed.close();
   assertMessage(() => copy2d(dev, 1, 1, gone as never, y), "Cannot copy [1,1]: the source is no address from ml_alloc");
+});
+
+Deno.test("loaderReason() says once what the loader says of a library, without its path", () => {
+  const path = "/nowhere/libmetalora_cuda.so";
+  const error = assertThrows(() => Deno.dlopen(path, {}));
+  assertEquals(loaderReason(path, error), "cannot open shared object file: No such file or directory");
 });
