@@ -10,6 +10,21 @@ export function readRegularFile(path: string): string {
   return Deno.readTextFileSync(path);
 }
 
+/** What the system says, without what Deno puts behind it: what it was doing with which path, perhaps a temporary one. */
+export function reasonOf({ message }: Error): string {
+  return message.replace(/: \w+ '.*'$/s, "");
+}
+
+/**
+ * Why a file cannot be read, and what to do.
+ * @param advice What to do, unless this user may not read the file.
+ */
+export function unreadable(error: unknown, advice: string): string {
+  if (error instanceof Deno.errors.NotFound) return `there is no such file. ${advice}`;
+  if (error instanceof Deno.errors.PermissionDenied) return `${reasonOf(error)}. Check its permissions`;
+  return `${error instanceof Error ? reasonOf(error) : error}. ${advice}`;
+}
+
 const LFS_POINTER = "version https://git-lfs.github.com/spec/";
 
 /**

@@ -4,6 +4,7 @@ import type { StartingData } from "../config/start.ts";
 import { startingConfig } from "../config/start.ts";
 import { guessSource } from "../data/guess.ts";
 import { UserError } from "../errors.ts";
+import { reasonOf } from "../files.ts";
 import { loadModelConfig } from "../model/config.ts";
 import { type Command, jsonOption } from "./command.ts";
 import { printJson, printLine } from "./output.ts";
@@ -117,6 +118,6 @@ function writeNew(path: string, text: string): void {
     }
     // What is half-written would be in the way of the next attempt.
     if (existsSync(path)) Deno.removeSync(path);
-    throw new UserError(`Cannot write ${path}: ${(error as Error).message}. Choose another file with --output`, 1);
+    throw new UserError(`Cannot write ${path}: ${reasonOf(error as Error)}. Choose another file with --output`, 1);
   }
 }

@@ -2,6 +2,7 @@
 import { isScalar, parseDocument } from "yaml";
 import { dirname, isAbsolute, join } from "node:path";
 import { UserError } from "../errors.ts";
+import { unreadable } from "../files.ts";
 import { type ConfigDocument, type KeyPath, parseConfigDocument } from "./document.ts";
 import { type Problem, problemsOf, textAt, valueAt } from "./problems.ts";
 import { applyPreset, checkAcrossKeys, resolve, setAt } from "./resolve.ts";
@@ -91,13 +92,11 @@ function readText(path: string): string {
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(Deno.readFileSync(path));
   } catch (error) {
-    const what = error instanceof Deno.errors.NotFound
-      ? "there is no such file"
-      : error instanceof TypeError
-      ? "it is not UTF-8 text"
-      : Deno.statSync(path).isDirectory
+    const what = error instanceof TypeError
+      ? "it is not UTF-8 text. Save it as UTF-8"
+      : error instanceof Deno.errors.IsADirectory
       ? "it is a directory. Name the YAML file"
-      : (error as Error).message;
+      : unreadable(error, "Check the path");
     throw new UserError(`Cannot read the configuration ${path}: ${what}`, 2);
   }
 }

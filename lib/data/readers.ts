@@ -7,7 +7,7 @@
 
 import { createHash } from "node:crypto";
 import { UserError } from "../errors.ts";
-import { refuseLfsPointer } from "../files.ts";
+import { refuseLfsPointer, unreadable } from "../files.ts";
 import { parseStrictJson, StrictJsonError } from "../tensor/json.ts";
 
 /** One row. */
@@ -53,9 +53,8 @@ function openData(path: string): Deno.FsFile {
     if (!isFile) throw new UserError(`Cannot read the data ${path}: it is not a regular file. Write the data into one`, 2);
     return Deno.openSync(path, { read: true });
   } catch (error) {
-    if (error instanceof UserError || !(error instanceof Error)) throw error;
-    const reason = error instanceof Deno.errors.NotFound ? "there is no such file" : error.message;
-    throw new UserError(`Cannot read the data ${path}: ${reason}. Check the path`, 2);
+    if (error instanceof UserError) throw error;
+    throw new UserError(`Cannot read the data ${path}: ${unreadable(error, "Check the path")}`, 2);
   }
 }
 

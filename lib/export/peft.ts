@@ -6,7 +6,7 @@
 
 import { join } from "node:path";
 import { UserError } from "../errors.ts";
-import { readRegularFile } from "../files.ts";
+import { readRegularFile, unreadable } from "../files.ts";
 import { Fields } from "../model/fields.ts";
 import { writeAll, writeFileAtomic, writeFolderAtomic } from "../tensor/atomic.ts";
 import { toFloat32 } from "../tensor/dtypes.ts";
@@ -159,12 +159,7 @@ function readConfig(path: string): Fields {
   try {
     value = JSON.parse(readRegularFile(path));
   } catch (error) {
-    const reason = error instanceof Deno.errors.NotFound
-      ? "there is no such file"
-      : error instanceof Error
-      ? error.message
-      : error;
-    throw new UserError(`Cannot read the adapter ${path}: ${reason}. Name a folder that holds a PEFT adapter`, 2);
+    throw new UserError(`Cannot read the adapter ${path}: ${unreadable(error, "Name a folder that holds a PEFT adapter")}`, 2);
   }
   const config = Fields.of(path, value);
   const type = config.string("peft_type");

@@ -6,7 +6,7 @@
 
 import { join } from "node:path";
 import { UserError } from "../errors.ts";
-import { readRegularFile, refuseLfsPointer } from "../files.ts";
+import { readRegularFile, refuseLfsPointer, unreadable } from "../files.ts";
 import { Fields } from "./fields.ts";
 import { readRopeScaling, type RopeScaling } from "./rope_config.ts";
 
@@ -265,9 +265,7 @@ function readJson(path: string): unknown {
   try {
     text = readRegularFile(path);
   } catch (error) {
-    if (!(error instanceof Error)) throw error;
-    const reason = error instanceof Deno.errors.NotFound ? "there is no such file" : error.message;
-    throw new UserError(`Cannot read ${path}: ${reason}. Name the folder of a Hugging Face model`, 2);
+    throw new UserError(`Cannot read ${path}: ${unreadable(error, "Name the folder of a Hugging Face model")}`, 2);
   }
   refuseLfsPointer(path, text);
   try {

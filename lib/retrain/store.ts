@@ -14,8 +14,8 @@
 import { join } from "node:path";
 import { sha256OfFile } from "../data/readers.ts";
 import { UserError } from "../errors.ts";
-import { readRegularFile } from "../files.ts";
-import { reasonOf, syncFolder, writeAll, writeFolderAtomic } from "../tensor/atomic.ts";
+import { readRegularFile, reasonOf } from "../files.ts";
+import { syncFolder, writeAll, writeFolderAtomic } from "../tensor/atomic.ts";
 import { removeUnfinished, RunFiles, writing } from "../train/folder.ts";
 import { FileLock } from "../train/lock.ts";
 import type { ReleaseFacts, RetrainRecord } from "./records.ts";

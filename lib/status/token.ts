@@ -1,6 +1,7 @@
 /** The token that a status server asks for when others than this machine can reach it. */
 import { createHash, timingSafeEqual } from "node:crypto";
 import { UserError } from "../errors.ts";
+import { unreadable } from "../files.ts";
 
 /** Environment variable with the token. */
 export const TOKEN_VARIABLE = "METALORA_STATUS_TOKEN";
@@ -21,11 +22,8 @@ export function readToken(file: string | null, environment = Deno.env.get(TOKEN_
     try {
       token = Deno.readTextFileSync(file).trim();
     } catch (error) {
-      const why = error instanceof Deno.errors.NotFound ? "there is no such file" : (error as Error).message;
-      throw new UserError(
-        `Cannot read the status token ${from}: ${why}. Write a token of ${SHORTEST_TOKEN} characters into it`,
-        2,
-      );
+      const why = unreadable(error, `Write a token of ${SHORTEST_TOKEN} characters into it`);
+      throw new UserError(`Cannot read the status token ${from}: ${why}`, 2);
     }
   }
   if (token.length < SHORTEST_TOKEN) {

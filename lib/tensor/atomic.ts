@@ -6,6 +6,7 @@
 
 import { basename, dirname, join } from "node:path";
 import { UserError } from "../errors.ts";
+import { reasonOf } from "../files.ts";
 
 let counter = 0;
 
@@ -72,11 +73,6 @@ export function writeFolderAtomic(path: string, fill: (folder: string) => void):
 /** Writes all of `bytes`; one `writeSync` may write less. */
 export function writeAll(file: Deno.FsFile, bytes: Uint8Array): void {
   for (let done = 0; done < bytes.length;) done += file.writeSync(bytes.subarray(done));
-}
-
-/** What the system says, without what Deno puts behind it: what it was doing with which path, perhaps a temporary one. */
-export function reasonOf({ message }: Error): string {
-  return message.replace(/: \w+ '.*'$/s, "");
 }
 
 function moveIfPresent(from: string, to: string): boolean {

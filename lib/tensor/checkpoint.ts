@@ -6,7 +6,7 @@
 
 import { isAbsolute, join, normalize } from "node:path";
 import { UserError } from "../errors.ts";
-import { readRegularFile } from "../files.ts";
+import { readRegularFile, reasonOf } from "../files.ts";
 import { type Dtype, toFloat32 } from "./dtypes.ts";
 import { openSafetensors, type SafetensorsFile, type TensorInfo } from "./safetensors.ts";
 
@@ -163,7 +163,7 @@ function readIndex(path: string): { weightMap: [string, string][]; totalSize: nu
   try {
     root = JSON.parse(readRegularFile(path));
   } catch (error) {
-    bad(error instanceof Error ? error.message : String(error));
+    bad(error instanceof Error ? reasonOf(error) : String(error));
   }
   if (!isObject(root)) return bad("it is not a JSON object");
   const { weight_map: map, metadata } = root;
@@ -203,7 +203,7 @@ function exists(path: string): boolean {
     return true;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return false;
-    throw new UserError(`Cannot look at ${path}: ${error instanceof Error ? error.message : error}. Check its permissions`, 2);
+    throw new UserError(`Cannot look at ${path}: ${error instanceof Error ? reasonOf(error) : error}. Check its permissions`, 2);
   }
 }
 

@@ -5,7 +5,7 @@
  */
 
 import { UserError } from "../errors.ts";
-import { refuseLfsPointer } from "../files.ts";
+import { refuseLfsPointer, unreadable } from "../files.ts";
 import { writeAll, writeFileAtomic } from "./atomic.ts";
 import { type Dtype, DTYPE_BITS, DTYPE_ORDER } from "./dtypes.ts";
 import { headerLength, parseHeader, type TensorInfo } from "./header.ts";
@@ -168,9 +168,8 @@ function openFile(path: string): Deno.FsFile {
     }
     return Deno.openSync(path, { read: true });
   } catch (error) {
-    if (error instanceof UserError || !(error instanceof Error)) throw error;
-    const reason = error instanceof Deno.errors.NotFound ? "there is no such file" : error.message;
-    throw new UserError(`Cannot open ${path}: ${reason}. Check the path`, 2);
+    if (error instanceof UserError) throw error;
+    throw new UserError(`Cannot open ${path}: ${unreadable(error, "Check the path")}`, 2);
   }
 }
 

@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { UserError } from "../errors.ts";
-import { readRegularFile, refuseLfsPointer } from "../files.ts";
+import { readRegularFile, refuseLfsPointer, unreadable } from "../files.ts";
 
 /** An entry of `added_tokens`. */
 export interface AddedToken {
@@ -124,7 +124,7 @@ function readObject(path: string): Json | null {
     text = readRegularFile(path);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return null;
-    throw new UserError(`Cannot read ${path}: ${error instanceof Error ? error.message : error}. Check its permissions`, 2);
+    throw new UserError(`Cannot read ${path}: ${unreadable(error, "Name the folder of a Hugging Face model")}`, 2);
   }
   refuseLfsPointer(path, text);
   let value: unknown;

@@ -2,8 +2,8 @@
 import { dirname, join, normalize, resolve } from "node:path";
 import type { Config } from "../config/schema.ts";
 import { UserError } from "../errors.ts";
-import { readRegularFile, removeQuietly } from "../files.ts";
-import { reasonOf, syncFolder, writeAll, writeFileAtomic } from "../tensor/atomic.ts";
+import { readRegularFile, reasonOf, removeQuietly } from "../files.ts";
+import { syncFolder, writeAll, writeFileAtomic } from "../tensor/atomic.ts";
 import { FileLock } from "./lock.ts";
 
 const LOCK = ".lock";

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import type { Config } from "../config/schema.ts";
 import type { RunData } from "../data/load.ts";
 import { UserError } from "../errors.ts";
+import { reasonOf } from "../files.ts";
 
 /** Hashes of everything that a run reads; SHA-256, hexadecimal. */
 export interface RunIdentity {
@@ -59,7 +60,7 @@ export function modelFingerprint(dir: string): string {
     return hash.digest("hex");
   } catch (error) {
     if (!(error instanceof Error)) throw error;
-    throw new UserError(`Cannot read the model ${dir}: ${error.message}. Check the folder and its permissions`, 2);
+    throw new UserError(`Cannot read the model ${dir}: ${reasonOf(error)}. Check the folder and its permissions`, 2);
   }
 }
 

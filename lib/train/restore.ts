@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { sha256OfFile } from "../data/readers.ts";
 import { UserError } from "../errors.ts";
 import { readPeftAdapter } from "../export/peft.ts";
-import { readRegularFile } from "../files.ts";
+import { readRegularFile, reasonOf } from "../files.ts";
 import type { SimilarityState } from "../reweight/similarity.ts";
 import { openSafetensors, type SafetensorsFile } from "../tensor/safetensors.ts";
 import { fromPeft } from "./adapters.ts";
@@ -58,7 +58,7 @@ function check(path: string, step: number): CheckpointState | string {
       if (size !== expected.bytes) return `${name} has ${size} bytes instead of ${expected.bytes}`;
       if (sha256OfFile(join(path, name)) !== expected.sha256) return `${name} is not what was written`;
     } catch (error) {
-      return error instanceof Deno.errors.NotFound ? `${name} is missing` : `${name} cannot be read: ${(error as Error).message}`;
+      return error instanceof Deno.errors.NotFound ? `${name} is missing` : `${name} cannot be read: ${reasonOf(error as Error)}`;
     }
   }
   const state = readJson(join(path, "state.json")) as CheckpointState | null;

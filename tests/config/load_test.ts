@@ -300,12 +300,12 @@ Deno.test("loadConfig() finds files from the current directory first, then besid
 
 Deno.test("loadConfig() says why a file cannot be read", () => {
   const message = (path: string) => assertThrows(() => loadConfig(path), UserError).message;
-  assertEquals(message("nowhere.yaml"), "Cannot read the configuration nowhere.yaml: there is no such file");
+  assertEquals(message("nowhere.yaml"), "Cannot read the configuration nowhere.yaml: there is no such file. Check the path");
   assertEquals(message("lib"), "Cannot read the configuration lib: it is a directory. Name the YAML file");
   const file = Deno.makeTempFileSync();
   try {
     Deno.writeFileSync(file, new Uint8Array([0x6d, 0xff, 0xfe]));
-    assertEquals(message(file), `Cannot read the configuration ${file}: it is not UTF-8 text`);
+    assertEquals(message(file), `Cannot read the configuration ${file}: it is not UTF-8 text. Save it as UTF-8`);
   } finally {
     Deno.removeSync(file);
   }

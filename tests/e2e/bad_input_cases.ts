@@ -272,6 +272,12 @@ export const data: Case[] = [
     says: /^Cannot read the data no\.jsonl: there is no such file\. Check the path/,
   },
   {
+    name: "data below a file",
+    sets: ["data.train.path=test.jsonl/no.jsonl"],
+    code: 2,
+    says: /^Cannot read the data test\.jsonl\/no\.jsonl: Not a directory \(os error 20\)\. Check the path$/,
+  },
+  {
     name: "data that come out of a named pipe",
     prepare: pipe("pipe.jsonl"),
     sets: ["data.train.path=pipe.jsonl"],
