@@ -1,6 +1,6 @@
 /** A YAML file as a value together with the place of every key in it. */
 import { isMap, isScalar, isSeq, LineCounter, parseDocument, visit } from "yaml";
-import type { Node, Pair } from "yaml";
+import type { Node, Pair, YAMLError } from "yaml";
 import { UserError } from "../errors.ts";
 
 /** Keys and list positions from the top of the file down to a value. */
@@ -16,6 +16,12 @@ export interface ConfigDocument {
    * @param part The value itself, or the key in front of it.
    */
   locate(path: KeyPath, part?: "value" | "key"): string;
+}
+
+/** What the YAML library has against a text, in one line. */
+export function yamlReason({ code, message }: YAMLError): string {
+  if (code === "RESOURCE_EXHAUSTION") return "it is nested too deeply. No key of a configuration is more than 5 levels deep";
+  return message.replace(/\s+/g, " ");
 }
 
 /** The path as people write it: `data.train.path`, `optimizer.betas[1]`. */
@@ -43,7 +49,7 @@ export function parseConfigDocument(text: string, name: string): ConfigDocument 
       ? duplicate(text, error.pos[0])
       : error.code === "MULTIPLE_DOCS"
       ? "a second document starts here. Keep one configuration a file"
-      : error.message.replace(/\s+/g, " ");
+      : yamlReason(error);
     throw new UserError(`${place(error.pos[0])}: Cannot read the configuration: ${what}`, 2);
   }
   if (document.contents === null || (isScalar(document.contents) && document.contents.value === null)) {

@@ -3,7 +3,7 @@ import { isScalar, parseDocument } from "yaml";
 import { dirname, isAbsolute, join } from "node:path";
 import { UserError } from "../errors.ts";
 import { unreadable } from "../files.ts";
-import { type ConfigDocument, type KeyPath, parseConfigDocument } from "./document.ts";
+import { type ConfigDocument, type KeyPath, parseConfigDocument, yamlReason } from "./document.ts";
 import { type Problem, problemsOf, textAt, valueAt } from "./problems.ts";
 import { applyPreset, checkAcrossKeys, resolve, setAt } from "./resolve.ts";
 import { type Config, configSchema } from "./schema.ts";
@@ -116,7 +116,7 @@ function parseOverride(text: string): Override {
     return { path, value: kind === "text or null" && ["null", "~"].includes(given) ? null : given, text };
   }
   const error = document.errors[0] ?? document.warnings[0];
-  if (error) throw cannot(`the value is no YAML: ${error.message.replace(/\s+/g, " ")}`);
+  if (error) throw cannot(`the value is no YAML: ${yamlReason(error)}`);
   try {
     return { path, value: document.toJS() ?? null, text };
   } catch (cause) { // an alias (*name) without its anchor, or more aliases than a person writes

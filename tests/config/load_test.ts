@@ -298,6 +298,14 @@ Deno.test("loadConfig() finds files from the current directory first, then besid
   }
 });
 
+Deno.test("parseConfig() refuses what is nested too deeply", () => {
+  const deep = "[".repeat(20_000);
+  const reason = "it is nested too deeply. No key of a configuration is more than 5 levels deep";
+  const { message } = assertThrows(() => parseConfig(deep, "run.yaml"), UserError);
+  assertEquals(message.replace(/:1:\d+:/, ":1:1:"), `run.yaml:1:1: Cannot read the configuration: ${reason}`);
+  assertThrows(() => parseConfig("model: m", "run.yaml", [`data=${deep}`]), UserError, `the value is no YAML: ${reason}`);
+});
+
 Deno.test("loadConfig() says why a file cannot be read", () => {
   const message = (path: string) => assertThrows(() => loadConfig(path), UserError).message;
   assertEquals(message("nowhere.yaml"), "Cannot read the configuration nowhere.yaml: there is no such file. Check the path");
