@@ -37,6 +37,11 @@ export function refuseLfsPointer(path: string, start: string | Uint8Array): void
   throw new UserError(`Cannot read ${path}: it is a Git LFS pointer, not the file itself. Run 'git lfs pull' in its folder`, 2);
 }
 
+/** A file of a folder as its user named it: `join` would make "config.json" of "./config.json". */
+export function within(folder: string, name: string): string {
+  return `${folder.replace(/\/+$/, "")}/${name}`;
+}
+
 /** Removes a file or an empty folder, if it is there. */
 export function removeQuietly(path: string): void {
   try {

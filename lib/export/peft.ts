@@ -6,7 +6,7 @@
 
 import { join } from "node:path";
 import { UserError } from "../errors.ts";
-import { readRegularFile, unreadable } from "../files.ts";
+import { readRegularFile, unreadable, within } from "../files.ts";
 import { Fields } from "../model/fields.ts";
 import { writeAll, writeFileAtomic, writeFolderAtomic } from "../tensor/atomic.ts";
 import { toFloat32 } from "../tensor/dtypes.ts";
@@ -125,12 +125,12 @@ function peftConfig(a: PeftAdapter, rankPattern: Record<string, number>, alphaPa
  * @throws {UserError} When something is missing, damaged, contradictory, or of a kind that is not supported (DoRA, biases, …).
  */
 export function readPeftAdapter(dir: string): LoadedPeftAdapter {
-  const config = readConfig(join(dir, CONFIG));
+  const config = readConfig(within(dir, CONFIG));
   const rank = config.positive("r");
   const alpha = config.number("lora_alpha");
   const ranks = patterns(config, "rank_pattern");
   const alphas = patterns(config, "alpha_pattern");
-  using file = openSafetensors(join(dir, WEIGHTS));
+  using file = openSafetensors(within(dir, WEIGHTS));
   const modules = [...moduleNames(file)].map((name) => {
     const A = matrix(file, name, "A");
     const B = matrix(file, name, "B");

@@ -4,9 +4,8 @@
  * @module
  */
 
-import { join } from "node:path";
 import { UserError } from "../errors.ts";
-import { readRegularFile, refuseLfsPointer, unreadable } from "../files.ts";
+import { readRegularFile, refuseLfsPointer, unreadable, within } from "../files.ts";
 import { Fields } from "./fields.ts";
 import { readRopeScaling, type RopeScaling } from "./rope_config.ts";
 
@@ -86,7 +85,7 @@ const DTYPES: Record<string, "F32" | "BF16" | "F16"> = { float32: "F32", bfloat1
  * @throws {UserError} When the file is missing, the family is not supported, or a value is missing or wrong.
  */
 export function loadModelConfig(dir: string): ModelConfig {
-  const path = join(dir, "config.json");
+  const path = within(dir, "config.json");
   return parseModelConfig(path, readJson(path));
 }
 

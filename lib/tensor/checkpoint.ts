@@ -4,9 +4,9 @@
  * @module
  */
 
-import { isAbsolute, join, normalize } from "node:path";
+import { isAbsolute, normalize } from "node:path";
 import { UserError } from "../errors.ts";
-import { readRegularFile, reasonOf } from "../files.ts";
+import { readRegularFile, reasonOf, within } from "../files.ts";
 import { type Dtype, toFloat32 } from "./dtypes.ts";
 import { openSafetensors, type SafetensorsFile, type TensorInfo } from "./safetensors.ts";
 
@@ -103,17 +103,17 @@ export class Checkpoint implements Disposable {
 export function openCheckpoint(dir: string): Checkpoint {
   const files = new Map<string, SafetensorsFile>();
   try {
-    if (exists(join(dir, SINGLE))) {
-      const file = openSafetensors(join(dir, SINGLE));
+    if (exists(within(dir, SINGLE))) {
+      const file = openSafetensors(within(dir, SINGLE));
       files.set(file.path, file);
       return new Checkpoint(dir, files, new Map(file.tensors), []);
     }
-    if (exists(join(dir, INDEX))) return openShards(dir, files);
+    if (exists(within(dir, INDEX))) return openShards(dir, files);
   } catch (error) {
     for (const file of files.values()) file[Symbol.dispose]();
     throw error;
   }
-  const found = exists(join(dir, "pytorch_model.bin")) || exists(join(dir, "pytorch_model.bin.index.json"));
+  const found = exists(within(dir, "pytorch_model.bin")) || exists(within(dir, "pytorch_model.bin.index.json"));
   throw new UserError(
     `Cannot open the weights in ${dir}: it has neither ${SINGLE} nor ${INDEX}` +
       (found
@@ -124,12 +124,12 @@ export function openCheckpoint(dir: string): Checkpoint {
 }
 
 function openShards(dir: string, files: Map<string, SafetensorsFile>): Checkpoint {
-  const path = join(dir, INDEX);
+  const path = within(dir, INDEX);
   const { weightMap, totalSize } = readIndex(path);
   const tensors = new Map<string, TensorInfo>();
   let total = 0;
   for (const [name, shard] of weightMap) {
-    const shardPath = join(dir, insideFolder(path, name, shard));
+    const shardPath = within(dir, insideFolder(path, name, shard));
     if (!files.has(shardPath)) {
       if (!exists(shardPath)) {
         throw new UserError(

@@ -1,6 +1,5 @@
-import { join } from "node:path";
 import { UserError } from "../errors.ts";
-import { readRegularFile, refuseLfsPointer, unreadable } from "../files.ts";
+import { readRegularFile, refuseLfsPointer, unreadable, within } from "../files.ts";
 
 /** An entry of `added_tokens`. */
 export interface AddedToken {
@@ -33,7 +32,7 @@ const MAX_ID = 1 << 24;
 
 /** @throws {UserError} When tokenizer.json is missing, or a file is not what it should be. */
 export function readTokenizerFiles(dir: string): TokenizerFiles {
-  const path = join(dir, "tokenizer.json");
+  const path = within(dir, "tokenizer.json");
   const tokenizer = readObject(path);
   if (tokenizer === null) {
     throw new UserError(
@@ -41,9 +40,9 @@ export function readTokenizerFiles(dir: string): TokenizerFiles {
       2,
     );
   }
-  const config = readObject(join(dir, "tokenizer_config.json")) ?? {};
-  const map = readObject(join(dir, "special_tokens_map.json")) ?? {};
-  const model = readObject(join(dir, "config.json")) ?? {};
+  const config = readObject(within(dir, "tokenizer_config.json")) ?? {};
+  const map = readObject(within(dir, "special_tokens_map.json")) ?? {};
+  const model = readObject(within(dir, "config.json")) ?? {};
   const added = mergeAddedTokens(path, tokenizer, config);
   for (const key of ["normalizer", "pre_tokenizer", "post_processor", "decoder"]) tokenizer[key] ??= null;
   tokenizer.added_tokens = added;

@@ -5,8 +5,8 @@
  */
 
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
-import { join } from "node:path";
 import { UserError } from "../errors.ts";
+import { within } from "../files.ts";
 import { readTokenizerFiles, type TokenizerFiles } from "./files.ts";
 
 /** What the rest of the program needs of a tokenizer. */
@@ -70,7 +70,7 @@ class JsonTokenizer implements Tokenizer {
   readonly #path: string;
 
   constructor(dir: string, files: TokenizerFiles) {
-    this.#path = join(dir, "tokenizer.json");
+    this.#path = within(dir, "tokenizer.json");
     try {
       this.#inner = new HuggingFaceTokenizer(files.tokenizer, files.config);
     } catch (error) {

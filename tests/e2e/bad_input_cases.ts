@@ -113,6 +113,12 @@ export const models: Case[] = [
     says: /^Cannot load the model nowhere: there is no such folder\. Name the folder/,
   },
   {
+    name: "a model that is the current folder",
+    sets: ["model=."],
+    code: 2,
+    says: /^Cannot read \.\/config\.json: there is no such file\. Name the folder of a Hugging Face model$/,
+  },
+  {
     name: "a model folder without config.json",
     prepare: removed("model/config.json"),
     code: 2,
