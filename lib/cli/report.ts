@@ -31,6 +31,10 @@ export const command: Command = {
   run(args) {
     const [name] = args.positional as [string];
     const sets = [...args.values("set")];
+    if (!exists(name)) {
+      const advice = "Name the output folder of a run, or its configuration";
+      throw new UserError(`Cannot make a report of ${name}: there is no such folder or file. ${advice}`, 2);
+    }
     const folder = outputOf(isFolder(name) ? name : loadConfig(name, sets).config.output);
     if (isFolder(name) && sets.length > 0) {
       throw new UserError("Cannot make a report: --set goes with a configuration, not with a folder. Leave it out", 2);
@@ -50,6 +54,15 @@ export const command: Command = {
 function outputOf(output: string): string {
   const release = join(output, "current");
   return !isFile(join(output, "metrics.jsonl")) && isFolder(release) ? release : output;
+}
+
+function exists(path: string): boolean {
+  try {
+    Deno.statSync(path);
+    return true;
+  } catch (error) {
+    return !(error instanceof Deno.errors.NotFound);
+  }
 }
 
 function isFolder(path: string): boolean {

@@ -454,6 +454,13 @@ export const other: Case[] = [
     says:
       /^Cannot read the adapter adapter\/adapter_config\.json: it is not a regular file\. Name a folder that holds a PEFT adapter/,
   },
+  {
+    name: "report: neither a folder nor a configuration",
+    args: ["report", "nope"],
+    code: 2,
+    says:
+      /^Cannot make a report of nope: there is no such folder or file\. Name the output folder of a run, or its configuration$/,
+  },
   ...["config.yaml", "metrics.jsonl"].map((name): Case => ({
     name: `report: a folder whose ${name} is a named pipe`,
     prepare: (space) => {
