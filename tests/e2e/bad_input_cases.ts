@@ -380,14 +380,14 @@ export const outputs: Case[] = [
   {
     name: "an output below a file",
     sets: ["output=train.jsonl/out"],
-    code: 1,
-    says: /^Cannot write the output train\.jsonl\/out: .*[Nn]ot a directory.*\. Choose another output, or check its permissions/,
+    code: 2,
+    says: /^Cannot use the output train\.jsonl\/out: it, or what it lies in, is no folder\. Choose another output$/,
   },
   {
     name: "an output that is a file",
     sets: ["output=train.jsonl"],
-    code: 1,
-    says: /^Cannot write the output train\.jsonl: .*exists.*\. Choose another output/,
+    code: 2,
+    says: /^Cannot use the output train\.jsonl: it, or what it lies in, is no folder\. Choose another output$/,
   },
   {
     name: "an output whose configuration is a named pipe",
