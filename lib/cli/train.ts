@@ -103,6 +103,7 @@ export const command: Command = {
     });
     using folder = RunFolder.open(config.output); // early, so that nobody waits for a model to be told of another run
     folder.requireOwn(config.model);
+    folder.requireApart();
     if (device.note) events.subscribe((event) => event.type === "started" && printNote(device.note!));
     events.subscribe(terminal(progress));
     await using status = listen === null ? null : await serve(config, listen, events);

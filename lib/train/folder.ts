@@ -59,6 +59,14 @@ export class RunFolder implements Disposable {
     requireOwn(this.path, model);
   }
 
+  /**
+   * Makes sure that a run of its own, which belongs to no retrain, goes neither among releases nor into an adapter.
+   * @throws {UserError} exit code 2
+   */
+  requireApart(): void {
+    requireApart(this.path);
+  }
+
   [Symbol.dispose](): void {
     globalThis.removeEventListener("unload", this.#interrupted);
     this.#lock[Symbol.dispose]();
@@ -76,6 +84,7 @@ export function outputProblem({ output, model }: Pick<Config, "output" | "model"
     refuseRoot(output);
     writing(output, () => besideOthers(() => tryWriting(output)));
     requireOwn(output, model);
+    requireApart(output);
     return null;
   } catch (error) {
     if (error instanceof UserError) return error;
@@ -262,6 +271,17 @@ function requireOwn(path: string, model: string): void {
     `Cannot use the output ${path}: it holds '${first}', but no configuration that a run of metalora wrote. Choose another output`,
     2,
   );
+}
+
+/** See {@linkcode RunFolder.requireApart}. */
+function requireApart(path: string): void {
+  const holds = (folder: string, ...names: string[]) => names.every((name) => exists(join(folder, name)));
+  const what = holds(path, "releases", "history.jsonl")
+    ? "metalora retrain keeps its releases there"
+    : holds(dirname(resolve(path)), "adapter_config.json")
+    ? "it lies in the folder of an adapter"
+    : null;
+  if (what !== null) throw new UserError(`Cannot use the output ${path}: ${what}. Choose another output`, 2);
 }
 
 /** Folders on the way to `path` that do not exist, `path` itself first. */

@@ -216,12 +216,18 @@ Deno.test("--dry-run exits as the run would that could not start, says why, and 
   using space = workspace();
   space.write("file", "");
   Deno.mkdirSync(space.file("own/adapter"), { recursive: true });
+  Deno.mkdirSync(space.file("kept/releases"), { recursive: true });
+  space.write("kept/history.jsonl", "");
+  Deno.mkdirSync(space.file("peft"));
+  space.write("peft/adapter_config.json", "{}");
   Deno.symlinkSync("nowhere", space.file("dangling"));
   Deno.symlinkSync("model", space.file("link"));
   const cases: [sets: string[], code: number, says: RegExp][] = [
     [["output=file"], 2, /^Cannot use the output file: it, or what it lies in, is no folder\. Choose another output$/],
     [["output=file/x"], 2, /^Cannot use the output file\/x: it, or what it lies in, is no folder\. Choose another output$/],
     [["output=/proc/x"], 1, /^Cannot write the output \/proc\/x: programs may not write there\. Choose another output$/],
+    [["output=kept"], 2, /^Cannot use the output kept: metalora retrain keeps its releases there\. Choose another output$/],
+    [["output=peft/x"], 2, /^Cannot use the output peft\/x: it lies in the folder of an adapter\. Choose another output$/],
     [["output=own"], 2, /^Cannot use the output own: it holds 'adapter', but no configuration that a run of metalora wrote\. /],
     [["output=dangling"], 2, /^Cannot use the output dangling: it, or what it lies in, is no folder\. Choose another output$/],
     [["output=model"], 2, /^Cannot use the output model: it is the folder of the model\. .*: choose another output$/],
@@ -238,6 +244,8 @@ Deno.test("--dry-run exits as the run would that could not start, says why, and 
     assertEquals([would_start, problems.length, total_bytes > 1e6], [false, 1, true]);
     assertMatch(problems[0], says);
     assertEquals(err, `metalora: ${problems[0]}\n`);
+    const real = await space.run("train", "run.yaml", "--threads=1", ...settings);
+    assertEquals([real.code, real.err.trimEnd().split("\n").at(-1)], [code, `metalora: ${problems[0]}`]);
   }
   assertEquals(space.tree("."), before);
   using taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
