@@ -189,6 +189,10 @@ struct Candidate {
   float ms;
 };
 
+int run_candidate(ml_ctx& ctx, const Product& p, const Plan& plan, const CublasLt::Algorithm* algorithm) {
+  return algorithm ? run(ctx, p, plan, *algorithm) : run_standard(ctx, p, plan);
+}
+
 // Times the candidates that are nearly as fast as the best once more, now under the load of a training step, which lowers the card's
 // clocks: bursts of each in turn, the first round to warm up.
 void time_under_load(ml_ctx& ctx, const Product& p, const Plan& plan, cudaEvent_t from, cudaEvent_t to, Candidate* candidates, int count) {
@@ -200,9 +204,7 @@ void time_under_load(ml_ctx& ctx, const Product& p, const Plan& plan, cudaEvent_
   for (int round = 0; round < ROUNDS; round++)
     for (int i = 0; i < count; i++) {
       if (candidates[i].ms > best * NEAR) continue;
-      const CublasLt::Algorithm* algorithm = candidates[i].algorithm;
-      const float ms =
-          time_of(ctx, from, to, burst, [&] { return algorithm ? run(ctx, p, plan, *algorithm) : run_standard(ctx, p, plan); });
+      const float ms = time_of(ctx, from, to, burst, [&] { return run_candidate(ctx, p, plan, candidates[i].algorithm); });
       if (round > 0) sums[i] += ms;
     }
   for (int i = 0; i < count; i++) candidates[i].ms = sums[i] > 0 ? sums[i] / (ROUNDS - 1) : FLT_MAX;
@@ -220,7 +222,7 @@ void choose(ml_ctx& ctx, const Product& p, Plan& plan, const CublasLt::Proposal*
     const auto add = [&](const CublasLt::Algorithm* algorithm) {
       float best = -1;
       for (int k = 0; k < REPEATS; k++) {
-        const float ms = time_of(ctx, from, to, 1, [&] { return algorithm ? run(ctx, p, plan, *algorithm) : run_standard(ctx, p, plan); });
+        const float ms = time_of(ctx, from, to, 1, [&] { return run_candidate(ctx, p, plan, algorithm); });
         if (ms < 0) return;
         if (k == 0 || ms < best) best = ms;
       }
