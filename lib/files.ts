@@ -49,3 +49,14 @@ export function removeQuietly(path: string): void {
   } catch { // gone already, or no longer empty
   }
 }
+
+/** Whether something of that name is there, be it a link that leads nowhere or out of reach. */
+export function exists(path: string): boolean {
+  try {
+    Deno.lstatSync(path);
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    return true;
+  }
+}

@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { loadConfig } from "../config/load.ts";
 import { UserError } from "../errors.ts";
+import { exists } from "../files.ts";
 import { gatherFromFolder } from "../report/gather.ts";
 import { renderReport } from "../report/report.ts";
 import { writeAll, writeFileAtomic } from "../tensor/atomic.ts";
@@ -54,15 +55,6 @@ export const command: Command = {
 function outputOf(output: string): string {
   const release = join(output, "current");
   return !isFile(join(output, "metrics.jsonl")) && isFolder(release) ? release : output;
-}
-
-function exists(path: string): boolean {
-  try {
-    Deno.statSync(path);
-    return true;
-  } catch (error) {
-    return !(error instanceof Deno.errors.NotFound);
-  }
 }
 
 function isFolder(path: string): boolean {

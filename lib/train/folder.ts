@@ -2,7 +2,7 @@
 import { dirname, join, normalize, resolve } from "node:path";
 import type { Config } from "../config/schema.ts";
 import { UserError } from "../errors.ts";
-import { readRegularFile, reasonOf, removeQuietly } from "../files.ts";
+import { exists, readRegularFile, reasonOf, removeQuietly } from "../files.ts";
 import { syncFolder, writeAll, writeFileAtomic } from "../tensor/atomic.ts";
 import { FileLock } from "./lock.ts";
 
@@ -338,15 +338,5 @@ function isFolder(path: string): boolean {
     return Deno.statSync(path).isDirectory;
   } catch {
     return false;
-  }
-}
-
-function exists(path: string): boolean {
-  try {
-    Deno.lstatSync(path);
-    return true;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    return true;
   }
 }

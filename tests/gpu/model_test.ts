@@ -12,6 +12,7 @@ import { randomWeights } from "../../lib/model/load.ts";
 import type { Tokens } from "../../lib/train/batch.ts";
 import { Engine, type EngineOptions } from "../../lib/train/engine.ts";
 import { normals } from "../native/harness.ts";
+import { factors } from "../train/harness.ts";
 import { distance } from "./subject.ts";
 
 const hasGpu = chooseDevice(null).backend === "cuda";
@@ -116,16 +117,14 @@ for (const [name, shape] of Object.entries(SHAPES)) {
       // A rounding in bf16 switches ReLUs whose input is nearly 0: so shaped, PyTorch in bf16 is up to 0.11 from itself in f32.
       const allowed = shape.family === "opt" ? 0.15 : 0.06;
       let worst = 0;
-      for (const { name: matrix, aOffset, bOffset, rank, dIn, dOut } of cpu.engine.adapters) {
-        const { P } = cpu.engine;
-        for (const [offset, length, which] of [[aOffset, rank * dIn, "A"], [bOffset, rank * dOut, "B"]] as const) {
-          const part = (all: Float32Array, row: number) => all.subarray(row * P + offset, row * P + offset + length);
-          for (const row of [-1, 0, 1, 2, 3]) {
-            const of = (result: Result) => row < 0 ? part(result.sum, 0) : part(result.staged, row);
-            const far = distance(of(gpu), of(cpu));
-            worst = Math.max(worst, far);
-            assert(far < allowed, `gradient of ${matrix}.${which}, ${row < 0 ? "sum" : `sample ${row}`}: ${far} away`);
-          }
+      const { P, adapters } = cpu.engine;
+      for (const { name: matrix, offset, length } of factors(adapters)) {
+        const part = (all: Float32Array, row: number) => all.subarray(row * P + offset, row * P + offset + length);
+        for (const row of [-1, 0, 1, 2, 3]) {
+          const of = (result: Result) => row < 0 ? part(result.sum, 0) : part(result.staged, row);
+          const far = distance(of(gpu), of(cpu));
+          worst = Math.max(worst, far);
+          assert(far < allowed, `gradient of ${matrix}, ${row < 0 ? "sum" : `sample ${row}`}: ${far} away`);
         }
       }
       console.log(`  largest distance of a matrix's gradient: ${worst.toFixed(4)}`);

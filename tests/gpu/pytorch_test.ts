@@ -13,6 +13,7 @@ import { labelledTokens, type Tokens } from "../../lib/train/batch.ts";
 import { Engine, limitsFor } from "../../lib/train/engine.ts";
 import {
   assertClose,
+  factors,
   fixtureJson,
   FixtureTensors,
   hasModel,
@@ -85,16 +86,14 @@ Deno.test({
     let worst = 0;
     for (let i = 0; i < samples.length; i++) {
       const expected = tensors.theta(`gradient/${i}`, engine.adapters, P);
-      for (const { name, aOffset, bOffset, rank, dIn, dOut } of engine.adapters) {
-        for (const [side, offset, length] of [["A", aOffset, rank * dIn], ["B", bOffset, rank * dOut]] as const) {
-          const far = distance(
-            staged.subarray(i * P + offset, i * P + offset + length),
-            expected.subarray(offset, offset + length),
-          );
-          worst = Math.max(worst, far);
-          // Weights in bf16 alone put the CPU 0.09 away; activations do as much (model_test.ts).
-          assert(far < 0.2, `gradient of ${name}.${side}, sample ${i}: ${far} away`);
-        }
+      for (const { name, offset, length } of factors(engine.adapters)) {
+        const far = distance(
+          staged.subarray(i * P + offset, i * P + offset + length),
+          expected.subarray(offset, offset + length),
+        );
+        worst = Math.max(worst, far);
+        // Weights in bf16 alone put the CPU 0.09 away; activations do as much (model_test.ts).
+        assert(far < 0.2, `gradient of ${name}, sample ${i}: ${far} away`);
       }
     }
     console.log(`  largest distance of a matrix's gradient: ${worst.toFixed(4)}`);

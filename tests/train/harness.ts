@@ -141,3 +141,11 @@ export function assertClose(what: string, actual: ArrayLike<number>, expected: A
     );
   }
 }
+
+/** Both factors of every adapter: name, and range in θ. */
+export function factors(adapters: Engine["adapters"]): { name: string; offset: number; length: number }[] {
+  return adapters.flatMap(({ name, aOffset, bOffset, rank, dIn, dOut }) => [
+    { name: `${name}.A`, offset: aOffset, length: rank * dIn },
+    { name: `${name}.B`, offset: bOffset, length: rank * dOut },
+  ]);
+}
