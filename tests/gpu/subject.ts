@@ -42,6 +42,11 @@ export function gpuTest(name: string, fn: () => void): void {
   });
 }
 
+/** bf16 results: 2^-9 for the result and as much for intermediate values. */
+export const ROUNDED = 1e-2;
+/** Fixtures were computed from numbers of 11 bits, bf16 has 8. */
+export const FROM_ROUNDED = 2e-2;
+
 /** NaNs that no instruction makes: what is there before an operator runs, and must still be there where it may not write. */
 const UNTOUCHED = { f32: 0x7fa5a5a5, bf16: 0x7fa5 } as const;
 
