@@ -143,7 +143,6 @@ bool open(ml_ctx* ctx, int device) {
   ctx->on = {ctx->stream, lower >= OLDEST_CHIP && lower < arch ? lower : arch, properties.multiProcessorCount};
   const char* tune = getenv("METALORA_TUNE");
   ctx->tuning = !tune || strcmp(tune, "0") != 0;
-  ctx->tuning_under_load = tune && strcmp(tune, "load") == 0;
   const char* synchronous = getenv("METALORA_SYNCHRONOUS");
   ctx->slow = synchronous && *synchronous && strcmp(synchronous, "0") != 0;
   snprintf(ctx->name, sizeof ctx->name, "%.96s, compute capability %d.%d, %llu MiB", properties.name, properties.major, properties.minor,

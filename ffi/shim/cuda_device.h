@@ -28,7 +28,6 @@ struct ml_ctx : metalora::Context {
   bool capturing = false;
   metalora::Products* products = nullptr;  // algorithms chosen so far
   bool tuning = true;                      // METALORA_TUNE=0: the library's own choice, for comparison
-  bool tuning_under_load = false;          // METALORA_TUNE=load: algorithms are compared at the clocks of a long run
   bool slow = false;             // METALORA_SYNCHRONOUS: wait after every operator, so that a fault names it
 
   ml_ctx() : Context("on CUDA", ML_BF16, false, false) {}

@@ -7,7 +7,6 @@
 // ReLU or another matrix comes in, what cublasLt proposes first.
 #include "cuda_products.h"
 
-#include <float.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,9 +21,6 @@ constexpr uint32_t SUMS_IN_COMPUTE_TYPE = 2, SUMS_IN_OUTPUT_TYPE = 4;
 
 constexpr int PROPOSALS = 16, REPEATS = 4;
 constexpr float WORTHWHILE = 0.98f;  // of the time of the best so far: noise shall not choose
-// Under load: bursts of a candidate, rounds of them, and how much slower than the best a candidate may have been before.
-constexpr float BURST_MS = 8, NEAR = 1.06f;
-constexpr int ROUNDS = 4;
 // Smaller products are not worth trying: launches take as long as they do.
 constexpr int64_t LEAST_WORK = (int64_t)1 << 29;
 // Narrower results are left to cuBLAS: g_h = s dY B is all zeros while B is, and zeros are the same in every order of sums.
@@ -168,47 +164,23 @@ int run_own(ml_ctx& ctx, const Product& p) {
                           (int)p.lda, &p.beta, p.c, p.c_dtype == ML_F32 ? R_32F : R_16BF, (int)p.ldc, COMPUTE_32F, DEFAULT);
 }
 
-// Milliseconds of a run, the mean of `count` of them one behind the other, or less than 0.
+// The shortest of some runs in milliseconds, or less than 0.
 template <class Run>
-float time_of(ml_ctx& ctx, cudaEvent_t from, cudaEvent_t to, int count, const Run& run) {
-  float ms = 0;
-  cudaEventRecord(from, ctx.stream);
-  for (int k = 0; k < count; k++)
+float shortest(ml_ctx& ctx, cudaEvent_t from, cudaEvent_t to, const Run& run) {
+  float best = -1;
+  for (int k = 0; k < REPEATS; k++) {
+    float ms = 0;
+    cudaEventRecord(from, ctx.stream);
     if (run() != 0) return -1;
-  cudaEventRecord(to, ctx.stream);
-  if (cudaEventSynchronize(to) != cudaSuccess || cudaEventElapsedTime(&ms, from, to) != cudaSuccess) return -1;
-  return ms / (float)count;
+    cudaEventRecord(to, ctx.stream);
+    if (cudaEventSynchronize(to) != cudaSuccess || cudaEventElapsedTime(&ms, from, to) != cudaSuccess) return -1;
+    if (best < 0 || ms < best) best = ms;
+  }
+  return best;
 }
 
 // The standard whose bits every algorithm must give.
 int run_standard(ml_ctx& ctx, const Product& p, const Plan& plan) { return beyond(p) ? run(ctx, p, plan, plan.first) : run_own(ctx, p); }
-
-// An algorithm that gives the right bits, nullptr for the standard, and its time.
-struct Candidate {
-  const CublasLt::Algorithm* algorithm;
-  float ms;
-};
-
-int run_candidate(ml_ctx& ctx, const Product& p, const Plan& plan, const CublasLt::Algorithm* algorithm) {
-  return algorithm ? run(ctx, p, plan, *algorithm) : run_standard(ctx, p, plan);
-}
-
-// Times the candidates that are nearly as fast as the best once more, now under the load of a training step, which lowers the card's
-// clocks: bursts of each in turn, the first round to warm up.
-void time_under_load(ml_ctx& ctx, const Product& p, const Plan& plan, cudaEvent_t from, cudaEvent_t to, Candidate* candidates, int count) {
-  float best = candidates[0].ms;
-  for (int i = 1; i < count; i++)
-    if (candidates[i].ms < best) best = candidates[i].ms;
-  const int burst = (int)(BURST_MS / best) + 1;
-  float sums[1 + PROPOSALS] = {};
-  for (int round = 0; round < ROUNDS; round++)
-    for (int i = 0; i < count; i++) {
-      if (candidates[i].ms > best * NEAR) continue;
-      const float ms = time_of(ctx, from, to, burst, [&] { return run_candidate(ctx, p, plan, candidates[i].algorithm); });
-      if (round > 0) sums[i] += ms;
-    }
-  for (int i = 0; i < count; i++) candidates[i].ms = sums[i] > 0 ? sums[i] / (ROUNDS - 1) : FLT_MAX;
-}
 
 // Tries the proposals on the product at hand; the plan gets the fastest of those that give the bits of the standard. c is left as the
 // last of them made it: the product is still to run.
@@ -217,28 +189,14 @@ void choose(ml_ctx& ctx, const Product& p, Plan& plan, const CublasLt::Proposal*
   cudaEvent_t from = nullptr, to = nullptr;
   if (cudaEventCreate(&from) == cudaSuccess && cudaEventCreate(&to) == cudaSuccess && run_standard(ctx, p, plan) == 0 &&
       checksum_of(ctx, p, &expected)) {
-    Candidate candidates[1 + PROPOSALS];
-    int right = 0;
-    const auto add = [&](const CublasLt::Algorithm* algorithm) {
-      float best = -1;
-      for (int k = 0; k < REPEATS; k++) {
-        const float ms = time_of(ctx, from, to, 1, [&] { return run_candidate(ctx, p, plan, algorithm); });
-        if (ms < 0) return;
-        if (k == 0 || ms < best) best = ms;
-      }
-      candidates[right++] = {algorithm, best};
-    };
-    add(nullptr);
+    float best = shortest(ctx, from, to, [&] { return run_standard(ctx, p, plan); });
     for (int i = 0; i < count; i++) {
       if (proposals[i].state != 0 || run(ctx, p, plan, proposals[i].algorithm) != 0) continue;
-      if (checksum_of(ctx, p, &sum) && sum == expected) add(&proposals[i].algorithm);
-    }
-    if (ctx.tuning_under_load && right > 1) time_under_load(ctx, p, plan, from, to, candidates, right);
-    const Candidate* best = candidates;
-    for (int i = 1; i < right; i++)
-      if (candidates[i].ms <= best->ms * WORTHWHILE) best = &candidates[i];
-    if (right > 0 && best->algorithm) {
-      plan.algorithm = *best->algorithm;
+      if (!checksum_of(ctx, p, &sum) || sum != expected) continue;
+      const float ms = shortest(ctx, from, to, [&] { return run(ctx, p, plan, proposals[i].algorithm); });
+      if (ms < 0 || (best >= 0 && ms > best * WORTHWHILE)) continue;
+      best = ms;
+      plan.algorithm = proposals[i].algorithm;
       plan.own = false;
     }
   }
