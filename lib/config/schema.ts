@@ -5,6 +5,7 @@
  * A default that depends on another key is written `null` here and filled in by resolve.ts.
  */
 import { z } from "zod";
+import { RUNGS } from "../model/activations.ts";
 
 const whole = (least: number) => z.int().min(least);
 const positive = () => z.number().gt(0);
@@ -90,7 +91,7 @@ const trainSchema = z.strictObject({
   batch_size: whole(1).max(65536).default(4).describe("Samples a micro-batch"),
   accumulate: whole(1).default(1).describe("Micro-batches an optimizer step"),
   precision: z.enum(["auto", "f32", "bf16"]).default("auto").describe("Frozen weights; auto: f32 on the CPU, bf16 on CUDA"),
-  recompute: z.enum(["auto", "none", "mlp", "block"]).default("auto").describe(
+  recompute: z.enum(["auto", ...RUNGS]).default("auto").describe(
     "What the backward pass computes again instead of keeping it, to save memory (same result); auto: as little as fits",
   ),
   embedding: z.enum(["auto", "device", "host"]).default("auto").describe(

@@ -4,7 +4,8 @@
  *
  *   none   nothing is computed again
  *   mlp    gate and up are (in OPT, the output of ReLU): one product
- *   block  only the residual stream entering the block is kept; the rest is computed again
+ *   qkv    q, k and v are, too: another product
+ *   block  only the residual stream entering the block is kept; attention and the product behind it are computed again, too
  *
  * Outputs of norms and of silu(gate)·up are kept on no rung: the backward pass needs them for adapter gradients alone, which read
  * them out of what they were made of (`ml_linear_gradients` with the factors of RMSNorm, `ml_swiglu_gradients`), or out of what the
@@ -19,7 +20,7 @@ import type { Arena } from "../tensor/arena.ts";
 import { type Linear, paddedWidth, roomBehind } from "./linear.ts";
 
 /** The rungs of the ladder, least recomputation first. */
-export const RUNGS = ["none", "mlp", "block"] as const;
+export const RUNGS = ["none", "mlp", "qkv", "block"] as const;
 
 /** How much a layer computes again. */
 export type Rung = typeof RUNGS[number];
@@ -43,8 +44,8 @@ export function rungOf({ rung, layers }: Recompute, l: number, L: number): Rung 
 
 /** The activations of one layer; which of them are its own and which are shared depends on its rung. */
 export interface LayerActivations {
-  /** What the backward pass computes again, so that the forward pass need not keep its h: attention and what is before it; the MLP. */
-  readonly again: { readonly attention: boolean; readonly mlp: boolean };
+  /** What the backward pass computes again, so that the forward pass need not keep its h. */
+  readonly again: { readonly qkv: boolean; readonly attention: boolean; readonly mlp: boolean };
   readonly x: Tensor; // [T,d] residual stream entering the block
   readonly stats1: Tensor; // [T,1 or 2] what the norm before q, k, v keeps of a row
   readonly qkv: Tensor; // [T,(H+2K)D] after RoPE, where there is one
@@ -89,11 +90,17 @@ type BufferName = keyof Buffers;
 const SHARED: Record<Rung, readonly BufferName[]> = {
   none: [],
   mlp: ["gateUp"],
+  qkv: ["gateUp", "stats1", "qkv", "stats2"],
   block: ["gateUp", "stats1", "qkv", "attention", "lse", "mid", "stats2"],
 };
 
 /** Linear layers whose h a rung shares among layers. */
-const SHARED_H: Record<Rung, readonly (keyof LayerActivations["h"])[]> = { none: [], mlp: ["gateUp"], block: ["qkv", "gateUp"] };
+const SHARED_H: Record<Rung, readonly (keyof LayerActivations["h"])[]> = {
+  none: [],
+  mlp: ["gateUp"],
+  qkv: ["qkv", "gateUp"],
+  block: ["qkv", "gateUp"],
+};
 
 /** Reserves the activations of all layers; `keepH` with the h that a backward pass needs. */
 export function reserveActivations(
@@ -151,7 +158,9 @@ export function reserveActivations(
     };
     const h = { qkv: hOf("qkv"), gateUp: hOf("gateUp"), down: hOf("down") };
     const last = l === layers.length - 1;
-    return { again: { attention: rung === "block" && !last, mlp: rung !== "none" && !last }, ...own, h, from, to: arena.bytes };
+    const isAgain = (name: BufferName) => SHARED[rung].includes(name) && !last;
+    const again = { qkv: isAgain("qkv"), attention: isAgain("attention"), mlp: isAgain("gateUp") };
+    return { again, ...own, h, from, to: arena.bytes };
   });
 }
 

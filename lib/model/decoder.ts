@@ -207,7 +207,6 @@ export class Decoder {
     const from = arena.bytes;
     this.#last = buffer(T, d);
     this.#stats = perRow(SomeNorm.STATS);
-    this.#hidden = buffer(R, d);
 
     // Scratch. `act` and `gxh` are the same memory, and the logits lie over all of it: each is done with when the other is needed. So is
     // the head's input when its gradient is written over it.
@@ -216,12 +215,18 @@ export class Decoder {
     const beside = (width: number) => arena.reserve("workspace", T, width, { dtype, ld: paddedWidth(width, dtype) });
     const behind = (cols: number, layers: readonly Linear[]) =>
       roomBehind(cols, Math.max(...layers.map(({ rank }) => rank)), dtype);
+    const lddx = behind(d, this.layers.flatMap(({ o, down }) => [o, down]));
+    const gradient = () => train ? arena.reserve("workspace", T, d, { dtype, ld: lddx }) : null;
+    // Where memory counts more than time, the labelled rows lie where dL/dx will.
+    const recomputes = this.#saved.some(({ again }) => again.mlp);
+    const end = arena.bytes;
+    const early = recomputes && R <= T ? gradient() : null;
+    this.#hidden = early ? new Tensor(arena, early.byteOffset, R, d, dtype) : buffer(R, d);
     this.#normed = beside(widest(({ qkv, gateUp }) => [qkv, gateUp]));
     // The backward pass needs `normed` only to form a norm again.
-    const formsNorms = family === "opt" || this.#saved.some(({ again }) => again.mlp);
-    this.#behind = { from, to: formsNorms ? this.#normed.byteOffset : arena.bytes };
-    const lddx = behind(d, this.layers.flatMap(({ o, down }) => [o, down]));
-    const dx = train ? arena.reserve("workspace", T, d, { dtype, ld: lddx }) : null;
+    const formsNorms = family === "opt" || recomputes;
+    this.#behind = { from, to: early ? end : formsNorms ? this.#normed.byteOffset : arena.bytes };
+    const dx = early ?? gradient();
     const gxh = beside(widest(({ qkv, o, gateUp, down }) => train ? [qkv, o, gateUp, down] : [down]));
     this.#act = gxh;
     // dL/d(q, k, v) lies over gate and up, which are done with by then, if it has room there.
@@ -276,7 +281,8 @@ export class Decoder {
     this.layers.forEach((layer, l) => {
       const a = this.#activations(l);
       this.#norm(T, layer.norm1, a.x, a.stats1);
-      this.#attention(batch, layer, a, { keep: !a.again.attention });
+      this.#qkv(batch, layer, a, { keep: !a.again.qkv });
+      this.#attention(batch, layer, a);
       this.#norm(T, layer.norm2, a.mid, a.stats2);
       this.#gateUp(T, layer, a, { keep: !a.again.mlp });
       const act = this.#activate(T, a);
@@ -293,15 +299,21 @@ export class Decoder {
     norm.forward(this.dev, T, { x, eps: this.config.eps, y: this.#normed, stats });
   }
 
-  /** mid = x + o(attention(rope(q), rope(k), v)), with q, k, v of `normed`; `keep`: also h of q, k, v. */
-  #attention(batch: DeviceBatch, layer: Layer, a: LayerActivations, { keep }: { keep: boolean }): void {
+  /** rope(q), rope(k) and v of `normed`; `keep`: also their h. */
+  #qkv({ T, positions }: DeviceBatch, layer: Layer, a: LayerActivations, { keep }: { keep: boolean }): void {
     const { dev } = this;
-    const { T, positions } = batch;
     const { H, K, D } = this.config;
     layer.qkv.forward(dev, T, this.#normed, a.qkv);
     if (keep) keepH(dev, T, layer.qkv, this.#normed, a.h.qkv);
     // The query and key heads lie side by side in [T,(H+2K)D].
     if (this.rope) op.rope(dev, T, { heads: H + K, D, x: a.qkv, ...this.rope, positions });
+  }
+
+  /** mid = x + o(attention(q, k, v)). */
+  #attention(batch: DeviceBatch, layer: Layer, a: LayerActivations): void {
+    const { dev } = this;
+    const { T } = batch;
+    const { H, K, D } = this.config;
     const { q, k, v } = this.#split(a.qkv);
     const scale = 1 / Math.sqrt(D);
     op.attentionForward(dev, T, batch.segments, { H, K, D, scale, q, k, v, out: a.attention, lse: a.lse });
@@ -328,10 +340,11 @@ export class Decoder {
   /** Computes again what layer l did not keep, in the buffers that all layers share. */
   #restore(batch: DeviceBatch, layer: Layer, a: LayerActivations): void {
     const { T } = batch;
-    if (a.again.attention) {
+    if (a.again.qkv) {
       this.#norm(T, layer.norm1, a.x, a.stats1);
-      this.#attention(batch, layer, a, { keep: true });
+      this.#qkv(batch, layer, a, { keep: true });
     }
+    if (a.again.attention) this.#attention(batch, layer, a);
     this.#norm(T, layer.norm2, a.mid, a.stats2);
     this.#gateUp(T, layer, a, { keep: true });
   }

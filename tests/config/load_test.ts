@@ -96,7 +96,7 @@ Deno.test("a value that breaks two rules is one problem, and one of an earlier v
     "--set train.batch_size=1e30: Cannot use train.batch_size: expected a number of at most 65536, found 1e+30",
   ]);
   assertEquals(problems(minimal, ["train.recompute=norms"]), [
-    "--set train.recompute=norms: Cannot use train.recompute: expected one of auto, none, mlp, block, found 'norms'. " +
+    "--set train.recompute=norms: Cannot use train.recompute: expected one of auto, none, mlp, qkv, block, found 'norms'. " +
     "'norms' is of an earlier version: what it saved is never kept now, mlp is the next that saves memory",
   ]);
 });
