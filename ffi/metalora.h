@@ -37,7 +37,7 @@
 extern "C" {
 #endif
 
-#define ML_ABI_VERSION 5
+#define ML_ABI_VERSION 6
 
 typedef struct ml_ctx ml_ctx;
 typedef void* ml_ptr;
@@ -258,14 +258,16 @@ int32_t ml_segment_sum(ml_ctx* ctx, int32_t S, ml_ptr row_offsets, ml_ptr values
 /* out f64 [n], out[i] = sum_j a_i[j] * b[i * ldb + j], j < P; ldb = 0 shares one b (similarity to V), b NULL gives squared norms.
  * Accumulated in double, in an order that does not depend on the number of threads. */
 int32_t ml_row_dots(ml_ctx* ctx, int32_t n, int32_t m, const int32_t* pieces_host, ml_ptr a, ml_ptr b, int32_t ldb, ml_ptr out);
-/* y [P] = beta * y + sum_i weights[i] * x_i; weights f32 [n]. Weighted combine, accumulation, EMA. */
+/* y [P] = beta * y + sum_i weights[i] * x_i; weights f32 [n]. Weighted combine, accumulation, EMA. y NULL: the first row of x itself
+ * takes the sum; beta must be 0 then. */
 int32_t ml_combine(ml_ctx* ctx, int32_t n, int32_t m, const int32_t* pieces_host, ml_ptr weights, ml_ptr x, float beta, ml_ptr y);
 /* out = g / (sqrt(v / bias2) + eps): the Adam preconditioner of similarity exact-adam (algorithms 5.1). */
 int32_t ml_adam_precondition(ml_ctx* ctx, int32_t P, ml_ptr g, ml_ptr v, double bias2, double eps, ml_ptr out);
 /* g' = grad_scale * g; m = b1 m + (1-b1) g'; v = b2 v + (1-b2) g'^2; theta -= lr * wd * theta;
- * theta -= lr * (m / bias1) / (sqrt(v / bias2) + eps). AdamW, decoupled decay; bias_k = 1 - b_k^t, from the caller. */
-int32_t ml_adam(ml_ctx* ctx, int32_t P, ml_ptr theta, ml_ptr g, ml_ptr m, ml_ptr v, double lr, double b1, double b2,
-                double eps, double weight_decay, double bias1, double bias2, double grad_scale);
+ * theta -= lr * (m / bias1) / (sqrt(v / bias2) + eps). AdamW, decoupled decay; bias_k = 1 - b_k^t, from the caller. g is one row in
+ * n_pieces pieces, whose lengths add up to P. */
+int32_t ml_adam(ml_ctx* ctx, int32_t P, ml_ptr theta, int32_t n_pieces, const int32_t* pieces_host, ml_ptr g, ml_ptr m, ml_ptr v, double lr,
+                double b1, double b2, double eps, double weight_decay, double bias1, double bias2, double grad_scale);
 
 #ifdef __cplusplus
 }

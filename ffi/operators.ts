@@ -499,7 +499,7 @@ export class Pieces {
   readonly #table: Int32Array<ArrayBuffer>;
 
   /** @param pieces [n,length] each, in one memory, 256 bytes or a multiple apart */
-  constructor(pieces: readonly Tensor[]) {
+  constructor(readonly pieces: readonly Tensor[]) {
     this.#first = pieces.reduce((first, piece) => piece.byteOffset < first.byteOffset ? piece : first);
     const behind = (piece: Tensor) => {
       const units = (piece.byteOffset - this.#first.byteOffset) / 256;
@@ -537,14 +537,22 @@ export function rowDots(
   return sums;
 }
 
-/** y = beta · y + Σ weights_i · x_i over the columns of x. */
+/** y = beta · y + Σ weights_i · x_i over the columns of x; y null: in the place of x_0, with beta 0. */
 export function combine(
   dev: Device,
   n: number,
-  { weights, x, y, beta = 0 }: { weights: Tensor; x: Tensor | Pieces; y: Tensor; beta?: number },
+  { weights, x, y, beta = 0 }: { weights: Tensor; x: Tensor | Pieces; y: Tensor | null; beta?: number },
 ): void {
   const [m, table, pointerOfX] = partsOf(x);
-  dev.check(dev.symbols.ml_combine(dev.ctx, n, m, table, weights.pointer, pointerOfX, beta, y.pointer));
+  dev.check(dev.symbols.ml_combine(dev.ctx, n, m, table, weights.pointer, pointerOfX, beta, pointer(y)));
+}
+
+/** Row i of x as one array. */
+export function downloadRow(dev: Device, host: Float32Array<ArrayBuffer>, x: Tensor | Pieces, i = 0): void {
+  let at = 0;
+  for (const piece of x instanceof Pieces ? x.pieces : [x]) {
+    download(dev, host.subarray(at, at += piece.cols), piece.rowRange(i, 1));
+  }
 }
 
 /** out = g / (√(v / bias2) + eps): algorithms §5.1. */
@@ -572,10 +580,11 @@ export interface AdamNumbers {
 /** One AdamW update of all trained parameters. */
 export function adam(
   dev: Device,
-  { theta, grad, m, v }: { theta: Tensor; grad: Tensor; m: Tensor; v: Tensor },
+  { theta, grad, m, v }: { theta: Tensor; grad: Tensor | Pieces; m: Tensor; v: Tensor },
   { lr, beta1, beta2, eps, weightDecay, bias1, bias2, gradScale }: AdamNumbers,
 ): void {
+  const [pieces, table, pointerOfGrad] = partsOf(grad);
   // deno-fmt-ignore
-  dev.check(dev.symbols.ml_adam(dev.ctx, theta.cols, theta.pointer, grad.pointer, m.pointer, v.pointer, lr, beta1, beta2, eps,
+  dev.check(dev.symbols.ml_adam(dev.ctx, theta.cols, theta.pointer, pieces, table, pointerOfGrad, m.pointer, v.pointer, lr, beta1, beta2, eps,
     weightDecay, bias1, bias2, gradScale));
 }

@@ -153,10 +153,11 @@ export const symbols = {
   ml_combine: { parameters: ["pointer", "i32", "i32", "buffer", "pointer", "pointer", "f32", "pointer"], result: "i32" },
   // int32_t ml_adam_precondition(ml_ctx* ctx, int32_t P, ml_ptr g, ml_ptr v, double bias2, double eps, ml_ptr out)
   ml_adam_precondition: { parameters: ["pointer", "i32", "pointer", "pointer", "f64", "f64", "pointer"], result: "i32" },
-  // int32_t ml_adam(ml_ctx* ctx, int32_t P, ml_ptr theta, ml_ptr g, ml_ptr m, ml_ptr v, double lr, double b1, double
-  //   b2, double eps, double weight_decay, double bias1, double bias2, double grad_scale)
-  ml_adam: { parameters: ["pointer", "i32", "pointer", "pointer", "pointer", "pointer", "f64", "f64", "f64", "f64", "f64", "f64", "f64", "f64"], result: "i32" },
+  // int32_t ml_adam(ml_ctx* ctx, int32_t P, ml_ptr theta, int32_t n_pieces, const int32_t* pieces_host, ml_ptr g,
+  //   ml_ptr m, ml_ptr v, double lr, double b1, double b2, double eps, double weight_decay, double bias1, double bias2,
+  //   double grad_scale)
+  ml_adam: { parameters: ["pointer", "i32", "pointer", "i32", "buffer", "pointer", "pointer", "pointer", "f64", "f64", "f64", "f64", "f64", "f64", "f64", "f64"], result: "i32" },
 } as const satisfies Deno.ForeignLibraryInterface;
 
 /** The ABI version this table was written for; compared with `ml_abi_version()` when a library is loaded. */
-export const ABI_VERSION = 5;
+export const ABI_VERSION = 6;

@@ -463,7 +463,8 @@ int32_t ml_combine(ml_ctx* ctx, int32_t n, int32_t m, const int32_t* pieces_host
   int64_t P;
   read_pieces(call, "x", n, m, pieces_host, x, pieces, &P);
   call.dense("weights", weights, 1, n, 4);
-  if (!call.failed()) call.dense("y", y, 1, P, 4);
+  if (y && !call.failed()) call.dense("y", y, 1, P, 4);
+  if (!y && !call.failed() && beta != 0) call.fail("beta is %g, must be 0 where x's first row takes the sum", (double)beta);
   if (call.failed()) return call.status();
   backend::combine(call, *ctx, n, pieces, m, weights, beta, y);
   return call.status();
@@ -480,16 +481,19 @@ int32_t ml_adam_precondition(ml_ctx* ctx, int32_t P, ml_ptr g, ml_ptr v, double 
   return call.status();
 }
 
-int32_t ml_adam(ml_ctx* ctx, int32_t P, ml_ptr theta, ml_ptr g, ml_ptr m, ml_ptr v, double lr, double b1, double b2,
-                double eps, double weight_decay, double bias1, double bias2, double grad_scale) {
+int32_t ml_adam(ml_ctx* ctx, int32_t P, ml_ptr theta, int32_t n_pieces, const int32_t* pieces_host, ml_ptr g, ml_ptr m, ml_ptr v, double lr,
+                double b1, double b2, double eps, double weight_decay, double bias1, double bias2, double grad_scale) {
   Call call(base(ctx), "update %lld parameters", P);
+  Piece pieces[MOST_PIECES];
+  int64_t length;
   call.positive("P", P);
   call.dense("theta", theta, 1, P, 4);
-  call.dense("g", g, 1, P, 4);
+  if (!call.failed() && read_pieces(call, "g", 1, n_pieces, pieces_host, g, pieces, &length) && length != P)
+    call.fail("the pieces of g hold %lld numbers, must hold %d", (long long)length, P);
   call.dense("m", m, 1, P, 4);
   call.dense("v", v, 1, P, 4);
   if (call.failed()) return call.status();
-  backend::adam(call, *ctx, P, theta, g, m, v, lr, b1, b2, eps, weight_decay, bias1, bias2, grad_scale);
+  backend::adam(call, *ctx, pieces, n_pieces, theta, m, v, lr, b1, b2, eps, weight_decay, bias1, bias2, grad_scale);
   return call.status();
 }
 

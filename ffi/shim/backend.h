@@ -78,7 +78,7 @@ void head_cross_entropy(Call& call, ml_ctx& ctx, int64_t R, int64_t d, int64_t V
 void row_dots(Call& call, ml_ctx& ctx, int64_t n, const Piece* pieces, int count, const void* b, int64_t ldb, void* out);
 void combine(Call& call, ml_ctx& ctx, int64_t n, const Piece* pieces, int count, const void* weights, float beta, void* y);
 void adam_precondition(Call& call, ml_ctx& ctx, int64_t P, const void* g, const void* v, double bias2, double eps, void* out);
-void adam(Call& call, ml_ctx& ctx, int64_t P, void* theta, const void* g, void* m, void* v, double lr, double b1, double b2, double eps,
+void adam(Call& call, ml_ctx& ctx, const Piece* g, int count, void* theta, void* m, void* v, double lr, double b1, double b2, double eps,
           double weight_decay, double bias1, double bias2, double grad_scale);
 
 // ---- time and graphs ----

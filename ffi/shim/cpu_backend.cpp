@@ -292,7 +292,8 @@ void row_dots(Call&, ml_ctx& ctx, int64_t n, const Piece* pieces, int count, con
 void combine(Call&, ml_ctx& ctx, int64_t n, const Piece* pieces, int count, const void* weights, float beta, void* y) {
   for (int i = 0; i < count; i++) {
     const Piece& piece = pieces[i];
-    ctx.kernels->combine(ctx.pool, n, piece.length, in(weights), piece.x, piece.ld, beta, out_(y) + piece.first);
+    float* sum = y ? out_(y) + piece.first : (float*)piece.x;
+    ctx.kernels->combine(ctx.pool, n, piece.length, in(weights), piece.x, piece.ld, beta, sum);
   }
 }
 
@@ -300,8 +301,11 @@ void adam_precondition(Call&, ml_ctx& ctx, int64_t P, const void* g, const void*
   ctx.kernels->adam_precondition(ctx.pool, P, in(g), in(v), bias2, eps, out_(out));
 }
 
-void adam(Call&, ml_ctx& ctx, int64_t P, void* theta, const void* g, void* m, void* v, double lr, double b1, double b2, double eps, double weight_decay, double bias1, double bias2, double grad_scale) {
-  ctx.kernels->adam(ctx.pool, P, out_(theta), in(g), out_(m), out_(v), lr, b1, b2, eps, weight_decay, bias1, bias2, grad_scale);
+void adam(Call&, ml_ctx& ctx, const Piece* g, int count, void* theta, void* m, void* v, double lr, double b1, double b2, double eps, double weight_decay, double bias1, double bias2, double grad_scale) {
+  for (int i = 0; i < count; i++) {
+    const int64_t first = g[i].first;
+    ctx.kernels->adam(ctx.pool, g[i].length, out_(theta) + first, g[i].x, out_(m) + first, out_(v) + first, lr, b1, b2, eps, weight_decay, bias1, bias2, grad_scale);
+  }
 }
 
 }  // namespace backend

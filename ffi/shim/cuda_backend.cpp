@@ -202,10 +202,10 @@ void adam_precondition(Call& call, ml_ctx& ctx, int64_t P, const void* g, const 
   if (enter(call, ctx)) launched(call, ctx, cuda::adam_precondition(ctx.on, P, f32(g), f32(v), bias2, eps, f32_out(out)));
 }
 
-void adam(Call& call, ml_ctx& ctx, int64_t P, void* theta, const void* g, void* m, void* v, double lr, double b1, double b2, double eps,
+void adam(Call& call, ml_ctx& ctx, const Piece* g, int count, void* theta, void* m, void* v, double lr, double b1, double b2, double eps,
           double weight_decay, double bias1, double bias2, double grad_scale) {
   if (!enter(call, ctx)) return;
-  launched(call, ctx, cuda::adam(ctx.on, P, f32_out(theta), f32(g), f32_out(m), f32_out(v), lr, b1, b2, eps, weight_decay, bias1, bias2,
+  launched(call, ctx, cuda::adam(ctx.on, g, count, f32_out(theta), f32_out(m), f32_out(v), lr, b1, b2, eps, weight_decay, bias1, bias2,
                                  grad_scale));
 }
 

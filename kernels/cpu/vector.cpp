@@ -62,7 +62,8 @@ static void add_rows(int64_t n, float w0, const float* x0, float w1, const float
 void combine(Pool& pool, int64_t n, int64_t P, const float* weights, const float* x, int64_t ldx, float beta, float* y) {
   parallel(pool, ceil_div(P, COMBINE_CHUNK), [&](int64_t chunk, int) {
     const int64_t j = chunk * COMBINE_CHUNK, count = min64(COMBINE_CHUNK, P - j);
-    float* out = y + j;
+    float sums[COMBINE_CHUNK];
+    float* out = y == x ? sums : y + j;  // the first row takes the sum when all are read
     if (beta == 0)
       memset(out, 0, (size_t)count * 4);  // y may hold NaN
     else if (beta != 1)
@@ -72,6 +73,7 @@ void combine(Pool& pool, int64_t n, int64_t P, const float* weights, const float
       const float* row = x + i * ldx + j;
       add_rows(count, weights[i], row, two ? weights[i + 1] : 0, two ? row + ldx : nullptr, out);
     }
+    if (out == sums) memcpy(y + j, sums, (size_t)count * 4);
   });
 }
 

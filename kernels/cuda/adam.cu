@@ -2,7 +2,7 @@
 //
 // The arithmetic is in double and in the order of lib/optim/adam.ts, every operation rounded on its own (the _rn intrinsics
 // are never contracted into fused multiply-adds), and m and v are used as stored, in f32: the same bits as in JavaScript.
-#include "math.cuh"
+#include "pieces.cuh"
 
 namespace metalora {
 namespace cuda {
@@ -32,12 +32,14 @@ struct Numbers {
 };
 
 template <int W>
-static __global__ void __launch_bounds__(THREADS) update(int64_t P, float* theta, const float* g, float* m, float* v, const Numbers at) {
-  const int64_t j = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * W;
-  if (j >= P) return;
+static __global__ void __launch_bounds__(THREADS) update(const Listed g, float* theta, float* m, float* v, const Numbers at) {
+  const auto& piece = g.items[item_of(g.items, g.count, blockIdx.x)];
+  const int k = ((int)(blockIdx.x - piece.before) * THREADS + (int)threadIdx.x) * W;
+  if (k >= piece.length) return;
+  const int64_t j = piece.first + k;
   float old[W], grad[W], first[W], second[W];
   load<W>(theta + j, old);
-  load<W>(g + j, grad);
+  load<W>(piece.x + k, grad);
   load<W>(m + j, first);
   load<W>(v + j, second);
 #pragma unroll
@@ -65,17 +67,16 @@ cudaError_t adam_precondition(const Launch& on, int64_t P, const float* g, const
   return cudaGetLastError();
 }
 
-cudaError_t adam(const Launch& on, int64_t P, float* theta, const float* g, float* m, float* v, double lr, double b1, double b2, double eps,
+cudaError_t adam(const Launch& on, const Piece* g, int count, float* theta, float* m, float* v, double lr, double b1, double b2, double eps,
                  double weight_decay, double bias1, double bias2, double grad_scale) {
-  if (P == 0) return cudaSuccess;
   const Numbers at = {lr, b1, 1 - b1, b2, 1 - b2, eps, lr * weight_decay, bias1, bias2, grad_scale};
-  const bool wide = P % 4 == 0 && aligned16(theta) && aligned16(g) && aligned16(m) && aligned16(v);
-  const unsigned grid = (unsigned)ceil_div(P, (wide ? 4 : 1) * THREADS);
-  if (wide)
-    update<4><<<grid, THREADS, 0, on.stream>>>(P, theta, g, m, v, at);
-  else
-    update<1><<<grid, THREADS, 0, on.stream>>>(P, theta, g, m, v, at);
-  return cudaGetLastError();
+  const bool wide = aligned(1, g, count, theta, 0) && fours(g, count) && aligned16(m) && aligned16(v);
+  return each_list(g, count, (wide ? 4 : 1) * THREADS, [&](const Listed& list, int64_t units, int64_t) {
+    if (wide)
+      update<4><<<(unsigned)units, THREADS, 0, on.stream>>>(list, theta, m, v, at);
+    else
+      update<1><<<(unsigned)units, THREADS, 0, on.stream>>>(list, theta, m, v, at);
+  });
 }
 
 }  // namespace cuda

@@ -106,14 +106,14 @@ bool skinny_fits(const Launch& on, int64_t M, int64_t N, int64_t K, const bf16* 
                  const bf16* c, int64_t ldc);
 
 // vector.cu, rows in pieces (kernels/types.h). b: rows ldb apart, one row for all where ldb is 0, or NULL for the rows themselves. `parts`
-// is scratch: at least row_dots_parts() doubles.
+// is scratch: at least row_dots_parts() doubles. combine: without y the first row of x takes the sum.
 int64_t row_dots_parts(int64_t n, const Piece* pieces, int count);
 cudaError_t row_dots(const Launch& on, int64_t n, const Piece* pieces, int count, const float* b, int64_t ldb, double* out, double* parts);
 cudaError_t combine(const Launch& on, int64_t n, const Piece* pieces, int count, const float* weights, float beta, float* y);
 
-// adam.cu: rounds like lib/optim/adam.ts does in JavaScript (no contraction into fused multiply-adds).
+// adam.cu, the gradient of adam() a row in pieces: rounds like lib/optim/adam.ts does in JavaScript (no contraction into fused multiply-adds).
 cudaError_t adam_precondition(const Launch& on, int64_t P, const float* g, const float* v, double bias2, double eps, float* out);
-cudaError_t adam(const Launch& on, int64_t P, float* theta, const float* g, float* m, float* v, double lr, double b1, double b2, double eps,
+cudaError_t adam(const Launch& on, const Piece* g, int count, float* theta, float* m, float* v, double lr, double b1, double b2, double eps,
                  double weight_decay, double bias1, double bias2, double grad_scale);
 
 // convert.cu: dst [rows, cols] = src, rows ld apart; types are ML_F32, ML_BF16 or (source only) ML_F16.

@@ -1,5 +1,5 @@
 // vector.cu: inner products and weighted sums of flat parameter vectors. Both are bound by memory: one pass over x.
-#include "math.cuh"
+#include "pieces.cuh"
 
 namespace metalora {
 namespace cuda {
@@ -10,16 +10,6 @@ static const int THREADS = 256;
 static const int64_t CHUNK = 8192;
 static const int ROWS = 8;
 static const int EACH = (int)(CHUNK / THREADS);  // elements a thread
-
-// What one launch can be told: pieces, and how many blocks' worth of columns lie before each.
-constexpr int AT_ONCE = 96;
-struct Listed {
-  int count;
-  struct {
-    const float* x;
-    int ld, first, length, before;
-  } items[AT_ONCE];
-};
 
 // Where b comes from: rows of its own, one row for all (kept in registers), or a itself.
 enum class Second { rows, shared, same };
@@ -39,33 +29,6 @@ static __device__ __forceinline__ void load_chunk(const float* from, int64_t lef
       for (int k = 0; k < W; k++) x[i + k] = at + k < left ? from[at + k] : 0.0f;
     }
   }
-}
-
-// Launches of at most AT_ONCE pieces each, cut into units of `columns` columns: launch(list, units, units before them).
-template <class Launcher>
-static cudaError_t each_list(const Piece* pieces, int count, int64_t columns, const Launcher& launch) {
-  int64_t before = 0;
-  for (int at = 0; at < count; at += AT_ONCE) {
-    Listed list = {};
-    int64_t units = 0;
-    for (int i = at; i < count && i < at + AT_ONCE; i++) {
-      const Piece& piece = pieces[i];
-      list.items[list.count++] = {piece.x, (int)piece.ld, (int)piece.first, (int)piece.length, (int)units};
-      units += ceil_div(piece.length, columns);
-    }
-    launch(list, units, before);
-    const cudaError_t error = cudaGetLastError();
-    if (error != cudaSuccess) return error;
-    before += units;
-  }
-  return cudaSuccess;
-}
-
-// Whether rows of all pieces, and of another matrix, may be read 16 bytes at a time.
-static bool aligned(int64_t n, const Piece* pieces, int count, const float* other, int64_t ld_other) {
-  bool all = aligned16(other, n > 1 ? ld_other : 0, 4);
-  for (int i = 0; i < count; i++) all = all && aligned16(pieces[i].x, n > 1 ? pieces[i].ld : 0, 4) && pieces[i].first % 4 == 0;
-  return all;
 }
 
 // parts [n, chunks] = dot products of the chunks of columns; a list's first is number `before` of all.
@@ -144,7 +107,8 @@ cudaError_t row_dots(const Launch& on, int64_t n, const Piece* pieces, int count
   return cudaGetLastError();
 }
 
-// y = beta y + w_0 x_0 + w_1 x_1 + ..., fused multiply-adds in this order, as on the CPU. beta 0: y is not read, it may hold NaN.
+// y = beta y + w_0 x_0 + w_1 x_1 + ..., fused multiply-adds in this order, as on the CPU. beta 0: y is not read, it may hold NaN. No y:
+// x_0 takes its place.
 template <int W>
 static __global__ void __launch_bounds__(THREADS) combine_rows(int64_t n, const Listed list, const float* weights, float beta, float* y) {
   const auto& piece = list.items[item_of(list.items, list.count, blockIdx.x)];
@@ -152,7 +116,7 @@ static __global__ void __launch_bounds__(THREADS) combine_rows(int64_t n, const 
   if (j >= piece.length) return;
   const float* x = piece.x;
   const int64_t ldx = piece.ld;
-  y += piece.first;
+  y = y ? y + piece.first : (float*)x;
   float sum[W] = {};
   if (beta != 0) {
     load<W>(y + j, sum);
@@ -184,8 +148,7 @@ static __global__ void __launch_bounds__(THREADS) combine_rows(int64_t n, const 
 }
 
 cudaError_t combine(const Launch& on, int64_t n, const Piece* pieces, int count, const float* weights, float beta, float* y) {
-  bool wide = aligned(n, pieces, count, y, 0);
-  for (int i = 0; i < count; i++) wide = wide && pieces[i].length % 4 == 0;
+  const bool wide = aligned(n, pieces, count, y, 0) && fours(pieces, count);
   return each_list(pieces, count, (wide ? 4 : 1) * THREADS, [&](const Listed& list, int64_t units, int64_t) {
     if (wide)
       combine_rows<4><<<(unsigned)units, THREADS, 0, on.stream>>>(n, list, weights, beta, y);

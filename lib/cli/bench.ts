@@ -82,7 +82,7 @@ export const command: Command = {
     using dev = openDevice(args);
     // Planned before there are any samples: those of a batch that fits nowhere would not fit, either.
     const limits = { tokens: batch * length, rows: batch * (length - 1), segments: batch, positions: length };
-    const layout = { model, limits, adapterOf: adapterOf(config.adapter, model), padId: 0 };
+    const layout = { model, limits, sumsPasses: false, adapterOf: adapterOf(config.adapter, model), padId: 0 };
     const work = { saves: "nothing", data: 4 * batch * length } as const;
     const training = buildTraining(dev, config, layout, work);
     const { engine } = training;

@@ -5,7 +5,7 @@
  * in the same order, so that they give the same bits.
  */
 import type { Device, Tensor } from "../../ffi/device.ts";
-import { adam, type AdamNumbers, download, rowDots, upload } from "../../ffi/operators.ts";
+import { adam, type AdamNumbers, download, downloadRow, type Pieces, rowDots, upload } from "../../ffi/operators.ts";
 import type { Arena } from "../tensor/arena.ts";
 
 /** Hyperparameters, from `optimizer` of the configuration. */
@@ -50,11 +50,11 @@ export class Adam {
   }
 
   /**
-   * One update: clips grad [P] to the global norm and moves theta [P].
+   * One update: clips grad, whose first row [P] counts, to the global norm and moves theta [P].
    * @returns the gradient norm before clipping
    * @throws {RangeError} when the norm is not finite; theta is untouched then
    */
-  update(theta: Tensor, grad: Tensor, lr: number): number {
+  update(theta: Tensor, grad: Tensor | Pieces, lr: number): number {
     const [beta1, beta2] = this.options.betas;
     const { eps, weightDecay, clip } = this.options;
     const norm = Math.sqrt(rowDots(this.dev, 1, { a: grad, b: null, out: this.#sums })[0]!);
@@ -69,7 +69,7 @@ export class Adam {
     } else {
       const host = this.#host!;
       download(this.dev, host.theta, theta);
-      download(this.dev, host.grad, grad);
+      downloadRow(this.dev, host.grad, grad);
       adamOnHost(host.theta, host.grad, this.#moments.m, this.#moments.v, numbers);
       upload(this.dev, theta, host.theta);
     }

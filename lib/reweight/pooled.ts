@@ -7,7 +7,7 @@
  *   mean-of-products (equation 17): (1/m) Σ_j Σ_l (z_j·z_i)(g_j·g_i).
  */
 import { type Device, Tensor } from "../../ffi/device.ts";
-import { download, segmentMean } from "../../ffi/operators.ts";
+import { download, type Pieces, segmentMean } from "../../ffi/operators.ts";
 import type { Decoder, GradientSink } from "../model/decoder.ts";
 import type { Linear } from "../model/linear.ts";
 import type { Arena } from "../tensor/arena.ts";
@@ -64,7 +64,7 @@ export class PooledSimilarity implements Similarity {
   }
 
   /** `samples` of the validation batch were seeded with their share of the batch loss. */
-  refresh(_gradient: Tensor, samples: number): void {
+  refresh(_gradient: Tensor | Pieces, samples: number): void {
     // Under sample-mean, undo the 1/m of the batch loss: g_j belongs to the sample's own mean loss.
     const unit = this.options.loss === "sample-mean" ? samples : 1;
     const rows = this.#read(samples).map(({ z, g }) => ({ z, g: g.map((value) => value * unit) }));

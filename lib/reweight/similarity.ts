@@ -5,12 +5,12 @@
  * exponential moving average), and answers u [n] for the training samples of a batch.
  */
 import type { Device, Tensor } from "../../ffi/device.ts";
-import { adamPrecondition, combine, download, rowDots, segmentOuter, upload } from "../../ffi/operators.ts";
+import { adamPrecondition, combine, download, type Pieces, rowDots, segmentOuter, upload } from "../../ffi/operators.ts";
 import type { Decoder, GradientSink } from "../model/decoder.ts";
 import type { Linear } from "../model/linear.ts";
 import type { Adam } from "../optim/adam.ts";
 import type { Arena } from "../tensor/arena.ts";
-import type { StagedGradients } from "../train/staging.ts";
+import type { Gradients } from "../train/staging.ts";
 
 /** The segments of the micro-batch that a sink observes. */
 export interface Observed {
@@ -28,7 +28,7 @@ export interface Similarity {
   /** Watches one micro-batch of a validation batch. */
   observeValidation(observed: Observed): GradientSink | null;
   /** Ends a validation batch of `samples` samples whose summed gradient is `gradient` [P]. */
-  refresh(gradient: Tensor, samples: number): void;
+  refresh(gradient: Tensor | Pieces, samples: number): void;
   /** Similarities of the n staged samples. `tokens`: labelled tokens of each. */
   similarities(n: number, tokens: readonly number[]): Float64Array<ArrayBuffer>;
   /** Whether it is identically 0 while B = 0, so that the first step must be a plain one (algorithms §5.6). */
@@ -76,7 +76,7 @@ class CachedFeature {
   }
 
   /** V ← ema · V + (1 − ema) · feature; the first one is taken whole. */
-  update(feature: Tensor): void {
+  update(feature: Tensor | Pieces): void {
     const keep = this.ready ? this.ema : 0;
     upload(this.dev, this.#one, Float32Array.of(1 - keep));
     combine(this.dev, 1, { weights: this.#one, x: feature, y: this.V, beta: keep });
@@ -125,7 +125,7 @@ export class ExactSimilarity implements Similarity {
     arena: Arena,
     model: Decoder,
     readonly options: {
-      staging: StagedGradients;
+      staging: Gradients;
       ema: number;
       modules: Modules;
       normalize: "none" | "cosine";
@@ -157,7 +157,7 @@ export class ExactSimilarity implements Similarity {
     return null;
   }
 
-  refresh(gradient: Tensor): void {
+  refresh(gradient: Tensor | Pieces): void {
     this.#feature.update(gradient);
   }
 

@@ -40,6 +40,8 @@ export function weightDtype(dev: Device, precision: Config["train"]["precision"]
 export interface TrainingInputs {
   readonly model: ModelConfig;
   readonly limits: Limits;
+  /** Whether a validation batch may need several passes. */
+  readonly sumsPasses: boolean;
   readonly adapterOf: AdapterOf;
   readonly padId: number | null;
 }
@@ -100,7 +102,7 @@ interface Layout {
 function layOut(
   dev: Device,
   config: Config,
-  { model, limits, adapterOf, padId }: TrainingInputs,
+  { model, limits, sumsPasses, adapterOf, padId }: TrainingInputs,
   { recompute, embedding }: Layout,
 ): Training {
   const { reweight, optimizer, train } = config;
@@ -113,7 +115,8 @@ function layOut(
     purpose: "train",
     staged: weighted ? samples : 0,
     // One backward pass a step: its activations are free for the gradients. On the CPU they keep a place of their own.
-    stagedLayout: dev.backend === "cuda" && train.accumulate === 1 ? "reuse" : "whole",
+    gradients: dev.backend === "cuda" && train.accumulate === 1 ? "reuse" : "whole",
+    sumsPasses,
     recompute,
     embedding,
     padding: isPadded(config) ? { id: requirePad(padId) } : null,

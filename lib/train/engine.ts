@@ -20,9 +20,9 @@ import {
   shapeStep,
   type Tokens,
 } from "./batch.ts";
-import { AdapterGradients, type GradientTarget, rowsTarget } from "./gradients.ts";
+import { AdapterGradients, type GradientTarget } from "./gradients.ts";
 import { Graphs } from "./graphs.ts";
-import { StagedGradients } from "./staging.ts";
+import { Gradients } from "./staging.ts";
 
 /** What a pass tells about its samples. */
 export interface SampleLosses {
@@ -45,8 +45,10 @@ export interface EngineOptions {
   readonly purpose: "train" | "evaluate";
   /** Training samples whose gradients are staged at once; 0 stages none. */
   readonly staged: number;
-  /** Whether they may lie where activations were: only if all of them come from one backward pass. */
-  readonly stagedLayout?: "whole" | "reuse";
+  /** Whether gradients may lie where activations were: only if those of a step's samples come from one backward pass. */
+  readonly gradients?: "whole" | "reuse";
+  /** Whether a sum, of a validation batch, may take several backward passes nevertheless: it needs a place that they leave alone. */
+  readonly sumsPasses?: boolean;
   /** What the backward pass computes again instead of keeping it. */
   readonly recompute?: Recompute;
   /** Where the embedding is, unless it is the head as well. */
@@ -63,10 +65,10 @@ export class Engine implements Disposable {
   readonly model: Decoder;
   /** Adapter parameters θ [1,P]: master copies in f32. */
   readonly theta: Tensor;
-  /** Gradient [1,P] of the current step; null when laid out to evaluate. */
-  readonly grad: Tensor | null;
-  /** Per-sample gradients of a step. */
-  readonly staging: StagedGradients | null;
+  /** The gradient of the current step, in the first row; null when laid out to evaluate. */
+  readonly grad: Gradients | null;
+  /** Per-sample gradients of a step; the first may give its place to `grad`. */
+  readonly staging: Gradients | null;
   readonly #batch: BatchBuffers;
   readonly #weights: Tensor; // f32 [n]
   readonly #sums: Tensor; // f64 [S]
@@ -75,7 +77,8 @@ export class Engine implements Disposable {
   beforePass: () => void = () => {};
 
   constructor(readonly dev: Device, config: ModelConfig, readonly options: EngineOptions) {
-    const { adapterOf, weightDtype, purpose, staged, stagedLayout = "whole", recompute, embedding = "device" } = options;
+    const { adapterOf, weightDtype, purpose, staged, gradients = "whole", sumsPasses = false, recompute, embedding = "device" } =
+      options;
     const step = shapeStep(dev.backend, options.limits.tokens, config.d);
     const limits = BatchBuffers.padded(options.limits, step);
     this.model = new Decoder(dev, config, {
@@ -90,8 +93,11 @@ export class Engine implements Disposable {
     this.#graphs = new Graphs(dev, dev.replays);
     const P = Math.max(1, this.model.parameters);
     this.theta = this.arena.reserve("adapter", 1, P);
-    this.grad = purpose === "train" ? this.arena.reserve("adapter", 1, P) : null;
-    this.staging = staged > 0 ? new StagedGradients(dev, this.arena, this.model, staged, stagedLayout) : null;
+    const rows = (n: number, layout: "whole" | "reuse") => new Gradients(dev, this.arena, this.model, n, layout);
+    this.staging = staged > 0 ? rows(staged, gradients) : null;
+    if (purpose === "evaluate") this.grad = null;
+    else if (sumsPasses && gradients === "reuse") this.grad = rows(1, "whole");
+    else this.grad = this.staging ?? rows(1, gradients);
     this.#batch = new BatchBuffers(this.arena, options.limits, step);
     this.#weights = this.arena.reserve("workspace", 1, Math.max(1, staged));
     this.#sums = this.arena.reserve("workspace", 1, limits.segments, { dtype: "f64" });
@@ -147,17 +153,17 @@ export class Engine implements Disposable {
     return all;
   }
 
-  /** Writes (or with `accumulate`, adds) the gradient of the samples' normalised loss to `out` [1,P]. */
+  /** Writes the gradient of the samples' normalised loss to `grad`, or with `accumulate` adds it. */
   sumGradients(
     samples: readonly Tokens[],
     normalisation: Normalisation,
-    { out, accumulate = false, observe = () => null }: { out: Tensor; accumulate?: boolean; observe?: Observer },
+    { accumulate = false, observe = () => null }: { accumulate?: boolean; observe?: Observer } = {},
   ): SampleLosses {
     const all: SampleLosses = { sums: new Float64Array(samples.length), tokens: [], exact: [] };
     for (const { first, part } of microBatches(samples, this.options.limits, this.options.padding ?? null)) {
       const beta = accumulate || first > 0 ? 1 : 0;
-      const target = rowsTarget(out, { cu: this.#batch.cuWhole, segments: 1, beta });
-      const losses = this.#pass(part, normalisation, { target, key: `sum ${out.byteOffset} ${beta}`, first, observe });
+      const target = this.grad!.target(this.#batch.cuWhole, { first: 0, count: 1, beta });
+      const losses = this.#pass(part, normalisation, { target, key: `sum ${beta}`, first, observe });
       all.sums.set(losses.sums, first);
       for (const tokens of losses.tokens) all.tokens.push(tokens);
       for (const exact of losses.exact) all.exact.push(exact);
@@ -167,11 +173,11 @@ export class Engine implements Disposable {
 
   /** Stages ∇ℓ_i of every sample, ℓ_i the mean over its labelled tokens, in rows first .. of `staging`. */
   stageGradients(samples: readonly Tokens[], { first, observe }: { first: number; observe: Observer }): SampleLosses {
-    const target = this.staging!.target(this.#batch.cu, first, samples.length);
+    const target = this.staging!.target(this.#batch.cu, { first, count: samples.length, beta: 0 });
     return this.#pass(samples, { per: "sample", samples: 1 }, { target, key: `stage ${first}`, first, observe });
   }
 
-  /** grad = Σ w_i ∇ℓ_i over the n staged samples. */
+  /** grad = Σ w_i ∇ℓ_i over the n staged samples, of which the first may be lost. */
   combineStaged(weights: Float64Array<ArrayBuffer>): void {
     upload(this.dev, this.#weights, Float32Array.from(weights));
     this.staging!.combine(weights.length, this.#weights, this.grad!);
@@ -249,6 +255,16 @@ export function* microBatches<Sample extends Tokens>(
     yield { first, part: samples.slice(first, end) };
     first = end;
   }
+}
+
+/** Whether any batch that a BatchCursor can make of the samples goes through the model at once. */
+export function fitsOnePass(
+  samples: readonly Tokens[],
+  limits: Limits,
+  batches: { batchSize: number; padded: boolean },
+): boolean {
+  const { tokens, rows, segments } = limitsFor(samples, [], batches);
+  return tokens <= limits.tokens && rows <= limits.rows && segments <= limits.segments;
 }
 
 /**

@@ -18,11 +18,6 @@ export interface GradientTarget {
   at(offset: number): { out: Tensor; stride: number };
 }
 
-/** Rows of one matrix out [S,P] as a target. */
-export function rowsTarget(out: Tensor, rest: Pick<GradientTarget, "cu" | "segments" | "beta">): GradientTarget {
-  return { ...rest, at: (offset) => ({ out: out.columns(offset, 1), stride: out.ld }) };
-}
-
 /** Writes adapter gradients of every segment to a target. */
 export class AdapterGradients implements AdapterSink {
   constructor(readonly dev: Device, readonly target: GradientTarget) {}

@@ -9,7 +9,7 @@ import { loadWeights } from "../model/load.ts";
 import { openCheckpoint } from "../tensor/checkpoint.ts";
 import { adapterOf, fromPeft, initialAdapters } from "./adapters.ts";
 import { buildTraining, isPadded, passOptions, type Training } from "./build.ts";
-import { type Engine, limitsFor } from "./engine.ts";
+import { type Engine, fitsOnePass, limitsFor } from "./engine.ts";
 import { lesserConfigs, smallerConfigs } from "./fit.ts";
 import type { RunInputs } from "./inputs.ts";
 import { type MemoryPlan, memoryPlan, release } from "./memory.ts";
@@ -40,12 +40,15 @@ export function totalSteps({ train, reweight, ...config }: Config, samples: numb
 export function prepareRun(dev: Device, config: Config, inputs: RunInputs): PreparedRun {
   const { train, validation, test } = inputs.data;
   const others = [...validation?.samples ?? [], ...test?.samples ?? []];
-  const limits = limitsFor(train.samples, others, { batchSize: config.train.batch_size, padded: isPadded(config) });
+  const padded = isPadded(config);
+  const limits = limitsFor(train.samples, others, { batchSize: config.train.batch_size, padded });
   const padId = inputs.tokenizer.padId ?? inputs.tokenizer.eosId;
   const steps = totalSteps(config, train.samples.length);
   const { every } = config.checkpoints;
   const work = { saves: every > 0 && every <= steps ? "checkpoints" : "adapter" } as const;
-  const layout = { model: inputs.model, limits, adapterOf: adapterOf(config.adapter, inputs.model), padId };
+  const { method, validation: { batch_size: m } } = config.reweight;
+  const sumsPasses = method !== "none" && !fitsOnePass(validation!.samples, limits, { batchSize: m, padded });
+  const layout = { model: inputs.model, limits, sumsPasses, adapterOf: adapterOf(config.adapter, inputs.model), padId };
   const training = buildTraining(dev, config, layout, work);
   requireModules(config, training.engine);
   const { warmup } = config.optimizer;

@@ -53,9 +53,9 @@ export function scoreSamples(
   engine.allocate();
   loadWeights(dev, engine.model, checkpoint);
   engine.setAdapters(theta);
-  const losses = engine.sumGradients(validation, { per: "sample", samples: validation.length }, { out: engine.grad! });
+  const losses = engine.sumGradients(validation, { per: "sample", samples: validation.length });
   requireFinite(losses, validation, "score");
-  similarity.refresh(engine.grad!);
+  similarity.refresh(engine.grad!.rows);
   const scores = new Float64Array(train.length);
   for (let first = 0; first < train.length; first += batch) {
     const part = train.slice(first, first + batch);

@@ -1,9 +1,9 @@
 /**
- * Per-sample gradients ∇ℓ_i [n,P] of one step. They take no memory of their own where it can be helped: the backward pass frees the
- * activations of a layer before it forms the gradients of the layer below, so these are written there.
+ * The gradients of one step: ∇ℓ_i of every sample, or one sum. They take no memory of their own where it can be helped: the backward
+ * pass frees the activations of a layer before it forms the gradients of the layer below, so these are written there.
  */
 import type { Device, Tensor } from "../../ffi/device.ts";
-import { combine, download, Pieces, rowDots } from "../../ffi/operators.ts";
+import { combine, downloadRow, Pieces, rowDots } from "../../ffi/operators.ts";
 import type { Linear } from "../model/linear.ts";
 import type { Decoder } from "../model/decoder.ts";
 import type { Arena } from "../tensor/arena.ts";
@@ -16,19 +16,24 @@ interface Block {
   readonly gradients: Tensor; // [n,length]
 }
 
-/** Where a step's per-sample gradients lie. */
-export class StagedGradients {
+/** Gradients [n,P], row by row laid out as θ. */
+export class Gradients {
+  readonly #P: number;
   readonly #blocks: Block[];
   readonly #sums: Tensor; // f64 [n]
+  /** All of them, as operators take them. */
+  readonly rows: Tensor | Pieces;
 
   /**
    * @param samples n
-   * @param layout "whole": one block [n,P] of its own. "reuse": a block a layer, in memory that the backward pass is done with;
-   *   valid until the next forward pass
+   * @param layout "whole": one block of its own. "reuse": blocks for each layer, in memory that the backward pass is done with: to be
+   *   written by one backward pass, and valid until the next forward pass
    */
-  constructor(readonly dev: Device, arena: Arena, model: Decoder, readonly samples: number, layout: "whole" | "reuse") {
-    const P = Math.max(1, model.parameters);
-    this.#blocks = layout === "whole" ? [{ first: 0, gradients: arena.reserve("reweighting", samples, P) }] : [];
+  constructor(readonly dev: Device, arena: Arena, model: Decoder, readonly samples: number, readonly layout: "whole" | "reuse") {
+    this.#P = model.parameters;
+    const purpose = samples > 1 ? "reweighting" : "adapter";
+    const reserve = (length: number) => arena.reserve(purpose, samples, length);
+    this.#blocks = layout === "whole" ? [{ first: 0, gradients: reserve(Math.max(1, this.#P)) }] : [];
     if (layout === "reuse") {
       model.layers.forEach(({ qkv, o, gateUp, down }, l) => {
         const above = model.region(l + 1);
@@ -38,22 +43,27 @@ export class StagedGradients {
           if (length === 0) continue;
           const bytes = arena.alignedBytes(samples, length, "f32");
           const fits = at + bytes <= above.to;
-          const gradients = fits ? arena.overlay(at, samples, length) : arena.reserve("reweighting", samples, length);
+          this.#blocks.push({ first: head.thetaOffset, gradients: fits ? arena.overlay(at, samples, length) : reserve(length) });
           if (fits) at += bytes;
-          this.#blocks.push({ first: head.thetaOffset, gradients });
         }
       });
       this.#blocks.sort((a, b) => a.first - b.first);
     }
+    const tensors = this.#blocks.map(({ gradients }) => gradients);
+    this.rows = tensors.length === 1 ? tensors[0]! : new Pieces(tensors);
     this.#sums = arena.reserve("workspace", 1, samples, { dtype: "f64" });
   }
 
-  /** Where a linear layer writes the gradients of `count` samples, sample `first` of the step the first. */
-  target(cu: Tensor, first: number, count: number): GradientTarget {
+  /**
+   * Where a linear layer writes gradients: `count` rows from row `first`, one for each segment of `cu`.
+   * @param beta 0 overwrites, 1 adds to what an earlier backward pass has left there
+   */
+  target(cu: Tensor, { first, count, beta }: { first: number; count: number; beta: 0 | 1 }): GradientTarget {
+    if (beta === 1 && this.layout === "reuse") throw new Error("Cannot add to gradients that lie where activations do");
     return {
       cu,
       segments: count,
-      beta: 0,
+      beta,
       at: (offset) => {
         const block = this.#blockOf(offset);
         const rows = block.gradients.rowRange(first, count);
@@ -84,21 +94,16 @@ export class StagedGradients {
     return pieces.length === 0 ? new Float64Array(n) : rowDots(this.dev, n, { a: new Pieces(pieces), b, out: this.#sums });
   }
 
-  /** out [1,P] = Σ_i weights_i ∇ℓ_i; weights f32 [n]. */
-  combine(n: number, weights: Tensor, out: Tensor): void {
-    combine(this.dev, n, { weights, x: new Pieces(this.#blocks.map(({ gradients }) => gradients)), y: out });
+  /** The first row of `out` = Σ_i weights_i ∇ℓ_i over the first n rows; weights f32 [n]. `out` may be these gradients themselves. */
+  combine(n: number, weights: Tensor, out: Gradients): void {
+    if (out !== this && out.rows instanceof Pieces) throw new Error("Cannot combine gradients into others that lie in pieces");
+    combine(this.dev, n, { weights, x: this.rows, y: out === this ? null : out.rows as Tensor });
   }
 
   /** A copy of the first n rows, [n,P]. */
-  read(n: number, P: number): Float32Array<ArrayBuffer> {
-    const all = new Float32Array(n * P);
-    for (const { first, gradients } of this.#blocks) {
-      for (let i = 0; i < n; i++) {
-        const row = new Float32Array(gradients.cols);
-        download(this.dev, row, gradients.rowRange(i, 1));
-        all.set(row, i * P + first);
-      }
-    }
+  read(n = 1): Float32Array<ArrayBuffer> {
+    const P = this.#P, all = new Float32Array(n * P);
+    for (let i = 0; i < n; i++) downloadRow(this.dev, all.subarray(i * P, (i + 1) * P), this.rows, i);
     return all;
   }
 }

@@ -214,9 +214,7 @@ export class Trainer {
     const indices = Array.from(order.next());
     const samples = indices.map((i) => this.data.validation[i]!);
     const normalisation = normalise(options.validationLoss, samples);
-    const grad = engine.grad!;
     const losses = engine.sumGradients(samples, normalisation, {
-      out: grad,
       observe: (observed) => this.similarity?.observeValidation(observed) ?? null,
     });
     const lr = this.#learningRate();
@@ -226,7 +224,7 @@ export class Trainer {
     // The update comes first: it refuses a gradient that would spoil what the similarity keeps. It leaves the gradient as it is.
     const made = options.trainOn ? this.#update(lr) : { norm: null };
     if ("fault" in made) return this.#faulty("validation", about, made.fault);
-    this.similarity?.refresh(grad, samples.length);
+    this.similarity?.refresh(engine.grad!.rows, samples.length);
     this.#watch.sound(null);
     return { ...reportOf("validation", this.step, { ...about, gradNorm: made.norm }), ...UNWEIGHTED };
   }
@@ -245,7 +243,7 @@ export class Trainer {
     const samples = indices.map((i) => this.data.train[i]!);
     const normalisation = normalise(options.loss, samples);
     const parts = batches.map((batch, micro) =>
-      engine.sumGradients(batch.map((i) => this.data.train[i]!), normalisation, { out: engine.grad!, accumulate: micro > 0 })
+      engine.sumGradients(batch.map((i) => this.data.train[i]!), normalisation, { accumulate: micro > 0 })
     );
     const losses = concatenate(parts);
     const lr = this.#learningRate();
@@ -333,7 +331,7 @@ export class Trainer {
   #update(lr: number): { norm: number } | { fault: string } {
     let norm: number;
     try {
-      norm = this.adam.update(this.engine.theta, this.engine.grad!, lr);
+      norm = this.adam.update(this.engine.theta, this.engine.grad!.rows, lr);
     } catch (error) {
       if (error instanceof RangeError) return { fault: error.message };
       throw error;

@@ -110,6 +110,15 @@ struct Matrix {
   }
 };
 
+// The columns of a matrix in `count` pieces of about the same length, on the grid of four numbers.
+inline std::vector<metalora::Piece> in_pieces(const Matrix<float>& a, int count) {
+  std::vector<metalora::Piece> pieces;
+  const int64_t length = ((a.cols + count - 1) / count + 3) / 4 * 4;
+  for (int64_t first = 0; first < a.cols; first += length)
+    pieces.push_back({a.device + first, a.ld, first, a.cols - first < length ? a.cols - first : length});
+  return pieces;
+}
+
 // A list of int32 on the device.
 struct Ints {
   Matrix<int32_t> matrix;

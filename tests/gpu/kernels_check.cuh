@@ -257,7 +257,8 @@ static void adam_on_host(int64_t P, float* theta, const float* grad, float* m, f
   }
 }
 
-static void check_adam(const Launch& on, int64_t P, int64_t shift) {
+// The gradient in `count` pieces of about the same length.
+static void check_adam(const Launch& on, int64_t P, int64_t shift, int count = 1) {
   Random random(5);
   const Size size = {1, P, 0, shift};
   Matrix<float> theta(1, P, 0, shift), g(1, P, 0, shift), m(1, P, 0, shift), v(1, P, 0, shift), out(1, P, 0, shift);
@@ -269,9 +270,10 @@ static void check_adam(const Launch& on, int64_t P, int64_t shift) {
   theta.put(), m.put(), v.put(), g.put();
   const double lr = 5e-4, b1 = 0.9, b2 = 0.95, eps = 1e-8, decay = 0.01, clip = 0.37;
   std::vector<float> wanted[3] = {theta.host, m.host, v.host};
+  const std::vector<metalora::Piece> pieces = harness::in_pieces(g, count);
   for (int step = 1; step <= 3; step++) {
     const double bias1 = 1 - pow(b1, step), bias2 = 1 - pow(b2, step);
-    CUDA_OK(ops::adam(on, P, theta.device, g.device, m.device, v.device, lr, b1, b2, eps, decay, bias1, bias2, clip));
+    CUDA_OK(ops::adam(on, pieces.data(), (int)pieces.size(), theta.device, m.device, v.device, lr, b1, b2, eps, decay, bias1, bias2, clip));
     CUDA_OK(cudaDeviceSynchronize());
     adam_on_host(P, wanted[0].data(), g.host.data(), wanted[1].data(), wanted[2].data(), lr, b1, b2, eps, decay, bias1, bias2, clip);
   }
@@ -391,6 +393,8 @@ static void check_rows(const Launch& on) {
   for (int64_t P : {1, 7, 1024, 100000, 99999})
     for (int64_t shift : {0, 1})
       if (harness::turn()) check_adam(on, P, shift);
+  for (int count : {3, 200})
+    if (harness::turn()) check_adam(on, 99999, 0, count);
   if (harness::turn()) check_lora_refresh(on, 48, 64, 16, 8, 0);
   if (harness::turn()) check_lora_refresh(on, 48, 64, 32, 32, 3);
   if (harness::turn()) check_lora_refresh(on, 33, 21, 5, 3, 1);

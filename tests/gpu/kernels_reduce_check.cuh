@@ -151,14 +151,12 @@ static void check_segment_mean(const Launch& on, const std::vector<int32_t>& len
 
 enum class Other { rows, shared, same };
 
-// The rows in `count` pieces of about the same length, on the grid of four numbers.
+// The rows in `count` pieces of about the same length.
 static void check_vectors(const Launch& on, int64_t n, int64_t P, int64_t pad, int64_t shift, Other other, int count = 1) {
   Random random(11);
   const Size size = {n, P, pad, shift};
   Matrix<float> a(n, P, P + pad, shift), b(n, P, P + pad, shift), weights(1, n), y(1, P, 0, shift), old(1, P);
-  std::vector<metalora::Piece> pieces;
-  const int64_t length = ((P + count - 1) / count + 3) / 4 * 4;
-  for (int64_t first = 0; first < P; first += length) pieces.push_back({a.device + first, a.ld, first, std::min(length, P - first)});
+  const std::vector<metalora::Piece> pieces = harness::in_pieces(a, count);
   const int m = (int)pieces.size();
   Matrix<double> out(1, n), parts(1, ops::row_dots_parts(n, pieces.data(), m));
   a.random(random).put(), b.random(random).put(), weights.random(random).put(), old.random(random);
@@ -193,6 +191,12 @@ static void check_vectors(const Launch& on, int64_t n, int64_t P, int64_t pad, i
     }
     expect(same, size.name("combine: other bits than on the host"));
   }
+  CUDA_OK(ops::combine(on, n, pieces.data(), m, weights.device, 0, y.device));
+  CUDA_OK(ops::combine(on, n, pieces.data(), m, weights.device, 0, nullptr));
+  a.get(), y.get();
+  bool same = true;
+  for (int64_t j = 0; j < P; j++) same = same && same_bits(a.at(0, j), y.at(0, j));
+  expect(same && a.intact(), size.name("combine in place"));
 }
 
 static void check_reductions(const Launch& on) {

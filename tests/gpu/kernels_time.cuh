@@ -330,7 +330,8 @@ static void time_kernels(const metalora::cuda::Launch& on, const char* only) {
   const int64_t P = 80000000;
   measure(clock, "adam P=8e7", (double)P * 28, [&]() -> std::function<cudaError_t()> {
     float *theta = take<float>(clock, P), *g = take<float>(clock, P), *m = take<float>(clock, P), *v = take<float>(clock, P);
-    return [=, &on] { return ops::adam(on, P, theta, g, m, v, 5e-4, 0.9, 0.95, 1e-8, 0.01, 0.1, 0.05, 0.5); };
+    const metalora::Piece whole = {g, P, 0, P};
+    return [=, &on] { return ops::adam(on, &whole, 1, theta, m, v, 5e-4, 0.9, 0.95, 1e-8, 0.01, 0.1, 0.05, 0.5); };
   });
   measure(clock, "adam_precondition P=8e7", (double)P * 12, [&]() -> std::function<cudaError_t()> {
     float *g = take<float>(clock, P), *v = take<float>(clock, P), *out = take<float>(clock, P);

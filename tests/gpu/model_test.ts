@@ -4,7 +4,6 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { Device } from "../../ffi/device.ts";
-import { download } from "../../ffi/operators.ts";
 import { chooseDevice } from "../../lib/devices.ts";
 import { type Recompute, RUNGS } from "../../lib/model/activations.ts";
 import { type ModelConfig, parseModelConfig } from "../../lib/model/config.ts";
@@ -85,7 +84,7 @@ function run(backend: "cpu" | "cuda", shape: ModelConfig, options: Partial<Engin
     limits: { tokens: TOKENS, rows: TOKENS, segments: 4, positions: 200 },
     purpose: "train",
     staged: 4,
-    stagedLayout: backend === "cuda" ? "reuse" : "whole",
+    gradients: backend === "cuda" ? "reuse" : "whole",
     ...options,
   });
   engine.allocate();
@@ -93,13 +92,12 @@ function run(backend: "cpu" | "cuda", shape: ModelConfig, options: Partial<Engin
   engine.setAdapters(normals(engine.parameters, 5).map((x) => 0.02 * x));
   const batch = samples(shape.V);
   const P = engine.parameters;
-  const sum = new Float32Array(P);
-  let losses = new Float64Array(), staged = new Float32Array();
+  let losses = new Float64Array(), sum = new Float32Array(), staged = new Float32Array();
   for (let round = 0; round < rounds; round++) {
-    losses = engine.sumGradients(batch, { per: "sample", samples: 4 }, { out: engine.grad! }).sums;
-    download(dev, sum, engine.grad!);
+    losses = engine.sumGradients(batch, { per: "sample", samples: 4 }).sums;
+    sum = engine.grad!.read();
     engine.stageGradients(batch, { first: 0, observe: () => null });
-    staged = engine.staging!.read(4, P);
+    staged = engine.staging!.read(4);
   }
   return { losses, sum, staged, engine: { P, adapters: engine.adapters } };
 }
@@ -144,7 +142,7 @@ for (const [name, shape] of Object.entries(SHAPES)) {
       };
       again({}, 1, "again");
       again({}, 4, "recorded");
-      again({ stagedLayout: "whole" }, 1, "staged elsewhere");
+      again({ gradients: "whole" }, 1, "staged elsewhere");
       again({ embedding: "host" }, 3, "with the embedding in the host's memory");
       for (const rung of RUNGS) {
         const recompute: Recompute = { rung, layers: shape.L };

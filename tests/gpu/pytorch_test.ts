@@ -46,10 +46,10 @@ for (const name of ["plain", "decay", "mlp"]) {
       for (const step of steps) {
         const batch: Tokens[] = step.batch.map((i: number) => samples[i]!);
         const tokens = batch.reduce((sum, sample) => sum + labelledTokens(sample), 0);
-        const { sums } = engine.sumGradients(batch, { per: "token", tokens }, { out: engine.grad! });
+        const { sums } = engine.sumGradients(batch, { per: "token", tokens });
         const norm = adam.update(
           engine.theta,
-          engine.grad!,
+          engine.grad!.rows,
           learningRate(step.step, { lr, schedule, warmup, total: steps.length }),
         );
         engine.refresh();
@@ -82,7 +82,7 @@ Deno.test({
     engine.setAdapters(tensors.theta("initial", engine.adapters, P));
     const { sums, tokens } = engine.stageGradients(samples, { first: 0, observe: () => null });
     assertClose("losses", Array.from(sums, (sum, i) => sum / tokens[i]!), fixture.losses, 5e-3);
-    const staged = engine.staging!.read(samples.length, P);
+    const staged = engine.staging!.read(samples.length);
     let worst = 0;
     for (let i = 0; i < samples.length; i++) {
       const expected = tensors.theta(`gradient/${i}`, engine.adapters, P);

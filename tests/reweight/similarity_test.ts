@@ -42,10 +42,9 @@ function withEngine<T>(
 /** Runs a validation batch and a training batch past a similarity. */
 function similaritiesOf(engine: Engine, similarity: Similarity): Float64Array {
   engine.sumGradients(validation, { per: "sample", samples: validation.length }, {
-    out: engine.grad!,
     observe: (observed) => similarity.observeValidation(observed),
   });
-  similarity.refresh(engine.grad!, validation.length);
+  similarity.refresh(engine.grad!.rows, validation.length);
   const { tokens } = engine.stageGradients(train, { first: 0, observe: (observed) => similarity.observeTraining(observed) });
   return similarity.similarities(train.length, tokens);
 }
@@ -122,38 +121,32 @@ for (const point of ["trained", "fresh"]) {
     name: `gradient norms, the mean gradient and combined gradients equal autograd's at the ${point} adapter`,
     ignore: !hasModel,
     fn() {
-      withEngine(point, () => null, (engine, _, dev) => {
+      withEngine(point, () => null, (engine) => {
         using tensors = new FixtureTensors("similarity");
         const P = engine.parameters;
         engine.stageGradients(train, { first: 0, observe: () => null });
-        const staged = engine.staging!.read(4, engine.parameters);
+        const staged = engine.staging!.read(4);
         const norms = train.map((_, i) => Math.hypot(...blocks(staged.subarray(i * P, (i + 1) * P))));
         assertClose("gradient norms", norms, expected.gradientNorms.all.train, 1e-4);
-        const grad = () => {
-          const host = new Float32Array(P);
-          download(dev, host, engine.grad!);
-          return host;
+        const combine = (weights: Float64Array<ArrayBuffer>) => {
+          engine.stageGradients(train, { first: 0, observe: () => null });
+          engine.combineStaged(weights);
+          return engine.grad!.read();
         };
         // w = 1/n is the gradient of the mean of per-sample means (acceptance 3).
-        engine.combineStaged(uniform(4));
-        const combined = grad();
-        engine.sumGradients(train, { per: "sample", samples: 4 }, { out: engine.grad! });
-        assertClose("staged combine with equal weights", combined, grad(), 1e-5);
+        const combined = combine(uniform(4));
+        engine.sumGradients(train, { per: "sample", samples: 4 });
+        assertClose("staged combine with equal weights", combined, engine.grad!.read(), 1e-5);
         assertClose("its norm", [Math.hypot(...blocks(combined))], [expected.combinedNorms.uniform], 1e-4);
         for (const map of ["shift", "clip", "mix", "softmax"] as const) {
-          const weights = Float64Array.from(expected.weights.exact[map]);
-          engine.combineStaged(weights);
-          assertClose(
-            `norm of the gradient weighted by ${map}`,
-            [Math.hypot(...blocks(grad()))],
-            [expected.combinedNorms[map]],
-            1e-4,
-          );
+          const weighted = combine(Float64Array.from(expected.weights.exact[map]));
+          const norm = Math.hypot(...blocks(weighted));
+          assertClose(`norm of the gradient weighted by ${map}`, [norm], [expected.combinedNorms[map]], 1e-4);
         }
         const name = point === "trained" ? "trained/combined" : "fresh/combined";
         if (tensors.has(`${name}/base_model.model.${engine.adapters[0]!.name}.lora_A.weight`)) {
-          engine.combineStaged(Float64Array.from(expected.weights.exact[fixture.combinedMap ?? "mix"]));
-          assertClose("weighted gradient", grad(), tensors.theta(name, engine.adapters, P), 1e-4);
+          const weighted = combine(Float64Array.from(expected.weights.exact[fixture.combinedMap ?? "mix"]));
+          assertClose("weighted gradient", weighted, tensors.theta(name, engine.adapters, P), 1e-4);
         }
       });
     },
@@ -219,8 +212,8 @@ Deno.test({
       using tensors = new FixtureTensors("similarity");
       engine.setAdapters(tensors.theta(fixture.padding.adapter, engine.adapters, engine.parameters));
       const run = (similarity: Similarity, normalisation: Parameters<Engine["sumGradients"]>[1]) => {
-        engine.sumGradients(trusted, normalisation, { out: engine.grad!, observe: (o) => similarity.observeValidation(o) });
-        similarity.refresh(engine.grad!, 4);
+        engine.sumGradients(trusted, normalisation, { observe: (o) => similarity.observeValidation(o) });
+        similarity.refresh(engine.grad!.rows, 4);
         const { tokens } = engine.stageGradients(padded, { first: 0, observe: (o) => similarity.observeTraining(o) });
         return similarity.similarities(4, tokens);
       };
@@ -239,7 +232,7 @@ Deno.test({
     withEngine("fresh", () => null, (engine) => {
       engine.stageGradients(train, { first: 0, observe: () => null });
       const P = engine.parameters;
-      const staged = engine.staging!.read(4, engine.parameters);
+      const staged = engine.staging!.read(4);
       for (let i = 0; i < 4; i++) {
         for (const { rank, dIn, dOut, aOffset, bOffset } of engine.adapters) {
           const row = staged.subarray(i * P, (i + 1) * P);

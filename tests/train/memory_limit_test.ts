@@ -20,7 +20,7 @@ function layOut(memory: string): { total: number; activations: number; rung: str
   using dev = Device.open({ threads: 1 });
   const limits = { tokens: 32768, rows: 2048, segments: 8, positions: 4096 };
   const model = modelShape("stories260k");
-  const inputs = { model, limits, adapterOf: adapterOf(config.adapter, model), padId: 0 };
+  const inputs = { model, limits, sumsPasses: false, adapterOf: adapterOf(config.adapter, model), padId: 0 };
   const training = buildTraining(dev, config, inputs, { saves: "nothing" });
   const { total_bytes: total, activations } = memoryPlan(dev, training, { saves: "nothing" });
   return { total, activations, rung: training.engine.options.recompute!.rung };

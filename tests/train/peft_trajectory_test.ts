@@ -1,6 +1,5 @@
 import { assert, assertEquals } from "@std/assert";
 import { Device } from "../../ffi/device.ts";
-import { download } from "../../ffi/operators.ts";
 import { Adam } from "../../lib/optim/adam.ts";
 import { learningRate } from "../../lib/optim/schedule.ts";
 import { labelledTokens } from "../../lib/train/batch.ts";
@@ -42,10 +41,10 @@ for (const placement of ["device", "host"] as const) {
         for (const step of trajectory.steps) {
           const batch = step.batch.map((i: number) => samples[i]!);
           const tokens = tokensIn(batch);
-          const { sums } = engine.sumGradients(batch, { per: "token", tokens }, { out: engine.grad! });
+          const { sums } = engine.sumGradients(batch, { per: "token", tokens });
           const lr = learningRate(step.step, { lr: fixture.optimizer.lr, schedule, warmup, total });
           assertClose(`step ${step.step}: learning rate`, [lr], [step.lr], 1e-9);
-          const gradNorm = adam.update(engine.theta, engine.grad!, lr);
+          const gradNorm = adam.update(engine.theta, engine.grad!.rows, lr);
           engine.refresh();
           assertClose(`step ${step.step}: loss`, [sums.reduce((a, b) => a + b, 0) / tokens], [step.loss], 1e-5);
           assertClose(`step ${step.step}: gradient norm`, [gradNorm], [step.gradNorm], 1e-4);
@@ -94,17 +93,12 @@ Deno.test({
     engine.setAdapters(tensors.theta(adapter, engine.adapters, P));
     const all = batch.map((i: number) => samples[i]!);
     const normalisation = { per: "token", tokens: tokensIn(all) } as const;
-    const read = () => {
-      const grad = new Float32Array(P);
-      download(dev, grad, engine.grad!);
-      return grad;
-    };
-    engine.sumGradients(all, normalisation, { out: engine.grad! });
-    const whole = read();
+    engine.sumGradients(all, normalisation);
+    const whole = engine.grad!.read();
     microBatches.forEach((part: number[], micro: number) => {
-      engine.sumGradients(part.map((i) => samples[i]!), normalisation, { out: engine.grad!, accumulate: micro > 0 });
+      engine.sumGradients(part.map((i) => samples[i]!), normalisation, { accumulate: micro > 0 });
     });
-    const accumulated = read();
+    const accumulated = engine.grad!.read();
     assertClose("accumulated gradient", accumulated, whole, 1e-6);
     assertClose("gradient against PyTorch", whole, tensors.theta(gradient, engine.adapters, P), 2e-5);
     const norm = Math.sqrt(whole.reduce((sum, g) => sum + g * g, 0));
@@ -127,8 +121,8 @@ Deno.test({
       engine.setAdapters(tensors.theta(initial, engine.adapters, engine.parameters));
       for (const batch of fixture.batches.slice(0, 4)) {
         const part: Tokens[] = batch.map((i: number) => samples[i]!);
-        engine.sumGradients(part, { per: "token", tokens: tokensIn(part) }, { out: engine.grad! });
-        adam.update(engine.theta, engine.grad!, 1e-3);
+        engine.sumGradients(part, { per: "token", tokens: tokensIn(part) });
+        adam.update(engine.theta, engine.grad!.rows, 1e-3);
         engine.refresh();
       }
       return engine.getAdapters();

@@ -1,4 +1,4 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Device } from "../../ffi/device.ts";
 import { KEEP_ALL, type Recompute, RUNGS } from "../../lib/model/activations.ts";
 import { type ModelConfig, parseModelConfig } from "../../lib/model/config.ts";
@@ -19,11 +19,11 @@ const samples: Tokens[] = [9, 17, 5].map((length, i) => {
   return { ids, labels: ids };
 });
 
-/** Summed gradient, then per-sample gradients, of a fresh engine with B ≠ 0. */
+/** Summed gradient, then per-sample gradients and a mixture of them, of a fresh engine with B ≠ 0. */
 function gradients(
   config: ModelConfig,
   options: Partial<EngineOptions>,
-): { sum: Float32Array; staged: Float32Array; bytes: number } {
+): { sum: Float32Array; staged: Float32Array; mixed: Float32Array; bytes: number } {
   using dev = Device.open({ threads: 2 });
   using engine = new Engine(dev, config, {
     adapterOf: () => ({ rank: 4, scale: 0.5 }),
@@ -37,11 +37,13 @@ function gradients(
   engine.allocate();
   randomWeights(dev, engine.model);
   engine.setAdapters(normals(engine.parameters, 5).map((x) => 0.1 * x));
-  engine.sumGradients(samples, { per: "sample", samples: 3 }, { out: engine.grad! });
-  const sum = new Float32Array(engine.parameters);
-  dev.check(dev.symbols.ml_download(dev.ctx, new Uint8Array(sum.buffer), engine.grad!.pointer, BigInt(sum.byteLength)));
+  engine.sumGradients(samples, { per: "sample", samples: 3 });
+  const sum = engine.grad!.read();
+  if (!engine.staging) return { sum, staged: new Float32Array(), mixed: new Float32Array(), bytes };
   engine.stageGradients(samples, { first: 0, observe: () => null });
-  return { sum, staged: engine.staging!.read(3, engine.parameters), bytes };
+  const staged = engine.staging.read(3);
+  engine.combineStaged(Float64Array.of(0.5, 0.125, 0.375));
+  return { sum, staged, mixed: engine.grad!.read(), bytes };
 }
 
 for (const [family, config] of Object.entries(MODELS)) {
@@ -61,14 +63,39 @@ for (const [family, config] of Object.entries(MODELS)) {
     }
   });
 
-  Deno.test(`per-sample gradients in the place of activations have the same bits and take less memory: ${family}`, () => {
-    const whole = gradients(config, { stagedLayout: "whole" });
+  Deno.test(`gradients in the place of activations have the same bits and take less memory: ${family}`, () => {
+    const whole = gradients(config, { gradients: "whole" });
     for (const rung of RUNGS) {
       const recompute = { rung, layers: 3 };
-      const reuse = gradients(config, { stagedLayout: "reuse", recompute });
-      assertEquals(reuse.staged, whole.staged, rung);
-      if (rung !== "block") assert(reuse.bytes < gradients(config, { stagedLayout: "whole", recompute }).bytes, rung); // else too small
+      for (const sumsPasses of [false, true]) {
+        const reuse = gradients(config, { gradients: "reuse", sumsPasses, recompute });
+        for (const each of ["sum", "staged", "mixed"] as const) {
+          assertEquals(reuse[each], whole[each], `${each}, ${rung}, ${sumsPasses}`);
+        }
+      }
+      const bytes = (options: Partial<EngineOptions>) => gradients(config, { recompute, ...options }).bytes;
+      if (rung === "block") continue; // too small
+      assert(bytes({ gradients: "reuse" }) < bytes({ gradients: "whole" }), rung);
     }
+    const plain = gradients(config, { staged: 0, gradients: "reuse" });
+    assertEquals(plain.sum, whole.sum);
+    assert(plain.bytes < gradients(config, { staged: 0, gradients: "whole" }).bytes, "one gradient");
+  });
+
+  Deno.test(`a sum over several passes needs a place of its own: ${family}`, () => {
+    using dev = Device.open({ threads: 2 });
+    const sum = (options: Partial<EngineOptions>) => {
+      const limits = { tokens: 17, rows: 16, segments: 1, positions: 17 };
+      const common = { adapterOf: () => ({ rank: 4, scale: 0.5 }), weightDtype: "f32", purpose: "train", staged: 1 } as const;
+      using engine = new Engine(dev, config, { ...common, limits, ...options });
+      engine.allocate();
+      randomWeights(dev, engine.model);
+      engine.setAdapters(normals(engine.parameters, 5).map((x) => 0.1 * x));
+      engine.sumGradients(samples, { per: "sample", samples: 3 });
+      return engine.grad!.read();
+    };
+    assertEquals(sum({ gradients: "reuse", sumsPasses: true }), sum({ gradients: "whole" }));
+    assertThrows(() => sum({ gradients: "reuse" }), Error, "Cannot add");
   });
 
   Deno.test(`adapters of other ranks in every layer train on every rung, and evaluate to the losses that they train with: ${family}`, () => {
@@ -83,7 +110,7 @@ for (const [family, config] of Object.entries(MODELS)) {
       randomWeights(dev, engine.model);
       engine.setAdapters(normals(engine.parameters, 5).map((x) => 0.1 * x));
       if (purpose === "evaluate") return engine.evaluate(samples).sums;
-      return engine.sumGradients(samples, { per: "sample", samples: 3 }, { out: engine.grad! }).sums;
+      return engine.sumGradients(samples, { per: "sample", samples: 3 }).sums;
     };
     const evaluated = losses("evaluate");
     for (const rung of RUNGS) assertEquals(losses("train", { recompute: { rung, layers: 3 } }), evaluated, rung);
