@@ -99,8 +99,10 @@ print(
   }),
 );
 
-const peft = textOf("peer_peft.json");
-const peers = [...peft ? (JSON.parse(peft) as { rows: Peer[] }).rows : [], ...lines<Peer>("peer_peft_more.jsonl")];
+const peers = ["eager", "checkpointing", "compile"].flatMap((how) => {
+  const text = textOf(`peer_peft_${how}.json`);
+  return text ? (JSON.parse(text) as { rows: Peer[] }).rows : [];
+});
 print(
   "transformers + PEFT",
   peers.map((p) => [

@@ -5,12 +5,13 @@
 #   sh tests/gpu/run.sh [HARNESS ...]     HARNESS: compiled programs of tests/gpu/*.cu (default: those of `make gpu-harness`)
 #
 #   STAGES="tests checks memcheck racecheck"
-#     tests      the files of tests/gpu, one after the other
+#     tests      the files of tests/gpu; the one that takes all of a GPU's memory runs alone, first
 #     checks     the harnesses: each kernel against references in double
 #     memcheck   compute-sanitizer looks for wrong accesses in the harnesses, in parts, and in the tests that run in one process
 #     racecheck  compute-sanitizer looks for races in the project's kernels: in the harnesses and in the tests that call no cuBLAS, as
 #                already a plain product of cuBLAS fails under it (tests/bench/gpu.md)
-#   JOBS=1                    how many runs of compute-sanitizer at once
+#   JOBS=1                    how many of these run at once on a GPU
+#   GPUS=0                    the GPUs that they run on, such as "0 1"
 #   DENO=/path/to/deno        else the pinned one, or the one in PATH
 #   CHECK_SECONDS=300         time limit of a test file or a harness
 #   SANITIZE_SECONDS=600      time limit of one run of compute-sanitizer
@@ -78,8 +79,7 @@ number() {
 row() { printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "$4" >>"$table"; }
 
 NO_COLOR=1
-METALORA_TEST_ALONE=1 # one file after the other: a test may take all of the GPU's memory
-export NO_COLOR METALORA_TEST_ALONE
+export NO_COLOR
 
 # count: leaves in $passed and $failed what $log says of tests ("N passed | M failed") or of a harness ("N checks, M failed", or "pass ..."
 # for each case and "M cases failed"). A process that ends otherwise than by these has failed; so has one that tested nothing, but
@@ -108,6 +108,19 @@ check() {
   row "$(basename "$1") check" "$passed" "$failed" "$took"
 }
 
+# job COMMAND...: in the background, on the GPU whose turn it is. What it says comes when it ends.
+job() {
+  read -r CUDA_VISIBLE_DEVICES <&9
+  export CUDA_VISIBLE_DEVICES
+  {
+    log=$(mktemp "$work/log.XXXXXX")
+    "$@" >"$log.said" 2>&1
+    cat "$log.said"
+    rm -f "$log" "$log.said"
+    echo "$CUDA_VISIBLE_DEVICES" >&9
+  } &
+}
+
 each_harness() {
   printf '%s' "$harnesses" | while IFS= read -r harness; do
     if [ -x "$harness" ]; then
@@ -133,18 +146,6 @@ sanitize() {
   row "$tool: $what" "$passed" "$failed" "$took"
 }
 
-# job COMMAND...: in the background, JOBS at once. What it says comes when it ends.
-job() {
-  read -r _ <&9
-  {
-    log=$(mktemp "$work/log.XXXXXX")
-    "$@" >"$log.said" 2>&1
-    cat "$log.said"
-    rm -f "$log" "$log.said"
-    echo >&9
-  } &
-}
-
 # Races show in a single run of each check, which takes long enough.
 sanitize_harness() {
   once=
@@ -158,12 +159,21 @@ sanitize_harness() {
 # sanitize_tests TOOL FILE
 sanitize_tests() { job sanitize "$1" "$2" "$DENO" test --quiet --no-check --allow-all "tests/gpu/$2"; }
 
-if wanted tests; then for file in tests/gpu/*_test.ts; do tests "$file"; done; fi
-if wanted checks; then each_harness check; fi
+mkfifo "$work/turns" || exit 1
+exec 9<>"$work/turns"
+gpus=${GPUS:-${CUDA_VISIBLE_DEVICES:-0}}
+if wanted tests; then
+  (
+    export CUDA_VISIBLE_DEVICES="${gpus%% *}" METALORA_TEST_ALONE=1
+    tests tests/gpu/faults_test.ts
+  )
+fi
+for gpu in $gpus; do for _ in $(seq "${JOBS:-1}"); do echo "$gpu" >&9; done; done
+if wanted tests; then
+  for file in tests/gpu/*_test.ts; do [ "$file" = tests/gpu/faults_test.ts ] || job tests "$file"; done
+fi
+if wanted checks; then each_harness job check; fi
 if command -v compute-sanitizer >/dev/null; then
-  mkfifo "$work/turns" || exit 1
-  exec 9<>"$work/turns"
-  for _ in $(seq "${JOBS:-1}"); do echo >&9; done
   if wanted racecheck; then
     for name in attention operators vectors; do sanitize_tests racecheck ${name}_test.ts; done
     each_harness sanitize_harness racecheck
@@ -172,13 +182,13 @@ if command -v compute-sanitizer >/dev/null; then
     for name in linear attention operators model pytorch vectors device head; do sanitize_tests memcheck ${name}_test.ts; done
     each_harness sanitize_harness memcheck
   fi
-  for _ in $(seq "${JOBS:-1}"); do read -r _ <&9; done # all have ended
 elif wanted memcheck || wanted racecheck; then
   printf '\ncompute-sanitizer is not here: nothing was looked at with it\n'
 fi
+for gpu in $gpus; do for _ in $(seq "${JOBS:-1}"); do read -r _ <&9; done; done # all have ended
 
 printf '\n'
-awk -F '\t' '
+LC_ALL=C sort "$table" | awk -F '\t' '
   { name[NR] = $1; passed[NR] = $2; failed[NR] = $3; seconds[NR] = $4; all += $2; bad += $3; time += $4
     if (length($1) > width) width = length($1) }
   END {
@@ -187,4 +197,4 @@ awk -F '\t' '
     for (i = 1; i <= NR; i++) printf format, name[i], passed[i], failed[i], seconds[i]
     printf format, "total", all, bad, time
     exit !(bad == 0 && all > 0)
-  }' "$table"
+  }'
