@@ -163,10 +163,6 @@ Deno.test("bench prints what design §6 names, for a named shape and for a model
   assertEquals([guided.precision, guided.method], ["bf16", "meta-lora"]);
   // A step's time has its share of a validation batch in it: one every 10 batches.
   assert(guided.validation_ms > 0 && guided.step_ms > guided.train_ms, JSON.stringify(guided));
-  // mfu is measured against a product with weights of the same type.
-  if (plain.device.includes("avx512bf16")) {
-    assert(guided.gemm_gflops > 1.2 * plain.gemm_gflops, `${guided.gemm_gflops} in bf16, ${plain.gemm_gflops} in f32`);
-  }
   const text =
     (await space.ok("bench", "--model-shape", "stories260k", "--batch=1", "--length=8", "--steps=1", "--threads=1")).out;
   assertMatch(text, /^stories260k, 1 × 8 tokens, f32, method none, on .*\n {2}step +[\d.]+ ms/);
