@@ -61,26 +61,35 @@ export function buildTraining(dev: Device, config: Config, inputs: TrainingInput
   const given: Layout = { recompute: KEEP_ALL, embedding: movable && config.train.embedding === "host" ? "host" : "device" };
   const limit = allowedBytes(dev, config);
   const least: Layout = { ...given, embedding: movable ? "host" : "device" };
-  const rungs = RUNGS.slice(1).flatMap((rung) => Array.from({ length: L }, (_, l) => ({ rung, layers: l + 1 })));
-  const chosen = recompute === "auto" ? null : { rung: recompute, layers: L };
-  const ladder = chosen
-    ? [given, least].map((layout) => ({ ...layout, recompute: chosen }))
-    : [given, least, ...rungs.map((recompute) => ({ ...least, recompute }))];
-  const at = (i: number) => layOut(dev, config, inputs, ladder[i]!);
-  const fits = (training: Training) => memoryPlan(dev, training, work).total_bytes <= limit;
-  // Memory falls along the ladder (but for the first layer of a rung, whose shared buffers are new): the first entry that fits,
-  // or the last one.
-  let low = 0, high = ladder.length - 1;
-  while (low < high) {
-    const middle = low === 0 ? 0 : Math.floor((low + high) / 2);
-    const training = at(middle);
-    if (!fits(training)) low = middle + 1;
-    else if (middle === 0) return training;
-    else high = middle;
+  let smallest: Training | null = null, fewest = Infinity;
+  const fitting = (layout: Layout): Training | null => {
+    const training = layOut(dev, config, inputs, layout);
+    const { total_bytes: bytes } = memoryPlan(dev, training, work);
+    if (bytes <= fewest) [smallest, fewest] = [training, bytes];
+    return bytes <= limit ? training : null;
+  };
+  for (const layout of [given, least]) {
+    const training = fitting(recompute === "auto" ? layout : { ...layout, recompute: { rung: recompute, layers: L } });
+    if (training) return training;
   }
-  let found = at(low);
-  while (low < ladder.length - 1 && !fits(found)) found = at(++low);
-  return found;
+  if (recompute === "auto") {
+    for (const rung of RUNGS.slice(1)) {
+      const on = (layers: number) => fitting({ ...least, recompute: { rung, layers } });
+      // Every further layer of a rung takes as much less as the others, or as much more: where the gradients that lay over its
+      // activations find no room any longer. So the first fits, or some from the first on do not, or none does.
+      const first = on(1);
+      if (first) return first;
+      let found = on(L);
+      if (!found) continue;
+      for (let low = 1, high = L; high - low > 1;) {
+        const middle = Math.floor((low + high) / 2), training = on(middle);
+        if (training) [found, high] = [training, middle];
+        else low = middle;
+      }
+      return found;
+    }
+  }
+  return smallest!;
 }
 
 /**

@@ -14,6 +14,12 @@ output: none
 data: { train: { path: random } }
 `;
 
+const GUIDED = `
+model: random
+output: none
+data: { train: { path: random }, validation: { path: random } }
+`;
+
 /** Rung and activations of stories260K's shape with 8 × 4096 tokens under a limit; nothing of it is allocated. */
 function layOut(memory: string): { total: number; activations: number; rung: string } {
   const { config } = parseConfig(BASE, "test", [`train.memory=${memory}`]);
@@ -43,4 +49,40 @@ Deno.test("allowedBytes() is train.memory, and no more than there is", () => {
   const allowed = (memory: string) => allowedBytes(dev, parseConfig(BASE, "test", [`train.memory=${memory}`]).config);
   assertEquals(allowed("1"), 1);
   assert(allowed("100000 GiB") <= 1.1 * roomBytes(dev));
+});
+
+/** A device of which only layouts are asked, as a GPU would be. */
+function paperGpu(cpu: Device): Device {
+  const memory = () => ({ free: 2 ** 40, total: 2 ** 40 });
+  const { symbols, ctx, units } = cpu;
+  return { backend: "cuda", activationDtype: "bf16", replays: false, memory, symbols, ctx, units } as unknown as Device;
+}
+
+Deno.test("a run is laid out under every limit that one of its rungs fits, also where a further layer takes more memory", () => {
+  using cpu = Device.open({ threads: 1 });
+  const dev = paperGpu(cpu);
+  const shapes = [
+    // Gradients of 16 samples fit over the activations of a layer that keeps them, but not over what `qkv` and `block` leave.
+    ["smollm2-135m", 16, 128, 16, "meta-lora"],
+    ["llama2-7b", 8, 400, 64, "meta-lora"],
+    ["llama2-7b", 4, 400, 128, "none"],
+  ] as const;
+  for (const [shape, batch, length, rank, method] of shapes) {
+    const model = modelShape(shape);
+    const limits = { tokens: batch * length, rows: batch * (length - 1), segments: batch, positions: length };
+    const total = (setting: string) => {
+      const sets = [setting, `adapter.rank=${rank}`, `train.batch_size=${batch}`, `reweight.method=${method}`];
+      const { config } = parseConfig(GUIDED, "test", sets);
+      const inputs = { model, limits, sumsPasses: false, adapterOf: adapterOf(config.adapter, model), padId: 0 };
+      return memoryPlan(dev, buildTraining(dev, config, inputs, { saves: "nothing" }), { saves: "nothing" }).total_bytes;
+    };
+    const all = total("train.recompute=none"), rungs = ["mlp", "qkv", "block"].map((rung) => total(`train.recompute=${rung}`));
+    const least = Math.min(...rungs);
+    for (let i = 0; i <= 40; i++) {
+      const limit = Math.round(least + (all - least) * i / 40);
+      const taken = total(`train.memory=${limit}`);
+      assert(taken <= limit, `${shape}, rank ${rank}: ${taken} bytes, ${limit} are allowed, whole rungs take ${rungs}`);
+    }
+    assert(total("train.memory=1") <= least, `${shape}: with no room the smallest`);
+  }
 });
