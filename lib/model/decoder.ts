@@ -235,9 +235,11 @@ export class Decoder {
     const own = train && !fits ? arena.reserve("workspace", T, width, { dtype, ld }) : null;
     const dqkv = this.#saved.map(({ gateUp }) => own ?? new Tensor(arena, gateUp.byteOffset, T, width, dtype, ld));
     const { byteOffset } = this.#normed;
-    const free = arena.bytes - byteOffset;
-    const work = headWork(dev, { R, V, free });
-    if (work > free) arena.reserve("workspace", 1, Math.ceil((work - free) / 4));
+    // Logits of as many rows on every rung, so that every rung gives the same bits: as if dL/dx always had room for some.
+    const bytes = (tensor: Tensor | null) => tensor ? arena.alignedBytes(tensor.rows, tensor.ld, dtype) : 0;
+    const work = headWork(dev, { R, V, free: bytes(this.#normed) + bytes(dx) + bytes(gxh) });
+    const room = arena.bytes - byteOffset;
+    if (work > room) arena.reserve("workspace", 1, Math.ceil((work - room) / 4));
     this.#headWork = arena.overlay(byteOffset, 1, Math.ceil(work / 4));
     this.#backward = dx && { dx, gxh, dqkv, work: arena.reserve("workspace", T, H) };
     const angles = () => arena.reserve("weights", limits.positions, D / 2);
