@@ -88,7 +88,7 @@ function readJson(path: string): unknown {
  * @throws {UserError} exit code 2, when adapter or optimizer do not fit
  */
 export function restoreCheckpoint({ path, state }: FoundCheckpoint, prepared: PreparedRun, trainer: Trainer): string[] {
-  const { engine, adam, similarity, inputs } = prepared;
+  const { engine, adam, similarity, inputs, config: { train, reweight } } = prepared;
   const notes: string[] = [];
   const P = engine.parameters;
   const saved = readPeftAdapter(join(path, "adapter"));
@@ -111,12 +111,16 @@ export function restoreCheckpoint({ path, state }: FoundCheckpoint, prepared: Pr
     release(...kept.values());
   }
   const samples = inputs.data.train.samples.length, validation = inputs.data.validation?.samples.length ?? 0;
-  const inside = (order: CheckpointState["train_order"], count: number) =>
-    order.position < count ? order : { epoch: order.epoch, position: 0 };
+  // Data and batches may be others now. Where whole batches fill an epoch none may cross its end: `limitsFor` counts on that.
+  const inside = ({ epoch, position }: CheckpointState["train_order"], count: number, batchSize: number) => {
+    if (position >= count) return { epoch, position: 0 };
+    return { epoch, position: count % batchSize === 0 ? position - position % batchSize : position };
+  };
+  const { train_order, validation_order } = state;
   trainer.restore({
     ...state,
-    train_order: inside(state.train_order, samples),
-    validation_order: state.validation_order && inside(state.validation_order, validation),
+    train_order: inside(train_order, samples, train.batch_size),
+    validation_order: validation_order && inside(validation_order, validation, reweight.validation.batch_size),
   });
   const sameData = state.data.train === inputs.data.train.sha256;
   if (!sameData || !restoreStatistics(join(path, "statistics.safetensors"), trainer.statistics)) {

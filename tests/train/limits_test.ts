@@ -2,7 +2,7 @@ import { assert } from "@std/assert";
 import fc from "fast-check";
 import { BatchCursor } from "../../lib/data/order.ts";
 import { labelledTokens, type Tokens } from "../../lib/train/batch.ts";
-import { limitsFor, microBatches } from "../../lib/train/engine.ts";
+import { fitsOnePass, limitsFor, microBatches } from "../../lib/train/engine.ts";
 
 /** A sample of `length` tokens, the last `labelled` of them labelled. */
 function sampleOf(length: number, labelled: number): Tokens {
@@ -55,4 +55,28 @@ Deno.test("microBatches() keeps the order, loses nothing and respects the limits
       assert(seen.length === others.length && seen.every((sample, i) => sample === others[i]));
     }),
   );
+});
+
+Deno.test("fitsOnePass() is true of samples of which no batch is split, and only where the limits hold the largest", () => {
+  let once = 0;
+  const property = fc.property(samples, samples, fc.integer({ min: 1, max: 9 }), fc.integer({ min: 1, max: 9 }), fc.boolean(), (
+    training,
+    others,
+    batchSize,
+    size,
+    padded,
+  ) => {
+    const limits = limitsFor(training, others, { batchSize, padded });
+    const fits = fitsOnePass(others, limits, { batchSize: size, padded });
+    const cursor = new BatchCursor({ samples: others.length, batchSize: size, order: "shuffled", seed: 1, stream: "validation" });
+    const padding = padded ? { id: 0 } : null;
+    for (let i = 0; fits && i < 20; i++) {
+      const batch = Array.from(cursor.next(), (index) => others[index]!);
+      assert([...microBatches(batch, limits, padding)].length === 1);
+    }
+    if (fits) once++;
+    else assert(size > 1, "one sample always does");
+  });
+  fc.assert(property, { numRuns: 500 });
+  assert(once > 50, `${once} of 500`);
 });

@@ -267,6 +267,19 @@ Deno.test("a complete run goes on when its length may have changed: N + M steps 
   assert(!space.exists("out/previous"));
 });
 
+Deno.test("batches of another size that fill an epoch fill it from the resumed one on, too", () => {
+  using space = noisy(); // 18 samples
+  const { ending } = run(space, "out", [...SHORT, "train.batch_size=5", "checkpoints.every=1", "train.steps=1"]);
+  assertEquals(ending.kind, "complete");
+  const changed = ["train.batch_size=6", "checkpoints={ every: 1, keep: 9 }", "train.steps=5"];
+  const allowChange = ["train", "checkpoints", "optimizer", "reweight"];
+  assertEquals(run(space, "out", [...SHORT, ...changed], { resume: true, allowChange }).ending.kind, "complete");
+  const positions = space.checkpoints("out").map((name) =>
+    JSON.parse(space.read("out", "checkpoints", name, "state.json")).train_order.position
+  );
+  assertEquals(positions.map((position) => position % 6), positions.map(() => 0), `positions ${positions}`);
+});
+
 Deno.test("data and models whose content changed are refused, those that only moved are not", () => {
   using space = noisy();
   stopped(space);
