@@ -64,6 +64,7 @@ void combine(Pool& pool, int64_t n, int64_t P, const float* weights, const float
     const int64_t j = chunk * COMBINE_CHUNK, count = min64(COMBINE_CHUNK, P - j);
     float sums[COMBINE_CHUNK];
     float* out = y == x ? sums : y + j;  // the first row takes the sum when all are read
+    if (out == sums && beta != 0) memcpy(sums, y + j, (size_t)count * 4);
     if (beta == 0)
       memset(out, 0, (size_t)count * 4);  // y may hold NaN
     else if (beta != 1)

@@ -27,7 +27,7 @@ export interface Similarity {
   observeTraining(observed: Observed): GradientSink | null;
   /** Watches one micro-batch of a validation batch. */
   observeValidation(observed: Observed): GradientSink | null;
-  /** Ends a validation batch of `samples` samples whose summed gradient is `gradient` [P]. */
+  /** Ends a validation batch of `samples` samples whose summed gradient is the first row [P] of `gradient`. */
   refresh(gradient: Tensor | Pieces, samples: number): void;
   /** Similarities of the n staged samples. `tokens`: labelled tokens of each. */
   similarities(n: number, tokens: readonly number[]): Float64Array<ArrayBuffer>;

@@ -93,11 +93,12 @@ export class Engine implements Disposable {
     this.#graphs = new Graphs(dev, dev.replays);
     const P = Math.max(1, this.model.parameters);
     this.theta = this.arena.reserve("adapter", 1, P);
-    const rows = (n: number, layout: "whole" | "reuse") => new Gradients(dev, this.arena, this.model, n, layout);
-    this.staging = staged > 0 ? rows(staged, gradients) : null;
+    const rows = (options: ConstructorParameters<typeof Gradients>[3]) => new Gradients(dev, this.arena, this.model, options);
+    const own = sumsPasses && gradients === "reuse";
+    this.staging = staged > 0 ? rows({ samples: staged, purpose: "reweighting", layout: gradients }) : null;
     if (purpose === "evaluate") this.grad = null;
-    else if (sumsPasses && gradients === "reuse") this.grad = rows(1, "whole");
-    else this.grad = this.staging ?? rows(1, gradients);
+    else if (this.staging && !own) this.grad = this.staging;
+    else this.grad = rows({ samples: 1, purpose: "adapter", layout: own ? "whole" : gradients });
     this.#batch = new BatchBuffers(this.arena, options.limits, step);
     this.#weights = this.arena.reserve("workspace", 1, Math.max(1, staged));
     this.#sums = this.arena.reserve("workspace", 1, limits.segments, { dtype: "f64" });

@@ -6,7 +6,7 @@ import type { Device, Tensor } from "../../ffi/device.ts";
 import { combine, downloadRow, Pieces, rowDots } from "../../ffi/operators.ts";
 import type { Linear } from "../model/linear.ts";
 import type { Decoder } from "../model/decoder.ts";
-import type { Arena } from "../tensor/arena.ts";
+import type { Arena, Purpose } from "../tensor/arena.ts";
 import type { GradientTarget } from "./gradients.ts";
 
 /** A range of θ and its gradients. */
@@ -24,17 +24,31 @@ export class Gradients {
   /** All of them, as operators take them. */
   readonly rows: Tensor | Pieces;
 
+  readonly dev: Device;
+  readonly samples: number;
+  readonly layout: "whole" | "reuse";
+
   /**
    * @param samples n
+   * @param purpose under which what needs memory of its own is planned
    * @param layout "whole": one block of its own. "reuse": blocks for each layer, in memory that the backward pass is done with: to be
    *   written by one backward pass, and valid until the next forward pass
    */
-  constructor(readonly dev: Device, arena: Arena, model: Decoder, readonly samples: number, readonly layout: "whole" | "reuse") {
+  constructor(
+    dev: Device,
+    arena: Arena,
+    model: Decoder,
+    { samples, purpose, layout }: { samples: number; purpose: Purpose; layout: "whole" | "reuse" },
+  ) {
+    this.dev = dev;
+    this.layout = layout;
+    this.samples = samples;
     this.#P = model.parameters;
-    const purpose = samples > 1 ? "reweighting" : "adapter";
     const reserve = (length: number) => arena.reserve(purpose, samples, length);
-    this.#blocks = layout === "whole" ? [{ first: 0, gradients: reserve(Math.max(1, this.#P)) }] : [];
-    if (layout === "reuse") {
+    this.#blocks = [];
+    if (layout === "whole" || this.#P === 0) {
+      this.#blocks.push({ first: 0, gradients: reserve(Math.max(1, this.#P)) });
+    } else {
       model.layers.forEach(({ qkv, o, gateUp, down }, l) => {
         const above = model.region(l + 1);
         let at = above.from;

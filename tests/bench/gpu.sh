@@ -55,7 +55,7 @@ if [ -d "$peers" ]; then
 fi
 
 if wanted load; then
-  checkpoint=${CHECKPOINT-/dev/shm/llama}
+  checkpoint=${CHECKPOINT:-/dev/shm/llama}
   python3 tests/bench/make_checkpoint.py "$checkpoint"
   "$DENO" run -A tests/bench/load.ts "$checkpoint" cuda | tee "$out/load.txt"
   rm -rf "$checkpoint"

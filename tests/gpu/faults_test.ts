@@ -20,7 +20,7 @@ function gpuTest(name: string, fn: () => Promise<void>): void {
   Deno.test({ name, ignore: !available || standIn, fn });
 }
 
-/** Nobody else tests on this GPU meanwhile, so that its memory may be taken (run.sh runs one file after the other). */
+/** Nobody else tests on this GPU meanwhile, so that its memory may be taken (run.sh runs this file alone). */
 const alone = Deno.env.get("METALORA_TEST_ALONE") === "1";
 const takingTest = alone ? gpuTest : (name: string, fn: () => Promise<void>) => Deno.test({ name, ignore: true, fn });
 if (available && !standIn && !alone) console.log("skipped what takes a GPU's whole memory: tests/gpu/run.sh has it");

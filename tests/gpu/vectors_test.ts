@@ -93,6 +93,22 @@ gpuTest("rowDots() and combine() take rows in pieces", () => {
   }
 });
 
+/** The columns of x in pieces that begin at `firsts`. */
+const inPieces = (x: Tensor, firsts: readonly number[]) =>
+  new ops.Pieces(firsts.map((first, i) => x.columns(first, (firsts[i + 1] ?? x.cols) - first)));
+
+gpuTest("combine() without a y gives the first row what it gives a y", () => {
+  using on = Subject.underTest();
+  for (const [n, P, firsts] of [[1, 1003, [0]], [5, 1024, [0, 64, 448]], [9, 2050, [0, 1984]]] as const) {
+    const values = normals(n * P, n), x = on.f32(values, n, P), y = on.f32(null, 1, P), weights = on.f32(normals(n, 8), 1, n);
+    ops.combine(on.dev, n, { weights, x, y });
+    ops.combine(on.dev, n, { weights, x: inPieces(x, firsts), y: null });
+    const after = on.read(x);
+    assertEquals(after.subarray(0, P), on.read(y), `${n} rows of ${P}`);
+    assertEquals(after.subarray(P), values.subarray(P), "the other rows");
+  }
+});
+
 gpuTest("adam() gives the bits of the update in TypeScript and follows torch.optim.AdamW", () => {
   using on = Subject.underTest();
   for (const P of [1003, 1024]) {
@@ -102,7 +118,8 @@ gpuTest("adam() gives the bits of the update in TypeScript and follows torch.opt
       const grad = normals(P, 10 + step).map((g) => g * 10 ** (step - 4)), [beta1, beta2] = [0.9, 0.999];
       const rates = { lr: 1e-3 / step, beta1, beta2, eps: 1e-8, weightDecay: step % 2 * 0.01, gradScale: 0.37 };
       const numbers = { ...rates, bias1: 1 - beta1 ** step, bias2: 1 - beta2 ** step };
-      ops.adam(on.dev, { ...device, grad: on.f32(grad, 1, P) }, numbers);
+      const whole = on.f32(grad, 1, P);
+      ops.adam(on.dev, { ...device, grad: step % 2 ? whole : inPieces(whole, [0, 64, 960]) }, numbers);
       adamOnHost(state.theta, grad, state.m, state.v, numbers);
       for (const name of ["theta", "m", "v"] as const) assertEquals(on.read(device[name]), state[name], `${name}, step ${step}`);
 

@@ -2,6 +2,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Device } from "../../ffi/device.ts";
 import { loaderReason, Native, NativeError, readText } from "../../ffi/native.ts";
 import {
+  adam,
   attentionBackward,
   attentionForward,
   combine,
@@ -278,6 +279,16 @@ Deno.test("errors say what was attempted on which shapes, the value found and wh
   assertMessage(
     () => combine(dev, 3, { weights: bench.put([1, 1], 1, 2), x, y: y.part(0, 1, 8) }),
     "Cannot combine 3 vectors of 8 numbers: weights needs 12 bytes, its memory ends after 8",
+  );
+  assertMessage(
+    () => combine(dev, 1, { weights: x.part(0, 1, 1), x: y.part(0, 1, 8), y: null, beta: 0.5 }),
+    "Cannot combine 1 vectors of 8 numbers: beta is 0.5, must be 0 where x's first row takes the sum",
+  );
+  const [theta, m, v] = [bench.put([1, 1], 1, 2), bench.put([0, 0], 1, 2), bench.put([0, 0], 1, 2)];
+  const rates = { lr: 1, beta1: 0.9, beta2: 0.9, eps: 1e-8, weightDecay: 0, bias1: 1, bias2: 1, gradScale: 1 };
+  assertMessage(
+    () => adam(dev, { theta, grad: bench.put([1, 1, 1], 1, 3), m, v }, rates),
+    "Cannot update 2 parameters: the pieces of g hold 3 numbers, must hold 2",
   );
   assertMessage(
     () => rowDots(dev, 2, { a: x, b: w.rowRange(0, 1), out: bench.doubles(1) }),

@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
-import { adam, adamPrecondition, combine, rowDots, segmentMean, segmentOuter } from "../../ffi/operators.ts";
+import { adam, adamPrecondition, combine, Pieces, rowDots, segmentMean, segmentOuter } from "../../ffi/operators.ts";
+import type { Tensor } from "../../ffi/device.ts";
 import { adamOnHost } from "../../lib/optim/adam.ts";
 import { assertClose, assertSameBits, type Floats, normals, Workbench } from "./harness.ts";
 import { assertBounded, product, testEach } from "./reference.ts";
@@ -120,6 +121,28 @@ testEach("combine() adds any number of weighted rows to beta y, and reads no y w
   }
 });
 
+/** The columns of x in pieces that begin at `firsts`. */
+const inPieces = (x: Tensor, firsts: readonly number[]) =>
+  new Pieces(firsts.map((first, i) => x.columns(first, (firsts[i + 1] ?? x.cols) - first)));
+
+testEach("combine() without a y gives the first row what it gives a y, in one piece or in several", () => {
+  for (const n of [1, 2, 5]) {
+    for (const firsts of [[0], [0, 64, 4800]]) {
+      const P = 9001, values = normals(n * P, n), weights = normals(n, 8);
+      using bench = new Workbench(3);
+      const x = bench.put(values, n, P, { ld: P + 7 }), y = bench.out(1, P), w = bench.put(weights, 1, n);
+      combine(bench.dev, n, { weights: w, x, y });
+      combine(bench.dev, n, { weights: w, x: inPieces(x, firsts), y: null });
+      const first = bench.read(x.rowRange(0, 1));
+      assertSameBits(first, bench.read(y), `${n} rows in ${firsts.length} pieces`);
+      assertEquals(bench.read(x).slice(P), values.slice(P), "the other rows");
+      combine(bench.dev, n, { weights: w, x: inPieces(x, firsts), y, beta: 0.5 });
+      combine(bench.dev, n, { weights: w, x, y: x.rowRange(0, 1), beta: 0.5 });
+      assertSameBits(bench.read(y), bench.read(x.rowRange(0, 1)), `${n} rows added to half of the first`);
+    }
+  }
+});
+
 testEach("adam() gives the same bits as the update on host arrays in TypeScript", () => {
   const P = 20011;
   const host = { theta: normals(P, 1), m: normals(P, 3).map((x) => 0.01 * x), v: normals(P, 4).map((x) => x * x * 1e-4) };
@@ -139,7 +162,8 @@ testEach("adam() gives the same bits as the update on host arrays in TypeScript"
       gradScale: 0.7,
     };
     adamOnHost(host.theta, g, host.m, host.v, numbers);
-    adam(bench.dev, { ...device, grad: put(g) }, numbers);
+    const grad = put(g);
+    adam(bench.dev, { ...device, grad: step === 2 ? inPieces(grad, [0, 128, 6400]) : grad }, numbers);
     for (const name of ["theta", "m", "v"] as const) {
       assertSameBits(bench.read(device[name]), host[name], `${name} after step ${step}`);
     }
