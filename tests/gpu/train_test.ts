@@ -27,6 +27,10 @@ const VARIANTS: Record<string, string[]> = {
     ...["train.batch_size=3", "train.accumulate=2", "optimizer.placement=host"],
   ],
   "META-LORA": ["reweight.method=meta-lora"],
+  "META-LORA, a validation batch of several passes": [
+    "reweight.method=meta-lora",
+    ...["train.batch_size=2", "reweight.validation.batch_size=6"],
+  ],
   "META-LORA, exact-adam": ["reweight.method=meta-lora", "reweight.similarity=exact-adam"],
   "META-LORA, core": ["reweight.method=meta-lora", "reweight.similarity=core"],
   "META-LORA, pooled": ["reweight.method=meta-lora", "reweight.similarity=pooled"],
