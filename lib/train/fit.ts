@@ -1,5 +1,6 @@
 /** Refuses what the machine's memory cannot hold, and names the nearest setting that it can. */
 import type { Config } from "../config/schema.ts";
+import { counted } from "../counted.ts";
 import { UserError } from "../errors.ts";
 import { CONTEXT_BYTES, formatBytes, residentBytes } from "./memory.ts";
 import type { Device } from "../../ffi/device.ts";
@@ -42,10 +43,10 @@ export function requireRoom(
     advice = `Set ${settings}, which takes ${formatBytes(less)}`;
     break;
   }
+  const alike = formatBytes(bytes) === formatBytes(room);
+  const [taken, free] = [bytes, room].map((bytes) => alike ? counted(bytes, "byte") : formatBytes(bytes));
   throw new UserError(
-    `Cannot ${what}: it takes ${formatBytes(bytes)} of memory, and ${formatBytes(room)} is free or allowed${
-      crowd(dev, room)
-    }. ${advice}`,
+    `Cannot ${what}: it takes ${taken} of memory, and ${free} is free or allowed${crowd(dev, room)}. ${advice}`,
   );
 }
 
@@ -59,11 +60,14 @@ function crowd(dev: Device | undefined, room: number): string {
 }
 
 /**
- * Configurations that train on the same number of samples a step with less memory: smaller micro-batches, then frozen weights
- * in bf16 as well.
+ * Configurations that train on the same number of samples a step with less memory: what is kept computed again, smaller micro-batches,
+ * then frozen weights in bf16 as well.
  */
 export function* smallerConfigs(config: Config): Generator<{ settings: string; config: Config }> {
   const { train, reweight } = config;
+  if (train.recompute !== "auto") {
+    yield { settings: "train.recompute: auto", config: { ...config, train: { ...train, recompute: "auto" } } };
+  }
   const samples = train.batch_size * train.accumulate;
   const halved = halves(train.batch_size);
   const batch = (batch_size: number) => {

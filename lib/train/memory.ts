@@ -22,6 +22,19 @@ export interface HostWork {
   readonly saves: "nothing" | "adapter" | "checkpoints";
   /** Bytes of data that is not read yet; 0 unless told. */
   readonly data?: number;
+  /** What the process takes before the arena is there; unless told, what it takes now. */
+  readonly before?: ProcessMemory;
+}
+
+/** Bytes of this process: now, and the most so far, such as while it was reading data. */
+export interface ProcessMemory {
+  readonly resident: number;
+  readonly peak: number;
+}
+
+/** What this process takes. Plans that shall be comparable start with the same numbers. */
+export function processMemory(): ProcessMemory {
+  return { resident: residentBytes(), peak: peakMemoryBytes() };
 }
 
 /**
@@ -44,7 +57,7 @@ const PACKED_MOST = 8 * 2 ** 20; // of each operand that a matrix product copies
 export function memoryPlan(
   dev: Device,
   { engine, adam }: Pick<Training, "engine" | "adam">,
-  { saves, data = 0 }: HostWork,
+  { saves, data = 0, before = { resident: residentBytes(), peak: 0 } }: HostWork,
 ): MemoryPlan {
   const plan = engine.arena.plan();
   const { parameters: P } = engine;
@@ -52,11 +65,11 @@ export function memoryPlan(
   // One copy of θ, or one of m and one of v.
   const saved = { nothing: 0, adapter: 4 * P, checkpoints: 8 * P }[saves];
   if (dev.backend === "cuda") {
-    const host = residentBytes() + RUNTIME_GROWTH + moments + saved + data + engine.hostArena.bytes;
+    const host = before.resident + RUNTIME_GROWTH + moments + saved + data + engine.hostArena.bytes;
     return { ...plan, driver: DRIVER_BYTES, host, total_bytes: engine.arena.bytes + DRIVER_BYTES };
   }
   const growth = RUNTIME_GROWTH + dev.units * (THREAD_GROWTH + scaledBytes(engine)) + packedBytes(engine);
-  const host = residentBytes() + growth + moments + saved + data;
+  const host = Math.max(before.resident + growth + moments + saved + data, before.peak - engine.arena.bytes);
   return { ...plan, driver: 0, host, total_bytes: engine.arena.bytes + host };
 }
 

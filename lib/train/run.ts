@@ -12,7 +12,7 @@ import { buildTraining, isPadded, passOptions, type Training } from "./build.ts"
 import { type Engine, fitsOnePass, limitsFor } from "./engine.ts";
 import { lesserConfigs, smallerConfigs } from "./fit.ts";
 import type { RunInputs } from "./inputs.ts";
-import { type MemoryPlan, memoryPlan, release } from "./memory.ts";
+import { type MemoryPlan, memoryPlan, type ProcessMemory, processMemory, release } from "./memory.ts";
 import { plannedSteps } from "./plan.ts";
 import { Trainer, trainerOptions } from "./trainer.ts";
 
@@ -22,6 +22,8 @@ export interface PreparedRun extends Training {
   readonly inputs: RunInputs;
   readonly steps: number;
   readonly plan: MemoryPlan;
+  /** What the process took before. */
+  readonly before: ProcessMemory;
 }
 
 /** Optimizer steps of a run: `train.steps`, or what `train.epochs` amount to. */
@@ -35,9 +37,10 @@ export function totalSteps({ train, reweight, ...config }: Config, samples: numb
 
 /**
  * Lays out a run and plans its memory; nothing is written.
+ * @param before what the process takes, the same for runs whose plans are compared
  * @throws {UserError} when the configuration, the model or the data cannot be used
  */
-export function prepareRun(dev: Device, config: Config, inputs: RunInputs): PreparedRun {
+export function prepareRun(dev: Device, config: Config, inputs: RunInputs, before = processMemory()): PreparedRun {
   const { train, validation, test } = inputs.data;
   const others = [...validation?.samples ?? [], ...test?.samples ?? []];
   const padded = isPadded(config);
@@ -45,7 +48,7 @@ export function prepareRun(dev: Device, config: Config, inputs: RunInputs): Prep
   const padId = inputs.tokenizer.padId ?? inputs.tokenizer.eosId;
   const steps = totalSteps(config, train.samples.length);
   const { every } = config.checkpoints;
-  const work = { saves: every > 0 && every <= steps ? "checkpoints" : "adapter" } as const;
+  const work = { saves: every > 0 && every <= steps ? "checkpoints" : "adapter", before } as const;
   const { method, validation: { batch_size: m } } = config.reweight;
   const sumsPasses = method !== "none" && !fitsOnePass(validation!.samples, limits, { batchSize: m, padded });
   const layout = { model: inputs.model, limits, sumsPasses, adapterOf: adapterOf(config.adapter, inputs.model), padId };
@@ -58,7 +61,7 @@ export function prepareRun(dev: Device, config: Config, inputs: RunInputs): Prep
       2,
     );
   }
-  return { ...training, config, inputs, steps, plan: memoryPlan(dev, training, work) };
+  return { ...training, config, inputs, steps, before, plan: memoryPlan(dev, training, work) };
 }
 
 /** @throws {UserError} when the similarity would compare no adapter at all */
@@ -74,10 +77,13 @@ export function requireModules({ adapter, reweight: { method, modules } }: Confi
 }
 
 /** What the run would take with settings that take less, nearest first. */
-export function* smallerRuns(dev: Device, { config, inputs }: PreparedRun): Generator<{ settings: string; bytes: number }> {
+export function* smallerRuns(
+  dev: Device,
+  { config, inputs, before }: PreparedRun,
+): Generator<{ settings: string; bytes: number }> {
   for (const configs of [smallerConfigs(config), lesserConfigs(config)]) {
     for (const { settings, config: smaller } of configs) {
-      yield { settings, bytes: prepareRun(dev, smaller, inputs).plan.total_bytes };
+      yield { settings, bytes: prepareRun(dev, smaller, inputs, before).plan.total_bytes };
     }
   }
 }

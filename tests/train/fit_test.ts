@@ -23,6 +23,11 @@ Deno.test("requireRoom() lets pass what fits and names the nearest setting for w
   );
   assertEquals(asked, 2);
   assertThrows(() => requireRoom("train", 6 * GIB, alternatives(), GIB / 2), UserError, "Nothing near it fits");
+  assertThrows(
+    () => requireRoom("train", GIB + 1, [], GIB),
+    UserError,
+    "it takes 1,073,741,825 bytes of memory, and 1,073,741,824 bytes is free or allowed",
+  );
 });
 
 Deno.test("roomBytes() lies between nothing and what the machine has", () => {
@@ -40,6 +45,7 @@ Deno.test("smallerConfigs() keeps the samples of a step", () => {
   ]);
   assertEquals(settings("train.batch_size=2", "train.precision=bf16"), ["train.batch_size: 1 and train.accumulate: 2"]);
   assertEquals(settings("train.batch_size=1", "train.precision=bf16"), []);
+  assertEquals(settings("train.batch_size=1", "train.precision=bf16", "train.recompute=none"), ["train.recompute: auto"]);
   for (const { config: { train } } of smallerConfigs(config("train.batch_size=8"))) {
     assertEquals(train.batch_size * train.accumulate, 8);
   }

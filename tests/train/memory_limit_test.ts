@@ -5,7 +5,7 @@ import { modelShape } from "../../lib/model/shapes.ts";
 import { adapterOf } from "../../lib/train/adapters.ts";
 import { buildTraining } from "../../lib/train/build.ts";
 import { allowedBytes, roomBytes } from "../../lib/train/fit.ts";
-import { memoryPlan } from "../../lib/train/memory.ts";
+import { memoryPlan, type ProcessMemory } from "../../lib/train/memory.ts";
 import "./harness.ts";
 
 const BASE = `
@@ -49,6 +49,19 @@ Deno.test("allowedBytes() is train.memory, and no more than there is", () => {
   const allowed = (memory: string) => allowedBytes(dev, parseConfig(BASE, "test", [`train.memory=${memory}`]).config);
   assertEquals(allowed("1"), 1);
   assert(allowed("100000 GiB") <= 1.1 * roomBytes(dev));
+});
+
+Deno.test("a plan is no less than what the process has taken already, and starts with what it is told that that takes", () => {
+  const { config } = parseConfig(BASE, "test", []);
+  using dev = Device.open({ threads: 1 });
+  const model = modelShape("stories260k"), limits = { tokens: 64, rows: 64, segments: 1, positions: 64 };
+  const inputs = { model, limits, sumsPasses: false, adapterOf: adapterOf(config.adapter, model), padId: 0 };
+  const training = buildTraining(dev, config, inputs, { saves: "nothing" });
+  const plan = (before: ProcessMemory) => memoryPlan(dev, training, { saves: "nothing", before });
+  const { total_bytes: total, host } = plan({ resident: 10e6, peak: 10e6 });
+  assertEquals(plan({ resident: 30e6, peak: 30e6 }).total_bytes, total + 20e6);
+  assertEquals(plan({ resident: 10e6, peak: 500e6 }).total_bytes, 500e6);
+  assertEquals(plan({ resident: 10e6, peak: 500e6 }).host, host + 500e6 - total);
 });
 
 /** A device of which only layouts are asked, as a GPU would be. */
