@@ -23,6 +23,8 @@ export interface Described {
 
 /** Where files lie, where the run writes, who may watch it and what is published is nobody's result; of files the content counts. */
 const PLACES = /^(output|model|status|retrain|data\.(train|validation|test)\.path)$/;
+/** The same bits whatever their values. */
+const SAME_BITS = /^(train\.(recompute|embedding|memory)|optimizer\.placement)$/;
 /** They decide the sizes of what a checkpoint holds. */
 const FIXED = /^adapter\.(rank|targets)$/;
 
@@ -50,7 +52,7 @@ function* differences(before: Tree, now: Tree, prefix: string): Generator<Change
   for (const [name, value] of Object.entries(now)) {
     const key = prefix + name, old = before[name];
     // A key that an older version did not know has its default.
-    if (old === undefined || PLACES.test(key)) continue;
+    if (old === undefined || PLACES.test(key) || SAME_BITS.test(key)) continue;
     if (isTree(old) && isTree(value)) yield* differences(old, value, `${key}.`);
     else if (JSON.stringify(old) !== JSON.stringify(value)) yield { key, from: shown(old), to: shown(value) };
   }

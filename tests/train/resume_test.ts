@@ -267,6 +267,15 @@ Deno.test("a complete run goes on when its length may have changed: N + M steps 
   assert(!space.exists("out/previous"));
 });
 
+Deno.test("what changes no bit may differ without being allowed: what is computed again, where Adam's moments lie", () => {
+  using space = noisy();
+  stopped(space);
+  run(space, "whole", SHORT);
+  const changed = ["train.recompute=qkv", "train.memory=9 GiB", "optimizer.placement=host"];
+  assertEquals(run(space, "out", [...SHORT, ...changed], { resume: true }).ending.kind, "complete");
+  assertEquals(outcome(space, "out"), outcome(space, "whole"));
+});
+
 Deno.test("batches of another size that fill an epoch fill it from the resumed one on, too", () => {
   using space = noisy(); // 18 samples
   const { ending } = run(space, "out", [...SHORT, "train.batch_size=5", "checkpoints.every=1", "train.steps=1"]);
