@@ -1,5 +1,8 @@
 /** The memory plan as a person reads it. */
+import { counted } from "../counted.ts";
+import { RUNGS } from "../model/activations.ts";
 import { formatBytes, type MemoryPlan } from "../train/memory.ts";
+import type { PlannedRun } from "../train/worker.ts";
 
 const MEANING: readonly (readonly [keyof MemoryPlan, string])[] = [
   ["weights", "frozen weights, with room for the adapters behind each row"],
@@ -20,4 +23,14 @@ export function memoryTable(plan: MemoryPlan): string {
     const name = key === "total_bytes" ? plan.driver > 0 ? "total (GPU)" : "total" : key;
     return `${name.padEnd(12)} ${formatBytes(plan[key]).padStart(10)}${key === "total_bytes" ? "" : `   ${meaning}`}`;
   }).join("\n");
+}
+
+/** What is done to take less memory, a line each; the layers that are not named stand one rung lower. */
+export function savings({ recompute: { rung, layers }, layers: L, embedding }: PlannedRun["layout"]): string[] {
+  const lower = RUNGS[RUNGS.indexOf(rung) - 1];
+  const others = layers < L && lower !== undefined && lower !== "none" ? `, ${lower} in the others` : "";
+  return [
+    ...rung === "none" ? [] : [`recompute    ${rung} in ${layers} of ${counted(L, "layer")}${others}`],
+    ...embedding === "host" ? ["embedding    in the host's memory"] : [],
+  ];
 }

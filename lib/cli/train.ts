@@ -14,7 +14,7 @@ import type { RunOptions } from "../train/session.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
 import { describeData } from "./data.ts";
 import { deviceOf, deviceOption, threadsOption } from "./device.ts";
-import { memoryTable } from "./memory_table.ts";
+import { memoryTable, savings } from "./memory_table.ts";
 import { printFailure, printJson, printLine, printNote, tell } from "./output.ts";
 import { duration, Progress, type ProgressState } from "./progress.ts";
 import { onSignal } from "./signals.ts";
@@ -195,16 +195,19 @@ async function dryRun(
   const resume = options.resume === true && unusable === null;
   const answer = await planInBackground(config, { ...options, resume });
   if ("kind" in answer) return report(answer, { json, debug: false });
-  const { plan, steps, parameters, device, data, notes, refusal } = answer;
+  const { plan, layout, steps, parameters, device, data, notes, refusal } = answer;
   const problems = [unusable?.message, mute?.message, refusal].filter((message) => typeof message === "string");
   const left = resume || unusable !== null ? null : abandoned(config.output);
   for (const note of [...left === null ? [] : [left], ...notes]) printNote(note);
-  if (json) printJson({ ...plan, would_start: problems.length === 0, problems });
-  else {
+  if (json) {
+    const { recompute, embedding } = layout;
+    printJson({ ...plan, recompute, embedding, would_start: problems.length === 0, problems });
+  } else {
     printLine(`${config.model}: ${parameters.toLocaleString("en")} adapter parameters, ${counted(steps, "step")} on ${device}`);
     for (const [name, dataset] of Object.entries(data)) if (dataset) printLine(describeData(name, dataset));
     printLine();
     printLine(memoryTable(plan));
+    for (const line of savings(layout)) printLine(line);
   }
   for (const problem of problems) printNote(`metalora: ${problem}`);
   return unusable?.exitCode ?? mute?.exitCode ?? (refusal === null ? 0 : 1);

@@ -3,10 +3,12 @@
  * status server live in the main thread (`background.ts`). Include this module when compiling: it is named by URL only.
  */
 /// <reference lib="deno.worker" />
+import type { Place } from "../../ffi/device.ts";
 import { DeviceError } from "../../ffi/native.ts";
 import type { Config } from "../config/schema.ts";
 import { firstError, refusalOf, UserError } from "../errors.ts";
 import { openDevice } from "../devices.ts";
+import { KEEP_ALL, type Recompute } from "../model/activations.ts";
 import type { DatasetFacts, RunEvent } from "./events.ts";
 import { unusedSettings } from "./build.ts";
 import { checkpointBytes } from "./checkpoint.ts";
@@ -40,6 +42,8 @@ export interface PlannedRun {
   readonly steps: number;
   readonly data: { readonly train: DatasetFacts; readonly validation: DatasetFacts | null; readonly test: DatasetFacts | null };
   readonly plan: MemoryPlan;
+  /** How much is computed again, of how many layers, and where the embedding lies. */
+  readonly layout: { readonly recompute: Recompute; readonly layers: number; readonly embedding: Place };
   /** What the reader should know, such as where it would go on. */
   readonly notes: readonly string[];
   /** Why it would not start all the same, complete with what to do; null: it would. */
@@ -86,6 +90,11 @@ function planRun(config: Config, { device = {}, resume = false, allowChange = []
       test: test && datasetFacts(test),
     },
     plan,
+    layout: {
+      recompute: engine.options.recompute ?? KEEP_ALL,
+      layers: inputs.model.L,
+      embedding: engine.options.embedding ?? "device",
+    },
     notes,
     refusal,
   };

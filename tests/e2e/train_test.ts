@@ -197,13 +197,16 @@ Deno.test("a run whose only step was a validation batch tells no training loss",
 Deno.test("--dry-run prints the memory plan and writes nothing", async () => {
   using space = workspace();
   const json = JSON.parse((await space.ok("train", "run.yaml", "--dry-run", "--json", "--threads=1")).out);
-  const { total_bytes, would_start, problems, ...parts } = json;
+  const { total_bytes, would_start, problems, recompute, embedding, ...parts } = json;
+  assertEquals([recompute, embedding], [{ rung: "none", layers: 0 }, "device"]);
   assertEquals([would_start, problems], [true, []]);
   assertEquals(Object.values(parts as Record<string, number>).reduce((a, b) => a + b, 0), total_bytes);
   for (const key of ["weights", "adapter", "optimizer", "activations", "workspace", "host"]) assert(json[key] > 0, key);
   const table = (await space.ok("train", "run.yaml", "--dry-run", "--threads=1", "--set", "reweight.method=meta-lora")).out;
   assertMatch(table, /^model: 3,712 adapter parameters, 4 steps on .*1 thread$/m);
   assertMatch(table, /^train +train\.jsonl: 20 samples$/m);
+  const again = (await space.ok("train", "run.yaml", "--dry-run", "--threads=1", "--set", "train.recompute=qkv")).out;
+  assertMatch(again, /^recompute +qkv in \d+ of \d+ layers$/m);
   const short = ["--set", "train.steps=1", "--set", "data.train.limit=1", "--set", "data.test=null"];
   const one = (await space.ok("train", "run.yaml", "--dry-run", "--threads=1", ...short)).out;
   assertMatch(one, /^model: 3,712 adapter parameters, 1 step on .*\ntrain +train\.jsonl: 1 sample\n/);
