@@ -47,6 +47,14 @@ export function libraryCandidates(backend: Backend): string[] {
   return [...(directory ? [`${directory}/${file}`] : []), ...(own.protocol === "file:" ? [fileURLToPath(own)] : [])];
 }
 
+function isFolder(path: string): boolean {
+  try {
+    return Deno.statSync(path).isDirectory;
+  } catch {
+    return false;
+  }
+}
+
 const loaded = new Map<Backend, Native>();
 
 /** A loaded native library. */
@@ -64,6 +72,10 @@ export class Native {
   static load(backend: Backend): Native {
     const known = loaded.get(backend);
     if (known) return known;
+    const directory = Deno.env.get("METALORA_LIBRARY_DIR");
+    if (directory && !isFolder(directory)) {
+      throw new LibraryError(`Cannot use METALORA_LIBRARY_DIR: '${directory}' is no folder. Name one, or leave it out`);
+    }
     const tried: string[] = [];
     for (const path of libraryCandidates(backend)) {
       let library: Library;

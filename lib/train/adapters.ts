@@ -26,7 +26,7 @@ export function adapterOf(config: AdapterConfig, { family }: Pick<ModelConfig, "
     const last = target.split(".").at(-1)!;
     if (!names.includes(last)) {
       throw new UserError(
-        `Cannot adapt '${target}': the model has no such matrix.${didYouMean(last, names)} Names: ${names.join(", ")}`,
+        `Cannot use adapter.targets: the model has no matrix '${target}'.${didYouMean(last, names)} Names: ${names.join(", ")}`,
         2,
       );
     }

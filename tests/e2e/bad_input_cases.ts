@@ -83,7 +83,7 @@ export const configuration: Case[] = [
     name: "an adapter target that the model lacks",
     sets: ["adapter.targets=[q_prj]"],
     code: 2,
-    says: /^Cannot adapt 'q_prj': the model has no such matrix\. Did you mean 'q_proj'\?/,
+    says: /^Cannot use adapter\.targets: the model has no matrix 'q_prj'\. Did you mean 'q_proj'\?/,
   },
   {
     name: "a similarity over modules without adapters",

@@ -1,6 +1,6 @@
 /** eval, score, preview and bench from outside. */
 import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert";
-import { ROOT, rows, type Workspace, workspace, writeTinyModel } from "./harness.ts";
+import { command, ROOT, rows, type Workspace, workspace, writeTinyModel } from "./harness.ts";
 
 // deno-lint-ignore no-explicit-any
 const jsonLines = (text: string): any[] => text.trimEnd().split("\n").map((line) => JSON.parse(line));
@@ -177,4 +177,14 @@ Deno.test("config check finds nothing wrong with the configurations in configs/ 
     assert(config, out);
     for (const problem of problems) assertMatch(problem, / there is no (folder|file) /, name);
   }
+});
+
+Deno.test("a METALORA_LIBRARY_DIR that is no folder ends a command with one line", async () => {
+  using space = workspace();
+  const { code, stderr } = await command(["bench", "--steps=1"], space.path, { METALORA_LIBRARY_DIR: "nowhere" })
+    .output();
+  assertEquals(
+    [code, new TextDecoder().decode(stderr)],
+    [1, "metalora: Cannot use METALORA_LIBRARY_DIR: 'nowhere' is no folder. Name one, or leave it out\n"],
+  );
 });

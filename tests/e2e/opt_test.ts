@@ -93,7 +93,7 @@ Deno.test("another OPT, or weights that do not fit, get one line and exit code 2
     },
     {
       prepare: () => {},
-      says: /^Cannot adapt 'gate_proj': the model has no such matrix\./,
+      says: /^Cannot use adapter\.targets: the model has no matrix 'gate_proj'\./,
       sets: ["adapter.targets=[gate_proj]"],
     },
   ];

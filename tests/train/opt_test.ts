@@ -121,7 +121,7 @@ Deno.test("'all-linear' names every matrix that PEFT adapts, and adapters go to 
   assertThrows(
     () => adapterOf(wrong, config),
     UserError,
-    "Cannot adapt 'o_proj': the model has no such matrix. Did you mean 'q_proj'? Names: q_proj, k_proj, v_proj, out_proj, fc1, fc2",
+    "Cannot use adapter.targets: the model has no matrix 'o_proj'. Did you mean 'q_proj'? Names: q_proj, k_proj, v_proj, out_proj, fc1, fc2",
   );
 });
 
