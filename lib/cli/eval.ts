@@ -123,10 +123,12 @@ function resolve(args: Arguments): Resolved {
 
 const named = (adapter: string): string | null => adapter === "none" ? null : adapter;
 
+/** The test data, else the validation data; no file is read that is not measured. */
 function configuredData(config: Config, { tokenizer }: ModelInputs): [name: string, Dataset] {
-  const data = loadRunData(config, tokenizer);
-  if (data.test) return ["test", data.test];
-  if (data.validation) return ["validation", data.validation];
+  const { test, validation, validation_split: split } = config.data;
+  const own = test ?? validation;
+  if (own) return [test ? "test" : "validation", loadDataset(own, tokenizer, datasetOptions(config))];
+  if (split !== null) return ["validation", loadRunData(config, tokenizer).validation!];
   throw new UserError("Cannot evaluate: the configuration has neither data.test nor data.validation. Give --data FILE", 2);
 }
 

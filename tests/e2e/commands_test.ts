@@ -188,3 +188,14 @@ Deno.test("a METALORA_LIBRARY_DIR that is no folder ends a command with one line
     [1, "metalora: Cannot use METALORA_LIBRARY_DIR: 'nowhere' is no folder. Name one, or leave it out\n"],
   );
 });
+
+Deno.test("eval reads only what it measures: the training file may be gone, unless validation data is split off it", async () => {
+  using space = workspace();
+  const whole = await space.ok("eval", "run.yaml");
+  Deno.removeSync(space.file("train.jsonl"));
+  assertEquals(await space.ok("eval", "run.yaml"), whole);
+  assertMatch((await space.ok("eval", "run.yaml", "--set", "data.test=null")).err, /^validation validation\.jsonl: /m);
+  const split = ["data.test=null", "data.validation=null", "data.validation_split=0.5"].flatMap((set) => ["--set", set]);
+  const { code, err } = await space.run("eval", "run.yaml", ...split);
+  assertEquals([code, /^metalora: Cannot .*train\.jsonl/m.test(err)], [2, true], err);
+});
