@@ -60,3 +60,12 @@ export function exists(path: string): boolean {
     return true;
   }
 }
+
+/** Whether a folder of that name is there, or a link to one. */
+export function isFolder(path: string): boolean {
+  try {
+    return Deno.statSync(path).isDirectory;
+  } catch {
+    return false;
+  }
+}

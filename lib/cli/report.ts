@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { loadConfig } from "../config/load.ts";
 import { UserError } from "../errors.ts";
-import { exists } from "../files.ts";
+import { exists, isFolder } from "../files.ts";
 import { gatherFromFolder } from "../report/gather.ts";
 import { renderReport } from "../report/report.ts";
 import { writeAll, writeFileAtomic } from "../tensor/atomic.ts";
@@ -55,14 +55,6 @@ export const command: Command = {
 function outputOf(output: string): string {
   const release = join(output, "current");
   return !isFile(join(output, "metrics.jsonl")) && isFolder(release) ? release : output;
-}
-
-function isFolder(path: string): boolean {
-  try {
-    return Deno.statSync(path).isDirectory;
-  } catch {
-    return false;
-  }
 }
 
 function isFile(path: string): boolean {

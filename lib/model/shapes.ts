@@ -1,5 +1,6 @@
 /** Architectures by name, for benchmarks with random weights; the numbers are those of each model's config.json. */
 import { UserError } from "../errors.ts";
+import { isFolder } from "../files.ts";
 import { didYouMean } from "../nearest.ts";
 import { loadModelConfig, type ModelConfig, parseModelConfig } from "./config.ts";
 
@@ -76,7 +77,7 @@ function shape(
 export function modelShape(nameOrDir: string): ModelConfig {
   const known = SHAPES[nameOrDir.toLowerCase()];
   if (known) return parseModelConfig(nameOrDir, known);
-  if (nameOrDir.includes("/") || isDirectory(nameOrDir)) return loadModelConfig(nameOrDir);
+  if (nameOrDir.includes("/") || isFolder(nameOrDir)) return loadModelConfig(nameOrDir);
   const names = Object.keys(SHAPES);
   throw new UserError(
     `Cannot use the shape '${nameOrDir}': it is no folder and no known name.${didYouMean(nameOrDir, names)} Names: ${
@@ -84,14 +85,6 @@ export function modelShape(nameOrDir: string): ModelConfig {
     }`,
     2,
   );
-}
-
-function isDirectory(path: string): boolean {
-  try {
-    return Deno.statSync(path).isDirectory;
-  } catch {
-    return false;
-  }
 }
 
 /**

@@ -2,7 +2,7 @@
 import { dirname, join, normalize, resolve } from "node:path";
 import type { Config } from "../config/schema.ts";
 import { UserError } from "../errors.ts";
-import { exists, readRegularFile, reasonOf, removeQuietly } from "../files.ts";
+import { exists, isFolder, readRegularFile, reasonOf, removeQuietly } from "../files.ts";
 import { syncFolder, writeAll, writeFileAtomic } from "../tensor/atomic.ts";
 import { FileLock } from "./lock.ts";
 
@@ -328,14 +328,6 @@ function sameFolder(one: string, other: string): boolean {
 function ownConfig(path: string): boolean {
   try {
     return readRegularFile(path).startsWith("# metalora ");
-  } catch {
-    return false;
-  }
-}
-
-function isFolder(path: string): boolean {
-  try {
-    return Deno.statSync(path).isDirectory;
   } catch {
     return false;
   }

@@ -44,7 +44,7 @@ export function processMemory(): ProcessMemory {
  */
 const RUNTIME_GROWTH = 24 * 2 ** 20;
 /**
- * What CUDA takes of a GPU beside the arena: 657 to 663 MiB in the runs of tests/bench/gpu (peak less arena), on an H100 and an H200
+ * What CUDA takes of a GPU beside the arena: 657 to 665 MiB in the runs of tests/bench/gpu (peak less arena), on an H100 and an H200
  * with CUDA 13.
  */
 const DRIVER_BYTES = 660 * 2 ** 20;

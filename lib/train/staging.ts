@@ -24,9 +24,8 @@ export class Gradients {
   /** All of them, as operators take them. */
   readonly rows: Tensor | Pieces;
 
-  readonly dev: Device;
   readonly samples: number;
-  readonly layout: "whole" | "reuse";
+  readonly #layout: "whole" | "reuse";
 
   /**
    * @param samples n
@@ -35,14 +34,13 @@ export class Gradients {
    *   written by one backward pass, and valid until the next forward pass
    */
   constructor(
-    dev: Device,
+    readonly dev: Device,
     arena: Arena,
     model: Decoder,
     { samples, purpose, layout }: { samples: number; purpose: Purpose; layout: "whole" | "reuse" },
   ) {
-    this.dev = dev;
-    this.layout = layout;
     this.samples = samples;
+    this.#layout = layout;
     this.#P = model.parameters;
     const reserve = (length: number) => arena.reserve(purpose, samples, length);
     this.#blocks = [];
@@ -73,7 +71,7 @@ export class Gradients {
    * @param beta 0 overwrites, 1 adds to what an earlier backward pass has left there
    */
   target(cu: Tensor, { first, count, beta }: { first: number; count: number; beta: 0 | 1 }): GradientTarget {
-    if (beta === 1 && this.layout === "reuse") throw new Error("Cannot add to gradients that lie where activations do");
+    if (beta === 1 && this.#layout === "reuse") throw new Error("Cannot add to gradients that lie where activations do");
     return {
       cu,
       segments: count,

@@ -3,7 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import { Tensor } from "../../ffi/device.ts";
 import * as ops from "../../ffi/operators.ts";
 import { adamOnHost } from "../../lib/optim/adam.ts";
-import { fixtureCases, normals } from "../native/harness.ts";
+import { fixtureCases, inPieces, normals } from "../native/harness.ts";
 import { compare, gpuTest, Subject } from "./subject.ts";
 
 /** f32 results of f32 numbers. */
@@ -92,10 +92,6 @@ gpuTest("rowDots() and combine() take rows in pieces", () => {
     compare(`${lengths.length} pieces`, work, tolerances, { fixture: { expected, tolerance: F32 } });
   }
 });
-
-/** The columns of x in pieces that begin at `firsts`. */
-const inPieces = (x: Tensor, firsts: readonly number[]) =>
-  new ops.Pieces(firsts.map((first, i) => x.columns(first, (firsts[i + 1] ?? x.cols) - first)));
 
 gpuTest("combine() without a y gives the first row what it gives a y", () => {
   using on = Subject.underTest();

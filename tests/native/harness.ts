@@ -5,7 +5,7 @@
 import { assert } from "@std/assert";
 import { type Device, type Dtype, DTYPE_BYTES, dtypeCode, type Memory, Tensor } from "../../ffi/device.ts";
 import { Native } from "../../ffi/native.ts";
-import { download, type Groups, upload } from "../../ffi/operators.ts";
+import { download, type Groups, Pieces, upload } from "../../ffi/operators.ts";
 import { toFloat32 } from "../../lib/tensor/dtypes.ts";
 import { openSafetensors } from "../../lib/tensor/safetensors.ts";
 import { openCpu } from "./instructions.ts";
@@ -122,6 +122,10 @@ export function assertClose(actual: ArrayLike<number>, expected: ArrayLike<numbe
 export function productTolerance(dev: Device, weights: "f32" | "bf16", exact: number): number {
   return weights === "bf16" && dev.name.includes("avx512bf16") ? 2e-2 : exact;
 }
+
+/** The columns of x in pieces that begin at `firsts`, multiples of 64. */
+export const inPieces = (x: Tensor, firsts: readonly number[]): Pieces =>
+  new Pieces(firsts.map((first, i) => x.columns(first, (firsts[i + 1] ?? x.cols) - first)));
 
 /** Asserts that two arrays hold the same bits (NaN equals NaN). */
 export function assertSameBits(actual: Floats, expected: Floats, what: string): void {

@@ -1,8 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
-import { adam, adamPrecondition, combine, Pieces, rowDots, segmentMean, segmentOuter } from "../../ffi/operators.ts";
-import type { Tensor } from "../../ffi/device.ts";
+import { adam, adamPrecondition, combine, rowDots, segmentMean, segmentOuter } from "../../ffi/operators.ts";
 import { adamOnHost } from "../../lib/optim/adam.ts";
-import { assertClose, assertSameBits, type Floats, normals, Workbench } from "./harness.ts";
+import { assertClose, assertSameBits, type Floats, inPieces, normals, Workbench } from "./harness.ts";
 import { assertBounded, product, testEach } from "./reference.ts";
 
 testEach("segmentOuter() forms one product per segment, empty segments included, with alpha, beta and any stride", () => {
@@ -120,10 +119,6 @@ testEach("combine() adds any number of weighted rows to beta y, and reads no y w
     }
   }
 });
-
-/** The columns of x in pieces that begin at `firsts`. */
-const inPieces = (x: Tensor, firsts: readonly number[]) =>
-  new Pieces(firsts.map((first, i) => x.columns(first, (firsts[i + 1] ?? x.cols) - first)));
 
 testEach("combine() without a y gives the first row what it gives a y, in one piece or in several", () => {
   for (const n of [1, 2, 5]) {
