@@ -2,7 +2,7 @@
  * The third floor of the boundary: a device, memory that frees itself, and tensors as views of that memory.
  * The operators that work on them are in `operators.ts`.
  */
-import { type Backend, Native, NativeError, nativeError, readText } from "./native.ts";
+import { type Backend, Native, NativeError, nativeError, readText, synchronous } from "./native.ts";
 import { Profiler } from "./profile.ts";
 
 /** Element types: f32 and bf16 compute, f16 only as a source of uploads, i32 for ids and offsets, f64 for sums. */
@@ -106,13 +106,9 @@ export class Device implements Disposable {
     if (status !== 0) throw nativeError(status, this.#native.lastError(this.ctx));
   }
 
-  /**
-   * Whether recorded work is to be replayed here: on a GPU, unless every operator is waited for, so that a fault names the one that
-   * made it.
-   */
+  /** Whether recorded work is to be replayed here: on a GPU, unless every operator is waited for. */
   get replays(): boolean {
-    const synchronous = Deno.env.get("METALORA_SYNCHRONOUS") ?? "";
-    return this.backend === "cuda" && (synchronous === "" || synchronous === "0");
+    return this.backend === "cuda" && !synchronous();
   }
 
   /** Zero-filled memory: the device's, or with `place: "host"` the host's, which the device reads over its bus. */

@@ -2,7 +2,7 @@
  *
  * libmetalora_cpu.so and libmetalora_cuda.so export exactly these symbols. Flat C: scalars, pointers and host buffers
  * only, no struct by value, no callbacks. Every call that can fail returns an int32 status, 0 for success (ML_WRONG,
- * ML_FAULT); the message of the last failure is kept in the context (ml_last_error) and names the operation, the shapes and the
+ * ML_FAULT, ML_LOST); the message of the last failure is kept in the context (ml_last_error) and names the operation, the shapes and the
  * value found.
  *
  * The same letters mean the same thing in every file:
@@ -37,7 +37,7 @@
 extern "C" {
 #endif
 
-#define ML_ABI_VERSION 6
+#define ML_ABI_VERSION 7
 
 typedef struct ml_ctx ml_ctx;
 typedef void* ml_ptr;
@@ -48,9 +48,12 @@ typedef void* ml_ptr;
 #define ML_F16 2 /* as a source of ml_upload_2d only */
 
 /* What a call returns when it fails: its arguments are wrong, and nothing was done; or the device could not do it (its memory is
- * taken, a kernel ran into something, it cannot be opened), which no caller could have known. */
+ * taken, a kernel cannot be started, it cannot be opened), which no caller could have known; or work that was under way failed: the
+ * context is of no use any more, and unless METALORA_SYNCHRONOUS=1 had every operator waited for, one before this call may be to
+ * blame. */
 #define ML_WRONG 1
 #define ML_FAULT 2
+#define ML_LOST 3
 
 /* ---- context -------------------------------------------------------------------------------------------------- */
 
@@ -59,6 +62,8 @@ uint32_t ml_abi_version(void);
  * instead of the best (1 generic, 2 avx2, 3 avx512, 4 avx512bf16). threads <= 0 means all cores this process may use. The
  * context pointer goes to out (8 bytes). */
 int32_t ml_create(int32_t device, int32_t threads, void* out);
+/* Of a lost context (ML_LOST) it resets the GPU for this process, so that the memory is there for others: whatever else the process
+ * holds on that GPU is lost, too. */
 void ml_destroy(ml_ctx* ctx);
 /* Copies the last message (UTF-8, NUL-terminated) into host text; ctx NULL gives the last failure of ml_create. Returns its length. */
 int32_t ml_last_error(ml_ctx* ctx, void* text, int32_t capacity);

@@ -16,14 +16,29 @@ export class NativeError extends Error {
  */
 export class DeviceError extends NativeError {
   override name = "DeviceError";
+  /**
+   * Whether work that was under way failed: the device is of no use any more to this process, and unless `synchronous()`, the
+   * message may name an operation that came later.
+   */
+  readonly lost: boolean;
+
+  constructor(message: string, { lost = false } = {}) {
+    super(message);
+    this.lost = lost;
+  }
 }
 
-/** What a failed call returns when the device is to blame, ML_FAULT of metalora.h. */
-const FAULT = 2;
+/** What a failed call returns when the device is to blame: ML_FAULT and ML_LOST of metalora.h. */
+const FAULT = 2, LOST = 3;
 
 /** The error of a failed call. */
 export function nativeError(status: number, message: string): NativeError {
-  return status === FAULT ? new DeviceError(message) : new NativeError(message);
+  return status === FAULT || status === LOST ? new DeviceError(message, { lost: status === LOST }) : new NativeError(message);
+}
+
+/** Whether every operator is waited for (METALORA_SYNCHRONOUS=1), so that a fault names the one that made it. */
+export function synchronous(): boolean {
+  return !["", "0"].includes(Deno.env.get("METALORA_SYNCHRONOUS") ?? "");
 }
 
 /** A library cannot be loaded; the message says what to do. */

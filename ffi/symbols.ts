@@ -160,4 +160,4 @@ export const symbols = {
 } as const satisfies Deno.ForeignLibraryInterface;
 
 /** The ABI version this table was written for; compared with `ml_abi_version()` when a library is loaded. */
-export const ABI_VERSION = 6;
+export const ABI_VERSION = 7;

@@ -49,6 +49,15 @@ bool Call::fault(const char* format, ...) {
   return false;
 }
 
+bool Call::lost(const char* format, ...) {
+  ctx_->lost = true;
+  va_list arguments;
+  va_start(arguments, format);
+  tell(ML_LOST, format, arguments);
+  va_end(arguments);
+  return false;
+}
+
 bool Call::number_dtype(const char* name, int32_t dtype) {
   return dtype == ML_F32 || dtype == ML_BF16 ||
          fail("%s is %d, must be %d (f32) or %d (bf16)", name, dtype, ML_F32, ML_BF16);

@@ -27,6 +27,7 @@ struct Context {
   Allocation* allocations = nullptr;  // sorted by address
   int64_t count = 0, capacity = 0;
   uint64_t allocated = 0;
+  bool lost = false;  // work that was under way failed: nothing can be computed here any more
   char name[160] = "";
   char error[1024] = "";
 
@@ -66,8 +67,10 @@ class Call {
 
   // A wrong argument. Keeps the first failure. Always returns false.
   bool fail(const char* format, ...) __attribute__((format(printf, 2, 3)));
-  // The device cannot: its memory is taken, a kernel ran into something. Otherwise as `fail`.
+  // The device cannot: its memory is taken, a kernel cannot be started. Otherwise as `fail`.
   bool fault(const char* format, ...) __attribute__((format(printf, 2, 3)));
+  // Work that was under way failed, and the context is lost. Otherwise as `fail`.
+  bool lost(const char* format, ...) __attribute__((format(printf, 2, 3)));
 
   bool positive(const char* name, int64_t value) {
     return value > 0 || fail("%s is %lld, must be positive", name, (long long)value);
@@ -104,7 +107,7 @@ class Call {
   Context* ctx_;
   const char* action_;
   long long numbers_[6];
-  int32_t status_ = 0;  // ML_WRONG or ML_FAULT
+  int32_t status_ = 0;  // ML_WRONG, ML_FAULT or ML_LOST
 };
 
 }  // namespace metalora

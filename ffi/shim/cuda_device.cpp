@@ -166,6 +166,8 @@ void close(ml_ctx* ctx) {
   cudaFree(ctx->scratch);
   cudaFree(ctx->workspace);
   if (ctx->stream) cudaStreamDestroy(ctx->stream);
+  // Nothing of a lost context is freed one by one: its memory would stay taken until the process ends.
+  if (ctx->lost) cudaDeviceReset();
   cudaGetLastError();
   ctx->~ml_ctx();
   free(ctx);
@@ -199,18 +201,15 @@ Left::Left() {
   total = total_bytes / MIB;
 }
 
-const char* earlier(const ml_ctx& ctx) {
-  return ctx.slow ? "" : "; it may stem from an operator before this one: run again with METALORA_SYNCHRONOUS=1 to learn which";
-}
-
-bool succeeded(Call& call, ml_ctx& ctx, cudaError_t error) {
+bool succeeded(Call& call, ml_ctx&, cudaError_t error) {
   if (error == cudaSuccess) return true;
   cudaGetLastError();
   if (error == cudaErrorMemoryAllocation) {
     const Left left;
     return call.fault("the GPU's memory is exhausted: %llu of %llu MiB are free (nvidia-smi shows who holds the rest)", left.free, left.total);
   }
-  return call.fault("CUDA says '%s' (%d)%s", cudaGetErrorString(error), (int)error, ends_context(error) ? earlier(ctx) : "");
+  const char* text = cudaGetErrorString(error);
+  return ends_context(error) ? call.lost("CUDA says '%s' (%d)", text, (int)error) : call.fault("CUDA says '%s' (%d)", text, (int)error);
 }
 
 void launched(Call& call, ml_ctx& ctx, cudaError_t error) {

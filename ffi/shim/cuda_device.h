@@ -50,8 +50,6 @@ struct Left {
 
 // Tells a CUDA error to the call: "CUDA says 'an illegal memory access was encountered' (700)". True when there is none.
 bool succeeded(Call& call, ml_ctx& ctx, cudaError_t error);
-// What to add where an operator before this one may be to blame.
-const char* earlier(const ml_ctx& ctx);
 // After a launch: the error, if any; with METALORA_SYNCHRONOUS also what the operator itself ran into.
 void launched(Call& call, ml_ctx& ctx, cudaError_t error);
 // Makes this context's GPU the thread's; every entry into the backend starts with it.

@@ -285,10 +285,13 @@ void product(Call& call, ml_ctx& ctx, const Product& p) {
   if (status == 0) return launched(call, ctx, cudaSuccess);
   // cuBLAS loads its kernels when they are first needed, and has no word for a full GPU.
   const Left left;
-  char room[64] = "";
-  if (left.total > 0 && left.free < SCANTY_MIB) snprintf(room, sizeof room, ", with %llu of %llu MiB free", left.free, left.total);
-  call.fault("cuBLAS answers '%s' (%d) to a product [%lld,%lld] by [%lld,%lld]%s", cublas_status(status), status, (long long)p.M,
-             (long long)p.K, (long long)p.K, (long long)p.N, *room ? room : earlier(ctx));
+  char answer[256];
+  snprintf(answer, sizeof answer, "cuBLAS answers '%s' (%d) to a product [%lld,%lld] by [%lld,%lld]", cublas_status(status), status,
+           (long long)p.M, (long long)p.K, (long long)p.K, (long long)p.N);
+  if (left.total > 0 && left.free < SCANTY_MIB)
+    call.fault("%s, with %llu of %llu MiB free", answer, left.free, left.total);
+  else
+    call.lost("%s", answer);
 }
 
 void forget_products(ml_ctx& ctx) {

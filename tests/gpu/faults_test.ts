@@ -33,6 +33,11 @@ function script(name: string, stdin: "piped" | "null", env: Record<string, strin
   return new Deno.Command(Deno.execPath(), { args, stdin, stdout: "piped", stderr: "inherit", env });
 }
 
+/** Lines of a script's output. */
+function lines({ stdout }: Deno.CommandOutput): string[] {
+  return new TextDecoder().decode(stdout).trimEnd().split("\n");
+}
+
 /** Another process that holds memory of the GPU. */
 class Holder implements AsyncDisposable {
   readonly #child = script("hold.ts", "piped").spawn();
@@ -138,20 +143,29 @@ gpuTest(
   "a kernel that reads outside its matrix: the next call that waits tells it, with METALORA_SYNCHRONOUS=1 its own",
   async () => {
     const fault = "CUDA says 'an illegal memory access was encountered' (700)";
-    const earlier = "; it may stem from an operator before this one: run again with METALORA_SYNCHRONOUS=1 to learn which";
     // A stand-in executes nothing: it is told which kernel fails.
     const stray = (synchronous: string) =>
       script("stray.ts", "null", { METALORA_SYNCHRONOUS: synchronous, STAND_IN_FAULT: "700 6gather 1" }).output();
     const [late, early] = await inTurns(["", "1"].map((synchronous) => () => stray(synchronous)));
-    const lines = (output: Deno.CommandOutput) => new TextDecoder().decode(output.stdout).trimEnd().split("\n");
     assertEquals([late!.code, early!.code], [0, 0]);
-    assertEquals(lines(late!).slice(0, 2), ["done", `DeviceError: Cannot wait for the device: ${fault}${earlier}`]);
-    assertEquals(lines(early!)[0], `DeviceError: Cannot gather 4 rows of 64: ${fault}`);
+    assertEquals(lines(late!).slice(0, 2), ["done", `DeviceError, lost: Cannot wait for the device: ${fault}`]);
+    assertEquals(lines(early!)[0], `DeviceError, lost: Cannot gather 4 rows of 64: ${fault}`);
     for (const output of [late!, early!]) {
-      for (const line of lines(output).slice(1)) assertMatch(line, /^DeviceError: Cannot [^:]+: CUDA says '.+' \(700\)/);
+      for (const line of lines(output).slice(1, 3)) {
+        assertMatch(line, /^DeviceError, lost: Cannot [^:]+: CUDA says '.+' \(700\)$/);
+      }
     }
   },
 );
+
+takingTest("memory of a lost context is free for others once its device is closed, while its process goes on", async () => {
+  const before = Number(lines(await script("hold.ts", "null").output()).at(-1));
+  const stray = await script("stray.ts", "null", { STAND_IN_FAULT: "700 6gather 1" }).output();
+  assertEquals(stray.code, 0);
+  const after = Number(lines(stray).at(-1));
+  console.log(`  ${before} MiB free before, ${after} when a process that held 2 GiB has lost its context and closed its device`);
+  assert(before - after < 256, `${before - after} MiB are missing`);
+});
 
 gpuTest("without cuBLAS, and without a GPU to be seen, the CPU stands in; --device cuda says one line", async () => {
   using space = workspace();

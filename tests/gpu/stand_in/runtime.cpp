@@ -11,7 +11,11 @@
 //   STAND_IN_ALLOCATIONS=4      allocations that succeed: just before the next one somebody else takes all that is left
 //   STAND_IN_LAUNCH="98 swiglu_forward"    starting a kernel of that name answers 98
 //   STAND_IN_FAULT="700 swiglu_forward 3"  the third kernel of that name runs into fault 700, which waiting for it tells; from then
-//                                          on every call answers it, as with a real context
+//                                          on every call answers it, as with a real context, whose memory stays taken until the GPU
+//                                          is reset
+//   STAND_IN_RESET=0            resetting the GPU gives the memory of a lost context back (1); 0: it does not
+//   STAND_IN_FAULT_AGAIN="700 swiglu_forward 1"    the same where METALORA_SYNCHRONOUS=1, instead of STAND_IN_FAULT: what becomes of a
+//                                          fault when a run repeats what it was doing
 #include <cuda_runtime.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -115,7 +119,8 @@ void fill(void* data, int value, size_t bytes) {
 void execute(const std::string& name) {
   int error = 0, turn = 1;
   char part[128] = "";
-  const char* fault = getenv("STAND_IN_FAULT");
+  const char *synchronous = getenv("METALORA_SYNCHRONOUS"), *again = getenv("STAND_IN_FAULT_AGAIN");
+  const char* fault = again && synchronous && *synchronous ? again : getenv("STAND_IN_FAULT");
   if (!fault || sscanf(fault, "%d %127s %d", &error, part, &turn) < 2 || name.find(part) == std::string::npos) return;
   if (++state().faults == turn) state().pending = (cudaError_t)error;
 }
@@ -186,8 +191,18 @@ cudaError_t cudaSetDevice(int) {
   if (s.context || refused != cudaSuccess || !getenv("STAND_IN_POOL")) return answer(refused);
   if (!take(CONTEXT)) return answer(cudaErrorMemoryAllocation);
   s.context = true;
-  atexit([] { pool() -= state().taken; });
+  atexit([] { give_back(state().taken); });
   return answer(cudaSuccess);
+}
+cudaError_t cudaDeviceReset() {
+  State& s = state();
+  if (number("STAND_IN_RESET", 1) == 0) return answer(cudaSuccess);
+  for (const auto& block : s.memory) free(block.first);
+  s.memory.clear();
+  give_back(s.taken);
+  s.context = false;
+  s.last = s.pending = s.lost = cudaSuccess;
+  return cudaSuccess;
 }
 cudaError_t cudaGetLastError() {
   const cudaError_t last = state().last;
@@ -226,13 +241,14 @@ cudaError_t cudaMalloc(void** data, size_t bytes) {
 }
 cudaError_t cudaFree(void* data) {
   State& s = state();
+  const cudaError_t error = waited();
   const auto there = s.memory.find(data);
-  if (there != s.memory.end()) {
+  if (error == cudaSuccess && there != s.memory.end()) {
     give_back(there->second);
     s.memory.erase(there);
     free(data);
   }
-  return waited();
+  return error;
 }
 cudaError_t cudaMallocHost(void** data, size_t bytes) {
   *data = calloc(1, bytes);
