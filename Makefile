@@ -16,8 +16,8 @@ PINNED_DENO := $(CURDIR)/.tools/deno-$(or $(DENO_VERSION),unknown)/deno
 DENO ?= $(PINNED_DENO)
 PACKAGES := node_modules/.installed
 LIBRARY := build/libmetalora_cpu.so
-# What metalora itself needs; tests and benchmarks start processes, too.
-ALLOW := $(addprefix --allow-,ffi read write env sys net)
+# What metalora itself needs.
+ALLOW := $(addprefix --allow-,ffi read write env sys net run)
 
 ifneq ($(DENO),$(PINNED_DENO))
   FOUND_DENO := $(shell command -v $(DENO))
@@ -70,7 +70,7 @@ dist: all $(CUDA_WHERE_NVCC)
 	@$(DENO) run --quiet $(addprefix --allow-,read write env run) bootstrap/dist.ts $(ARGS)
 
 test: all $(CUDA_WHERE_NVCC) $(if $(CUDA_WHERE_NVCC),stand-ins)
-	@$(DENO) run --quiet $(ALLOW) --allow-run tests/run.ts $(ARGS)
+	@$(DENO) run --quiet $(ALLOW) tests/run.ts $(ARGS)
 
 check: all
 	$(DENO) fmt --check --quiet
@@ -86,7 +86,7 @@ doc: all
 
 # Each tests/bench/NAME_bench.ts prints its own table, the peer beside us where there is one.
 bench: all bench-gemm
-	@set -e; for each in $(wildcard tests/bench/*_bench.ts); do echo; echo "== $$each"; $(DENO) run --quiet $(ALLOW) --allow-run $$each $(ARGS); done
+	@set -e; for each in $(wildcard tests/bench/*_bench.ts); do echo; echo "== $$each"; $(DENO) run --quiet $(ALLOW) $$each $(ARGS); done
 
 clean:
 	rm -rf build coverage dist runs/demo

@@ -14,7 +14,7 @@ import { dirname, fromFileUrl, join, licences, npmImports, Refusal, slim, walk, 
 import { VERSION } from "../lib/version.ts";
 
 /** Everything that the program may do: nothing but these is granted, and nothing is ever asked. */
-export const PERMISSIONS = ["ffi", "read", "write", "env", "sys", "net"];
+export const PERMISSIONS = ["ffi", "read", "write", "env", "sys", "net", "run"];
 /** Flags of V8. Without a limit of its young generation a long run outgrows its plan, see RUNTIME_GROWTH in lib/train/memory.ts. */
 export const HEAP = "--max-semi-space-size=1";
 

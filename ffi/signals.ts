@@ -1,4 +1,4 @@
-/** What the process that started this one decided about signals; Deno does not tell. */
+/** What Deno does not tell or do about signals and the process that started this one. */
 
 /** `struct sigaction` of glibc on x86-64 and arm64 has 152 bytes and begins with the handler. */
 const SIGACTION_BYTES = 152;
@@ -25,4 +25,20 @@ export function isIgnored(signal: keyof typeof NUMBERS): boolean {
   const status = libc.symbols.sigaction(NUMBERS[signal], null, new Uint8Array(action.buffer));
   libc.close();
   return status === 0 && action[0] === SIG_IGN;
+}
+
+const PR_SET_PDEATHSIG = 1, SIGKILL = 9;
+
+/**
+ * Has the system end this process when the one that started it ends, however that comes.
+ * @param parent Its number.
+ */
+export function endWithParent(parent: number): void {
+  const libc = Deno.dlopen("libc.so.6", {
+    // int prctl(int op, unsigned long arg)
+    prctl: { parameters: ["i32", "usize"], result: "i32" },
+  });
+  libc.symbols.prctl(PR_SET_PDEATHSIG, BigInt(SIGKILL));
+  libc.close();
+  if (Deno.ppid !== parent) Deno.exit(1); // it has ended before
 }

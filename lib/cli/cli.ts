@@ -24,13 +24,27 @@ export async function runCli(args: readonly string[], commands: readonly Command
     const own = error instanceof UserError;
     // A library that cannot be loaded and a device that cannot go on are nobody's defect; their classes would load all of ffi/ here.
     const complete = own || (error instanceof Error && ["LibraryError", "DeviceError"].includes(error.name));
-    const message = error instanceof Error ? error.message || error.name : String(error);
+    const message = await messageOf(error, args);
     const exit_code = own ? error.exitCode : 1;
     printFailure({ error: `metalora: ${message}`, exit_code }, args.includes("--json"));
     if (args.includes("--debug")) printNote(error instanceof Error && error.stack ? error.stack : Deno.inspect(error));
     else if (!complete) printNote("Run the same command with --debug to see where this arose.");
     return exit_code;
   }
+}
+
+/** One line for the reader; of a fault on a GPU with the operator that it stems from. */
+async function messageOf(error: unknown, args: readonly string[]): Promise<string> {
+  if (!(error instanceof Error)) return String(error);
+  if (error.name === "DeviceError") {
+    const { isWorthRepeating, repeated, repeatingNote } = await import("../repeat.ts");
+    const work = { kind: "command", args } as const;
+    if (isWorthRepeating(error)) {
+      printNote(repeatingNote(work));
+      return await repeated(error.message, work);
+    }
+  }
+  return error.message || error.name;
 }
 
 async function dispatch(args: readonly string[], commands: readonly CommandEntry[]): Promise<number> {
@@ -50,6 +64,10 @@ async function dispatch(args: readonly string[], commands: readonly CommandEntry
   if (first === "--licences" || first === "--licenses") {
     printLine(licences());
     return 0;
+  }
+  if (first === "--repeat") {
+    const { repeat } = await import("./repeat.ts");
+    return await repeat(Number(args[1]), (args) => dispatch(args, commands));
   }
   if (first === "help") return await dispatch([...args.slice(1), "--help"], commands);
 

@@ -96,8 +96,8 @@ export const command: Command = {
         printFailure({ error: "stopped before training began: nothing to save", exit_code: STOPPED }, json);
         return "end";
       }
+      if (!run.stop()) return "wait"; // for the line that says why
       printNote("stopping: the state is saved first; a second signal ends the run at once");
-      run.stop();
       page?.stopping();
       return "wait";
     });

@@ -264,7 +264,7 @@ export class Retraining {
 
   async #measure(adapters: readonly (string | null)[]): Promise<Measured | null> {
     const { device = {} } = this.options;
-    const { result, stop } = measureInBackground(this.config, { device }, adapters);
+    const { result, stop } = measureInBackground(this.config, { device }, adapters, this.#note);
     const measured = await this.#until(result, stop);
     if (measured !== null && "kind" in measured) {
       if (measured.kind === "failed") throw new RetrainFailure(measured);

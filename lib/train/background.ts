@@ -1,6 +1,7 @@
 /** Runs training in a worker and leaves the main thread free. */
 import type { Config } from "../config/schema.ts";
-import { type Ending, type RunEvent, RunEvents } from "./events.ts";
+import { repeated, repeatingNote } from "../repeat.ts";
+import { type Ending, RunEvents } from "./events.ts";
 import { StopFlag } from "./interrupt.ts";
 import type { Measured } from "./measure.ts";
 import type { RunOptions } from "./session.ts";
@@ -12,10 +13,10 @@ export class BackgroundRun {
   readonly events: RunEvents;
   /** How it ended; never rejected. */
   readonly ending: Promise<Ending>;
-  readonly #stop: StopFlag;
+  readonly #stop: () => boolean;
   #started = false;
 
-  private constructor(events: RunEvents, ending: Promise<Ending>, stop: StopFlag) {
+  private constructor(events: RunEvents, ending: Promise<Ending>, stop: () => boolean) {
     this.events = events;
     this.ending = ending;
     this.#stop = stop;
@@ -28,10 +29,8 @@ export class BackgroundRun {
    * @param events Handed every event; subscribe before.
    */
   static start(config: Config, options: RunOptions, events: RunEvents = new RunEvents()): BackgroundRun {
-    const stop = new StopFlag();
     const { promise, resolve } = Promise.withResolvers<Ending>();
-    const run = new BackgroundRun(events, promise, stop);
-    ask({ kind: "train", config, options, stop: stop.memory }, (answer) => {
+    const stop = ask({ kind: "train", config, options }, (answer) => {
       if (answer.kind !== "event") return false;
       const { event } = answer;
       events.emit(event);
@@ -39,7 +38,7 @@ export class BackgroundRun {
       resolve(event.ending);
       return true;
     });
-    return run;
+    return new BackgroundRun(events, promise, stop);
   }
 
   /** Whether it has a state that could be saved: before that, the program may simply end. */
@@ -47,16 +46,19 @@ export class BackgroundRun {
     return this.#started;
   }
 
-  /** Asks it to save its state and end, which it does before its next micro-batch. */
-  stop(): void {
-    this.#stop.raise();
+  /**
+   * Asks it to save its state and end, which it does before its next micro-batch.
+   * @returns false when it has failed: it ends at once then, without knowing which operator is to blame
+   */
+  stop(): boolean {
+    return this.#stop();
   }
 }
 
 /** Lays out a run in a worker, as the run itself would be: its memory plan is then that of the run. */
 export function planInBackground(config: Config, options: RunOptions): Promise<PlannedRun | Ending> {
   const { promise, resolve } = Promise.withResolvers<PlannedRun | Ending>();
-  ask({ kind: "plan", config, options, stop: new StopFlag().memory }, (answer) => {
+  ask({ kind: "plan", config, options }, (answer) => {
     if (answer.kind === "planned") resolve(answer.planned);
     else if (answer.kind === "event" && answer.event.type === "finished") resolve(answer.event.ending);
     else return false;
@@ -67,37 +69,54 @@ export function planInBackground(config: Config, options: RunOptions): Promise<P
 
 /**
  * Measures adapters in a worker.
+ * @param note Hears lines for the reader.
  * @returns what came out, null when it was stopped, or the ending that tells why it failed; and a function that stops it
  */
 export function measureInBackground(
   config: Config,
   options: RunOptions,
   adapters: readonly (string | null)[],
+  note: (text: string) => void,
 ): { result: Promise<Measured | null | Ending>; stop: () => void } {
-  const stop = new StopFlag();
   const { promise, resolve } = Promise.withResolvers<Measured | null | Ending>();
-  ask({ kind: "measure", config, options, stop: stop.memory, adapters }, (answer) => {
+  const stop = ask({ kind: "measure", config, options, adapters }, (answer) => {
+    if (answer.kind === "event" && answer.event.type === "note") note(answer.event.text);
     if (answer.kind === "measured") resolve(answer.measured);
     else if (answer.kind === "event" && answer.event.type === "finished") resolve(answer.event.ending);
     else return false;
     return true;
   });
-  return { result: promise, stop: () => stop.raise() };
+  return { result: promise, stop };
 }
 
-/** @param hear Returns whether that was the last answer */
-function ask(job: Job, hear: (answer: Answer) => boolean): void {
+/**
+ * Gives a job to a worker. When that fails by a fault in some kernel, another process is to find out which.
+ * @param hear Returns whether that was the last answer.
+ * @returns a function that asks it to stop; false: the job has failed
+ */
+function ask(job: Omit<Job, "stop">, hear: (answer: Answer) => boolean): () => boolean {
+  const flag = new StopFlag(), repetition = new AbortController();
+  let failed = false;
   const worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
   const last = (answer: Answer) => {
     if (hear(answer)) worker.terminate();
   };
-  worker.onmessage = ({ data }: MessageEvent<Answer>) => last(data);
+  const finish = (ending: Ending) => last({ kind: "event", event: { type: "finished", ending } });
+  worker.onmessage = async ({ data }: MessageEvent<Answer>) => {
+    if (data.kind !== "lost") return last(data);
+    failed = true;
+    last({ kind: "event", event: { type: "note", text: repeatingNote(data.work) } });
+    finish({ ...data.ending, message: await repeated(data.ending.message, data.work, repetition.signal) });
+  };
   // What the worker could not catch: it did not load, or ran out of memory.
   worker.onerror = (event) => {
     event.preventDefault();
-    const ending = { kind: "failed", message: event.message, exitCode: 1, defect: true, stack: null } as const;
-    const finished: RunEvent = { type: "finished", ending };
-    last({ kind: "event", event: finished });
+    finish({ kind: "failed", message: event.message, exitCode: 1, defect: true, stack: null });
   };
-  worker.postMessage(job);
+  worker.postMessage({ ...job, stop: flag.memory } satisfies Job);
+  return () => {
+    flag.raise();
+    repetition.abort();
+    return !failed;
+  };
 }

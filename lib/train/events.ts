@@ -122,6 +122,16 @@ export interface RunResult {
   readonly test?: Evaluation;
 }
 
+/** A run that failed; the message is one line for the reader. */
+export interface FailedEnding {
+  readonly kind: "failed";
+  readonly message: string;
+  readonly exitCode: number;
+  /** Nothing that a person can mend, but a mistake of the program. */
+  readonly defect: boolean;
+  readonly stack: string | null;
+}
+
 /** How a run ended; the last event, always. */
 export type Ending =
   /** Everything is done and the adapter is published. */
@@ -130,14 +140,7 @@ export type Ending =
   | { readonly kind: "was complete"; readonly result: RunResult }
   /** Stopped by a signal. `checkpoint`: folder that `--resume` continues from; null when no step had been made. */
   | { readonly kind: "stopped"; readonly step: number; readonly checkpoint: string | null }
-  /** Failed; the message is one line for the reader. `defect`: nothing that a person can mend, but a mistake of the program. */
-  | {
-    readonly kind: "failed";
-    readonly message: string;
-    readonly exitCode: number;
-    readonly defect: boolean;
-    readonly stack: string | null;
-  };
+  | FailedEnding;
 
 /** The last event of a run. */
 export interface FinishedEvent {

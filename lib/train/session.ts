@@ -42,7 +42,7 @@ import { recalledResult } from "./result.ts";
 import { abandoned, cameFurther, resumption } from "./resumption.ts";
 import { loadRun, makeTrainer, type PreparedRun, prepareRun, smallerRuns, totalSteps } from "./run.ts";
 import { requireDiskRoom } from "./space.ts";
-import type { Trainer } from "./trainer.ts";
+import type { Trainer, TrainerState } from "./trainer.ts";
 
 /** How a run is to be done. All of it is plain data. */
 export interface RunOptions {
@@ -57,10 +57,19 @@ export interface RunOptions {
   readonly texts?: boolean;
 }
 
+/** What a run is doing: enough to do it once more should a kernel fail (`repeat.ts`). Plain data. */
+export interface Position {
+  /** Where the loop stood before the newest pass; null: no pass was begun. */
+  before: TrainerState | null;
+  /** Whether that pass is made, and an evaluation followed. */
+  evaluating: boolean;
+}
+
 /**
  * Runs a configuration and writes its output folder, which the caller holds (`RunFolder`).
  * @param emit Hears everything but the ending, which is returned.
  * @param stop Raised by anybody: ends the run within a micro-batch, its state saved.
+ * @param position Kept up to date, for the caller to read when the run has failed.
  * @throws {UserError} for anything that a person can mend; no adapter is written then
  */
 export function train(
@@ -68,6 +77,7 @@ export function train(
   { device = {}, resume = false, allowChange = [], start, texts = false }: RunOptions,
   emit: RunListener,
   stop: StopFlag = new StopFlag(),
+  position: Position = { before: null, evaluating: false },
 ): Ending {
   const inputs = loadRunInputs(config);
   const identity = runIdentity(config, inputs.data);
@@ -88,7 +98,7 @@ export function train(
   writing(config.output, () => requireDiskRoom(config.output, room, "train"));
   loadRun(dev, prepared, from?.kind === "checkpoint" ? null : start);
   using files = new RunFiles(config.output);
-  const session = new Session({ prepared, identity, device: dev.name, texts }, files, emit, stop);
+  const session = new Session({ prepared, identity, device: dev.name, texts, position }, files, emit, stop);
   session.begin(from?.kind === "checkpoint" ? from.found : null);
   return session.run();
 }
@@ -114,7 +124,7 @@ class Session {
   #idle = 0;
 
   constructor(
-    readonly about: { prepared: PreparedRun; identity: RunIdentity; device: string; texts: boolean },
+    readonly about: { prepared: PreparedRun; identity: RunIdentity; device: string; texts: boolean; position: Position },
     readonly files: RunFiles,
     readonly emit: RunListener,
     readonly stop: StopFlag,
@@ -174,7 +184,7 @@ class Session {
     engine.beforePass = () => this.stop.check();
     try {
       this.#settle();
-      for (let report = this.#trainer.next(); report !== null; report = this.#trainer.next()) {
+      for (let report = this.#next(); report !== null; report = this.#next()) {
         this.#tell(report);
         this.#settle(report);
         this.stop.check();
@@ -185,6 +195,12 @@ class Session {
       if (!(error instanceof Interrupted)) throw error;
       return this.#stopped();
     }
+  }
+
+  #next(): StepReport | null {
+    const { done, state } = this.#trainer;
+    if (!done) Object.assign(this.about.position, { before: state, evaluating: false });
+    return this.#trainer.next();
   }
 
   #tell(report: StepReport): void {
@@ -218,7 +234,8 @@ class Session {
 
   /** Evaluates validation and test data; an interruption leaves nothing of it behind. */
   #evaluateAll(step: number): { validation?: Evaluation; test?: Evaluation } {
-    const { engine, inputs } = this.about.prepared;
+    const { prepared: { engine, inputs }, position } = this.about;
+    position.evaluating = true;
     const results: { validation?: Evaluation; test?: Evaluation } = {};
     for (const name of ["validation", "test"] as const) {
       const dataset = inputs.data[name];

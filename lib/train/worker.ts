@@ -9,7 +9,8 @@ import type { Config } from "../config/schema.ts";
 import { firstError, refusalOf, UserError } from "../errors.ts";
 import { openDevice } from "../devices.ts";
 import { KEEP_ALL, type Recompute } from "../model/activations.ts";
-import type { DatasetFacts, RunEvent } from "./events.ts";
+import { isWorthRepeating, type Work } from "../repeat.ts";
+import type { DatasetFacts, FailedEnding, RunEvent } from "./events.ts";
 import { unusedSettings } from "./build.ts";
 import { checkpointBytes } from "./checkpoint.ts";
 import { allowedBytes, requireRoom } from "./fit.ts";
@@ -21,7 +22,7 @@ import type { MemoryPlan } from "./memory.ts";
 import { datasetFacts } from "./messages.ts";
 import { describeResumption, resumption } from "./resumption.ts";
 import { prepareRun, smallerRuns, totalSteps } from "./run.ts";
-import { type RunOptions, train } from "./session.ts";
+import { type Position, type RunOptions, train } from "./session.ts";
 import { existingFolder, requireDiskRoom } from "./space.ts";
 
 /** What the main thread asks for; the only message to a worker. */
@@ -50,11 +51,15 @@ export interface PlannedRun {
   readonly refusal: string | null;
 }
 
-/** What a worker answers; "event" with a "finished" event, "planned" or "measured" is the last message. */
+/**
+ * What a worker answers; "event" with a "finished" event, "planned", "measured" or "lost" is the last message. "lost": it failed by a
+ * fault that another process may find the operator of.
+ */
 export type Answer =
   | { readonly kind: "event"; readonly event: RunEvent }
   | { readonly kind: "planned"; readonly planned: PlannedRun }
-  | { readonly kind: "measured"; readonly measured: Measured | null };
+  | { readonly kind: "measured"; readonly measured: Measured | null }
+  | { readonly kind: "lost"; readonly ending: FailedEnding; readonly work: Work };
 
 function planRun(config: Config, { device = {}, resume = false, allowChange = [] }: RunOptions): PlannedRun {
   const { output } = config;
@@ -102,18 +107,23 @@ function planRun(config: Config, { device = {}, resume = false, allowChange = []
 
 function work({ kind, config, options, stop, adapters = [] }: Job, answer: (answer: Answer) => void): void {
   const emit = (event: RunEvent) => answer({ kind: "event", event });
+  const position: Position = { before: null, evaluating: false };
   try {
     if (kind === "plan") return answer({ kind: "planned", planned: planRun(config, options) });
     const flag = new StopFlag(stop);
     if (kind === "measure") return answer({ kind: "measured", measured: measure(config, options, adapters, flag) });
-    emit({ type: "finished", ending: train(config, options, emit, flag) });
+    emit({ type: "finished", ending: train(config, options, emit, flag, position) });
   } catch (thrown) {
     const error = firstError(thrown);
     const message = error instanceof Error ? error.message || error.name : String(error);
     const stack = error instanceof Error ? error.stack ?? null : Deno.inspect(error);
     const exitCode = error instanceof UserError ? error.exitCode : 1;
     const defect = !(error instanceof UserError || error instanceof DeviceError);
-    emit({ type: "finished", ending: { kind: "failed", message, exitCode, defect, stack } });
+    const ending = { kind: "failed", message, exitCode, defect, stack } as const;
+    if (kind === "plan" || !isWorthRepeating(error)) return emit({ type: "finished", ending });
+    const { device = {} } = options;
+    const work = kind === "train" ? { kind, config, device, position } : { kind, config, device, adapters };
+    answer({ kind: "lost", ending, work });
   }
 }
 

@@ -27,7 +27,7 @@ export interface Result {
 
 /** As in deno.json. */
 const HEAP = "--v8-flags=--max-semi-space-size=1";
-const PERMISSIONS = ["read", "write", "env", "sys", "ffi", "net"].map((name) => `--allow-${name}`);
+const PERMISSIONS = ["read", "write", "env", "sys", "ffi", "net", "run"].map((name) => `--allow-${name}`);
 
 /** How the program is started: its output is kept, without colours. */
 export const STREAMS = { env: { NO_COLOR: "1" }, stdin: "null", stdout: "piped", stderr: "piped" } as const;

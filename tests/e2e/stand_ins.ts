@@ -23,6 +23,25 @@ export const RUNTIME = {
   METALORA_SYNCHRONOUS: "",
   METALORA_TUNE: "0",
 };
+/** What CUDA says of the stand-in's faults. */
+export const ILLEGAL = "CUDA says 'an illegal memory access was encountered' (700)";
+
+/** The line of a fault whose operator a repetition has found. */
+export function found(action: string, repeated: string): string {
+  return `Cannot ${action}: ${ILLEGAL} (found by repeating ${repeated} one operator at a time)`;
+}
+
+/** Processes that work in a folder and whose command line holds a text. */
+export function processesIn(folder: string, text = ""): number[] {
+  return [...Deno.readDirSync("/proc")].map(({ name }) => Number(name)).filter((pid) => {
+    try {
+      return Deno.readLinkSync(`/proc/${pid}/cwd`) === folder && Deno.readTextFileSync(`/proc/${pid}/cmdline`).includes(text);
+    } catch { // no process, or one that has gone
+      return false;
+    }
+  });
+}
+
 /** The library as it is, with the stand-in driver. */
 export const DRIVER = {
   LD_LIBRARY_PATH: `${STAND_INS}/driver`,

@@ -1,0 +1,34 @@
+/** The other side of `lib/repeat.ts`: the process that repeats what a fault of a GPU has ended. Nobody is to type it. */
+import { DeviceError } from "../../ffi/native.ts";
+import { endWithParent } from "../../ffi/signals.ts";
+import { firstError } from "../errors.ts";
+import type { Met, Work } from "../repeat.ts";
+import { StopFlag } from "../train/interrupt.ts";
+import { measure } from "../train/measure.ts";
+import { repeatTraining } from "../train/repeat.ts";
+import { printJson } from "./output.ts";
+
+/**
+ * Reads work from stdin, repeats it and prints what it met as the last line.
+ * @param parent Number of the process that asks for it.
+ * @param run Runs a command.
+ * @returns the exit code, 0
+ */
+export async function repeat(parent: number, run: (args: readonly string[]) => Promise<number>): Promise<number> {
+  endWithParent(parent);
+  const work = await new Response(Deno.stdin.readable).json() as Work;
+  let met: Met = { message: null, fault: false };
+  try {
+    if (work.kind === "command") await run(work.args);
+    else if (work.kind === "train") repeatTraining(work);
+    else measure(work.config, { device: work.device }, work.adapters, new StopFlag());
+  } catch (thrown) {
+    const error = firstError(thrown);
+    met = {
+      message: error instanceof Error ? error.message : String(error),
+      fault: error instanceof DeviceError && error.lost,
+    };
+  }
+  printJson(met);
+  return 0;
+}
