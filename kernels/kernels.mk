@@ -100,7 +100,7 @@ CUDA_WHERE_NVCC := $(if $(shell command -v $(NVCC)),cuda)
 # Stand-alone checks and timings of the kernels, for a machine with a GPU. `make test-gpu` runs all tests there.
 GPU_HARNESSES := build/gpu-attention build/gpu-kernels build/gpu-skinny
 gpu-harness: $(GPU_HARNESSES) build/gpu-hand_over
-GPU_REST := $(addprefix build/obj/cuda/,activation_gradients.o adam.o convert.o cross_entropy.o embedding.o layernorm.o lora.o relu.o rmsnorm.o rope.o segment.o swiglu.o vector.o)
+GPU_REST := $(addprefix build/obj/cuda/,activation_gradients.o adam.o convert.o cross_entropy.o embedding.o layernorm.o lora.o outer_hopper.o relu.o rmsnorm.o rope.o segment.o swiglu.o vector.o)
 build/gpu-attention: build/obj/cuda/attention.o build/obj/cuda/attention_hopper.o
 build/gpu-kernels: $(GPU_REST)
 build/gpu-skinny: build/obj/cuda_shim/cuda_library.o

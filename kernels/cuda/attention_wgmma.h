@@ -43,6 +43,12 @@ __device__ __forceinline__ void copy_box(void* dst, const CUtensorMap* map, int 
       "l"(map), "r"(column), "r"(row), "r"(shared_at(barrier))
       : "memory");
 }
+// Copies bytes that lie in memory in a row, a multiple of 16 of them, from and to the 16-byte grid.
+__device__ __forceinline__ void copy_line(void* dst, const void* src, int bytes, uint64_t* barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_at(dst)), "l"(src),
+               "r"(bytes), "r"(shared_at(barrier))
+               : "memory");
+}
 // Fetches a tensor map before its first copy needs it.
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");

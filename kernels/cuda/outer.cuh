@@ -10,6 +10,22 @@ namespace cuda {
 
 constexpr int OUTER_WARPS = 8, OUTER_THREADS = OUTER_WARPS * WARP, MOST_SPLIT = 8;
 
+// One outer product as kernels take it: a wide side (a model dimension) and a narrow one (a rank), and where its tiles stand in a list.
+struct Outer {
+  const bf16 *narrow, *wide;
+  int64_t ld_narrow, ld_wide, narrow_count, wide_count;
+  bool turned;   // out is [wide, narrow]
+  bool vectors;  // lines of out may be accessed 16 bytes at a time
+  const float *row_scale, *column_scale;  // of the stream's rows, of the columns of out; or NULL
+  float alpha;
+  float* out;
+  unsigned narrow_tiles, wide_tiles, first;  // first: its first tile among those of the list
+};
+
+// outer_hopper.cu: segment_outers on sm_90a, of products on the 16-byte grid.
+bool hopper_outers_fit(const Launch& on, const Outer* products, int count);
+cudaError_t hopper_outers(const Launch& on, int64_t S, const int32_t* cu, const Outer* products, int count, float beta, int64_t out_stride);
+
 // Copies ROWS rows of COLUMNS columns into shared memory, 16 bytes at a time; zeros take the place of what lies outside `rows`
 // and `columns`.
 template <int COLUMNS, int ROWS, int PITCH, bool ALIGNED>
@@ -65,10 +81,10 @@ struct TileEnd {
 
 // Writes this block's share of a tile, LINES lines of LENGTH floats: the blocks' sums added in the order of their ranks. `columns` and
 // `lines` of the tile exist in out, whose lines are ld apart.
-template <int LINES, int LENGTH, int PITCH>
+template <int LINES, int LENGTH, int PITCH, int THREADS = OUTER_THREADS>
 static __device__ __forceinline__ void write_tile(const TileEnd& end, float* sums, int rank, int lines, int columns, float* out, int64_t ld) {
-  const int ACROSS = LENGTH / 4, share = LINES * ACROSS / end.split;
-  for (int e = rank * share + threadIdx.x; e < (rank + 1) * share; e += OUTER_THREADS) {
+  const int ACROSS = LENGTH / 4, ITEMS = LINES * ACROSS, last = ITEMS * (rank + 1) / end.split;
+  for (int e = ITEMS * rank / end.split + threadIdx.x; e < last; e += THREADS) {
     const int line = e / ACROSS, column = e % ACROSS * 4;
     if (line >= lines || column >= columns) continue;
     float* from = sums + line * PITCH + column;
@@ -108,6 +124,11 @@ static __device__ __forceinline__ void write_tile(const TileEnd& end, float* sum
       }
     }
   }
+}
+
+// Two bf16, each times its factor.
+static __device__ __forceinline__ uint32_t scale2(uint32_t x, float2 factors) {
+  return pack2(__uint_as_float(x << 16) * factors.x, __uint_as_float(x & 0xffff0000u) * factors.y);
 }
 
 // Between the sums of a cluster's blocks and their use, and behind it: others read this block's sums. Nothing is published behind it,

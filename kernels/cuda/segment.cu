@@ -2,9 +2,10 @@
 //
 // segment_outers forms out_i [p, q] = beta out_i + alpha a_i^T b_i: per-sample adapter gradients. One side is narrow (a rank), the
 // other wide (a model dimension), and reading the wide side once is the limit. A block owns NR columns of the narrow side by WT
-// of the wide one; the rows are what is summed over, and they are shared out three times, always in the same way: over the blocks of a
-// cluster, over the warps of a block, and in order within a warp. The products of a list (the adapters of one layer) share a launch. Neither side is transposed in memory:
-// ldmatrix turns both as it hands them to the tensor cores. The partial sums meet in shared memory, in a fixed order.
+// of the wide one; the rows are what is summed over: shared out over the warps of the block, and taken in order within a warp. The
+// products of a list (the adapters of one layer) share a launch. Neither side is transposed in memory: ldmatrix turns both as it hands
+// them to the tensor cores. The partial sums meet in shared memory, in a fixed order. Hopper has kernels of its own for what lies on
+// the 16-byte grid (outer_hopper.cu).
 #include "outer.cuh"
 
 namespace metalora {
@@ -12,15 +13,14 @@ namespace cuda {
 
 static const int WARPS = OUTER_WARPS, THREADS = OUTER_THREADS;
 
-// KiB of shared memory a block: all that devices 8.6 and 8.9 have, half a multiprocessor of 9.0, and nearly all of it.
-static const int SMALL = 99, HALF = 113, LARGE = 226;
+static const int KIB = 99;  // of shared memory a block at most: all that devices 8.6 and 8.9 have
 
-// Sizes of a block's tile: NR columns of the narrow side by WT of the wide side, in KIB of shared memory at most.
-template <int NR, int WT, int KIB>
+// Sizes of a block's tile: NR columns of the narrow side by WT of the wide side.
+template <int NR, int WT>
 struct Tile {
   static const int ACROSS = WT / 32;                // warps beside each other, 32 wide columns each
   static const int DEEP = WARPS / ACROSS;           // warps behind each other: they take turns at the rows
-  static const int ROWS = KIB < LARGE ? 64 : 128;   // rows of one stage of the pipeline
+  static const int ROWS = 64;                       // rows of one stage of the pipeline
   static const int STEPS = ROWS / 16 / DEEP;        // turns of 16 rows that a warp takes in one stage
   static const int NARROW_PITCH = NR * 2 + 16;      // bytes from row to row: 16 more than the data keep ldmatrix free of
   static const int WIDE_PITCH = WT * 2 + 16;        // bank conflicts
@@ -35,41 +35,22 @@ struct Tile {
   static_assert(DEEP <= 4 && STAGES >= 2 && SHARED <= KIB * 1024, "");
 };
 
-struct Outer {
-  const bf16 *narrow, *wide;
-  int64_t ld_narrow, ld_wide, narrow_count, wide_count;
-  bool turned;   // out is [wide, narrow]
-  bool vectors;  // lines of out may be accessed 16 bytes at a time
-  const float *row_scale, *column_scale;  // of the stream's rows, of the columns of out; or NULL
-  float alpha;
-  float* out;
-  unsigned narrow_tiles, wide_tiles, first;  // first: its first tile among those of the list
-};
-
 struct Outers {
   const int32_t* cu;
   float beta;
   int64_t out_stride;
-  int count, split;  // split: blocks of a cluster
-  unsigned tiles;    // of one segment
+  int count;
+  unsigned tiles;  // of one segment
   Outer items[MOST_OUTERS];
 };
 
-// Two bf16, each times its factor.
-static __device__ __forceinline__ uint32_t scale2(uint32_t x, float2 factors) {
-  return pack2(__uint_as_float(x << 16) * factors.x, __uint_as_float(x & 0xffff0000u) * factors.y);
-}
-
-template <int NR, int WT, int KIB, bool ALIGNED>
-static __global__ void __launch_bounds__(THREADS, NR <= 64 && KIB < LARGE ? 2 : 1) outer_kernel(const Outers all) {
-  using S = Tile<NR, WT, KIB>;
+template <int NR, int WT, bool ALIGNED>
+static __global__ void __launch_bounds__(THREADS, NR <= 64 ? 2 : 1) outer_kernel(const Outers all) {
+  using S = Tile<NR, WT>;
   const bool SCALE_WIDE = NR > 32;  // the side of which a warp holds less takes the factors of rows
   extern __shared__ __align__(16) char memory[];
-  unsigned block = blockIdx.x;
-  const int rank = (int)(block % all.split);
-  block /= all.split;
-  const int64_t segment = block / all.tiles;
-  unsigned tile = block % all.tiles;
+  const int64_t segment = blockIdx.x / all.tiles;
+  unsigned tile = blockIdx.x % all.tiles;
   int item = 0;
   while (item + 1 < all.count && tile >= all.items[item + 1].first) item++;
   const Outer& o = all.items[item];
@@ -78,12 +59,11 @@ static __global__ void __launch_bounds__(THREADS, NR <= 64 && KIB < LARGE ? 2 : 
   const int64_t narrow_at = (int64_t)(tile % o.narrow_tiles) * NR, wide_at = (int64_t)(tile / o.narrow_tiles) * WT;
 
   const int begin = all.cu[segment], rows = all.cu[segment + 1] - begin, stages = (rows + S::ROWS - 1) / S::ROWS;
-  const int first = (int)((unsigned)stages * rank / all.split), last = (int)((unsigned)stages * (rank + 1) / all.split);
   const bf16* narrow = o.narrow + begin * o.ld_narrow + narrow_at;
   const bf16* wide = o.wide + begin * o.ld_wide + wide_at;
   const int narrow_left = (int)min(o.narrow_count - narrow_at, (int64_t)NR), wide_left = (int)min(o.wide_count - wide_at, (int64_t)WT);
   const auto load_stage = [&](int stage) {
-    char* to = memory + (stage - first) % S::STAGES * S::STAGE;
+    char* to = memory + stage % S::STAGES * S::STAGE;
     const int row = stage * S::ROWS;
     load_tile<WT, S::ROWS, S::WIDE_PITCH, ALIGNED>(to, wide + row * o.ld_wide, o.ld_wide, rows - row, wide_left);
     load_tile<NR, S::ROWS, S::NARROW_PITCH, ALIGNED>(to + S::ROWS * S::WIDE_PITCH, narrow + row * o.ld_narrow, o.ld_narrow, rows - row,
@@ -103,15 +83,15 @@ static __global__ void __launch_bounds__(THREADS, NR <= 64 && KIB < LARGE ? 2 : 
   float c[NR / 16][4][4] = {};
 
   for (int i = 0; i < S::STAGES - 1; i++) {
-    if (first + i < last) load_stage(first + i);
+    if (i < stages) load_stage(i);
     asm volatile("cp.async.commit_group;" ::: "memory");
   }
-  for (int stage = first; stage < last; stage++) {
+  for (int stage = 0; stage < stages; stage++) {
     asm volatile("cp.async.wait_group %0;" ::"n"(S::STAGES - 2) : "memory");
     __syncthreads();  // this stage has arrived, and everybody has left the one that is loaded next
-    if (stage + S::STAGES - 1 < last) load_stage(stage + S::STAGES - 1);
+    if (stage + S::STAGES - 1 < stages) load_stage(stage + S::STAGES - 1);
     asm volatile("cp.async.commit_group;" ::: "memory");
-    const char* here = memory + (stage - first) % S::STAGES * S::STAGE;
+    const char* here = memory + stage % S::STAGES * S::STAGE;
     const uint32_t at = (uint32_t)__cvta_generic_to_shared(here);
 #pragma unroll
     for (int step = 0; step < S::STEPS; step++) {
@@ -171,28 +151,13 @@ static __global__ void __launch_bounds__(THREADS, NR <= 64 && KIB < LARGE ? 2 : 
     __syncthreads();
   }
 
-  sums_are_there(all.split);
   float* out = o.out + segment * all.out_stride;
-  TileEnd end = {o.alpha, all.beta, o.column_scale, o.vectors, all.split};
+  TileEnd end = {o.alpha, all.beta, o.column_scale, o.vectors, 1};
   if (end.column_scale) end.column_scale += o.turned ? narrow_at : wide_at;
   if (o.turned)
-    write_tile<WT, NR, S::TURNED_PITCH>(end, sums, rank, wide_left, narrow_left, out + wide_at * o.narrow_count + narrow_at, o.narrow_count);
+    write_tile<WT, NR, S::TURNED_PITCH>(end, sums, 0, wide_left, narrow_left, out + wide_at * o.narrow_count + narrow_at, o.narrow_count);
   else
-    write_tile<NR, WT, S::STRAIGHT_PITCH>(end, sums, rank, narrow_left, wide_left, out + narrow_at * o.wide_count + wide_at, o.wide_count);
-  sums_were_read(all.split);
-}
-
-// Blocks that share out the rows of each of `tiles` tiles, a power of two, until every multiprocessor has a block. Clusters of four and more
-// do not fill the device: they must lie within a part of it, and what is left over in each part stays idle.
-static int split_of(const Launch& on, int64_t tiles) {
-  int split = 1;
-  const auto doubles = [&] {
-    const int64_t blocks = 2 * split * tiles;
-    return blocks <= on.units ? split == 1 || blocks <= on.units * 8 / 10 : split == 1 && tiles < on.units * 15 / 16;
-  };
-  if (has_clusters(on))
-    while (split < MOST_SPLIT && doubles()) split *= 2;
-  return split;
+    write_tile<NR, WT, S::STRAIGHT_PITCH>(end, sums, 0, narrow_left, wide_left, out + narrow_at * o.wide_count + wide_at, o.wide_count);
 }
 
 static int64_t tiles_of(int64_t S, const Outers& all, int NR, int WT) {
@@ -211,28 +176,14 @@ static cudaError_t launch_outers(const Launch& on, int64_t S, Outers all) {
     o.first = all.tiles;
     all.tiles += o.narrow_tiles * o.wide_tiles;
   }
-  const int64_t tiles = S * all.tiles;
-  all.split = split_of(on, tiles);
-  const auto launch = [&](auto kernel, int shared) {
-    return launch_clusters(on, kernel, tiles * all.split, THREADS, shared, all.split, all);
-  };
-  if (!has_clusters(on)) return launch(outer_kernel<NR, WT, SMALL, ALIGNED>, Tile<NR, WT, SMALL>::SHARED);
-  // A block alone on its multiprocessor needs more stages, or too little is on its way.
-  if constexpr (NR <= 64)
-    if (tiles * all.split > on.units) return launch(outer_kernel<NR, WT, HALF, ALIGNED>, Tile<NR, WT, HALF>::SHARED);
-  return launch(outer_kernel<NR, WT, LARGE, ALIGNED>, Tile<NR, WT, LARGE>::SHARED);
+  return launch_clusters(on, outer_kernel<NR, WT, ALIGNED>, S * all.tiles, THREADS, Tile<NR, WT>::SHARED, 1, all);
 }
 
-// The columns a block takes of the wide side: 128, unless 64 make more blocks of a device that has room for them. Microseconds for [4096, 32]
-// and 8,192 rows: 33 in 2 x 64 blocks of 64 columns, 40 in 4 x 32 and in 2 x 32 of 128; for [2048, 32]: 22 in 4 x 16 of 128, 26 in 2 x 32
-// of 64, 27 in 8 x 16 of 128, 29 in 4 x 32 of 64; for [64, 4096] of a norm: 38 in 2 x 64 of 64, 48 in 8 x 32 of 128 (H100, `gpu-kernels
-// time` of builds with fixed sizes).
+// The columns a block takes of the wide side: 128, unless 64 make more blocks of a device that has room for them.
 template <int NR>
 static cudaError_t choose_width(const Launch& on, int64_t S, const Outers& all) {
-  const int64_t narrow = tiles_of(S, all, NR, 64), wide = tiles_of(S, all, NR, 128);
-  const int64_t enough = on.units * 15 / 16, blocks = narrow * split_of(on, narrow);
-  const bool more = wide * split_of(on, wide) < (blocks < enough ? blocks : enough);
-  if (more || narrow == wide) return launch_outers<NR, 64>(on, S, all);
+  const int64_t narrow = tiles_of(S, all, NR, 64), wide = tiles_of(S, all, NR, 128), enough = on.units * 15 / 16;
+  if (wide < enough || narrow == wide) return launch_outers<NR, 64>(on, S, all);
   return launch_outers<NR, 128>(on, S, all);
 }
 
@@ -260,6 +211,7 @@ cudaError_t segment_outers(const Launch& on, int64_t S, const int32_t* cu, const
   }
   if (S == 0 || all.count == 0) return cudaSuccess;
   if (!aligned) return launch_outers<32, 64, false>(on, S, all);
+  if (hopper_outers_fit(on, all.items, all.count)) return hopper_outers(on, S, cu, all.items, all.count, beta, out_stride);
   if (least <= 16) return choose_width<16>(on, S, all);
   if (least <= 32) return choose_width<32>(on, S, all);
   if (least <= 64 || ceil_div(least, 64) * 64 < ceil_div(least, 96) * 96) return choose_width<64>(on, S, all);

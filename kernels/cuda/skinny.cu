@@ -8,8 +8,8 @@
 // Hopper alone (sm_90a): skinny_fits says no elsewhere.
 #include <cooperative_groups.h>
 
-#include "attention_wgmma.h"
 #include "math.cuh"
+#include "narrow_wgmma.h"
 #include "tensor_map.h"
 
 namespace metalora {
@@ -18,7 +18,7 @@ namespace {
 
 namespace cg = cooperative_groups;
 
-constexpr int MOST_SPLIT = 8, DEPTH = 64;  // blocks of a cluster; columns of a in one stage
+constexpr int MOST_SPLIT = 8;  // blocks of a cluster; a stage has DEPTH columns of a
 constexpr int64_t SHORTEST = 2048;         // least K that is taken
 // Bytes of dynamic shared memory with which one block or two fit on a multiprocessor (228 KiB, of which every block takes 1 KiB more).
 constexpr int SHARED_ALONE = 227 * 1024, SHARED_BESIDE = 113 * 1024;
@@ -49,48 +49,6 @@ struct Plan {
   int rows, split;
   bool alone;
 };
-
-// ---- wgmma: d [64, N] += a [64, 16] b, both in shared memory; b [N, 16]^T, or [16, N] when ROWS_ARE_K ----------------------------
-
-#define P8(a, b, c, d, e, f, g, h) "%" #a ", %" #b ", %" #c ", %" #d ", %" #e ", %" #f ", %" #g ", %" #h
-#define P16 P8(0, 1, 2, 3, 4, 5, 6, 7) ", " P8(8, 9, 10, 11, 12, 13, 14, 15)
-#define P32 P16 ", " P8(16, 17, 18, 19, 20, 21, 22, 23) ", " P8(24, 25, 26, 27, 28, 29, 30, 31)
-#define P48 P32 ", " P8(32, 33, 34, 35, 36, 37, 38, 39) ", " P8(40, 41, 42, 43, 44, 45, 46, 47)
-#define P64 P48 ", " P8(48, 49, 50, 51, 52, 53, 54, 55) ", " P8(56, 57, 58, 59, 60, 61, 62, 63)
-#define P80 P64 ", " P8(64, 65, 66, 67, 68, 69, 70, 71) ", " P8(72, 73, 74, 75, 76, 77, 78, 79)
-#define P96 P80 ", " P8(80, 81, 82, 83, 84, 85, 86, 87) ", " P8(88, 89, 90, 91, 92, 93, 94, 95)
-#define P112 P96 ", " P8(96, 97, 98, 99, 100, 101, 102, 103) ", " P8(104, 105, 106, 107, 108, 109, 110, 111)
-#define P128 P112 ", " P8(112, 113, 114, 115, 116, 117, 118, 119) ", " P8(120, 121, 122, 123, 124, 125, 126, 127)
-#define D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define D16(i) D4(i), D4(i + 4), D4(i + 8), D4(i + 12)
-#define D32(i) D16(i), D16(i + 16)
-#define WGMMA(N, HALF, PLACES, A, B, TRANSPOSED, ...)                                                                         \
-  template <int ROWS_ARE_K>                                                                                                  \
-  __device__ __forceinline__ void wgmma_add(float(&d)[HALF], uint64_t a, uint64_t b) {                                       \
-    asm volatile("wgmma.mma_async.sync.aligned.m64n" #N "k16.f32.bf16.bf16 {" PLACES "}, %" #A ", %" #B                      \
-                 ", 1, 1, 1, 0, %" #TRANSPOSED ";"                                                                           \
-                 : __VA_ARGS__                                                                                               \
-                 : "l"(a), "l"(b), "n"(ROWS_ARE_K));                                                                         \
-  }
-WGMMA(32, 16, P16, 16, 17, 18, D16(0))
-WGMMA(64, 32, P32, 32, 33, 34, D32(0))
-WGMMA(96, 48, P48, 48, 49, 50, D32(0), D16(32))
-WGMMA(128, 64, P64, 64, 65, 66, D32(0), D32(32))
-WGMMA(192, 96, P96, 96, 97, 98, D32(0), D32(32), D32(64))
-WGMMA(256, 128, P128, 128, 129, 130, D32(0), D32(32), D32(64), D32(96))
-
-// Where a tile starts, as descriptors have it. In a cluster the address of shared memory also tells whose it is, above these bits.
-__device__ __forceinline__ uint64_t place(const void* tile) { return (shared_at(tile) & 0x3ffff) >> 4; }
-// Descriptor of a tile [rows, DEPTH] whose columns are summed over: 1024 bytes from 8 rows to the next 8; 16 columns on is 2 on in it.
-[[maybe_unused]] __device__ __forceinline__ uint64_t describe_across(const void* tile) {  // in the code for sm_90a
-  return place(tile) | 1ull << 16 | 64ull << 32 | 1ull << 62;
-}
-// Descriptor of b [DEPTH, NT], whose rows are summed over, in panels of PANEL columns; 16 rows on is PANEL * 2 on in it.
-template <int PANEL>
-__device__ __forceinline__ uint64_t describe_down(const void* tile) {
-  const uint64_t swizzle = PANEL == 64 ? 1 : 2;  // of 128 or 64 bytes
-  return place(tile) | (uint64_t)(DEPTH * PANEL / 8) << 16 | (uint64_t)PANEL << 32 | swizzle << 62;
-}
 
 // ---- the kernel ----------------------------------------------------------------------------------------------------------------
 
@@ -204,17 +162,6 @@ __global__ void __launch_bounds__(Tile<WGS, NT, ROWS_ARE_K>::THREADS, Tile<WGS, 
 
 // ---- launchers -----------------------------------------------------------------------------------------------------------------
 
-// Map of x [rows, columns], rows ld apart, in boxes of `high` x `wide`, which lie in shared memory in the swizzle of their width.
-cudaError_t describe(CUtensorMap* map, const bf16* x, int64_t rows, int64_t columns, int64_t ld, int high, int wide) {
-  const cuuint64_t sizes[2] = {(cuuint64_t)columns, (cuuint64_t)rows}, strides[1] = {(cuuint64_t)ld * 2};
-  const cuuint32_t box[2] = {(cuuint32_t)wide, (cuuint32_t)high}, steps[2] = {1, 1};
-  const CUresult status = tensor_map_encoder()(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void*)x, sizes, strides, box, steps,
-                                               CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                               wide == 64 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
-                                               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  return status == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
-}
-
 struct Operands {
   int64_t M, N, K;
   const bf16* a;
@@ -229,9 +176,9 @@ template <int WGS, int NT, bool ROWS_ARE_K>
 cudaError_t launch(const Launch& on, const Operands& o, const Plan& plan) {
   using T = Tile<WGS, NT, ROWS_ARE_K>;
   CUtensorMap a, b;
-  cudaError_t status = describe(&a, o.a, o.M, o.K, o.lda, T::ROWS, DEPTH);
+  cudaError_t status = describe_boxes(&a, o.a, o.M, o.K, o.lda, T::ROWS, DEPTH);
   if (status == cudaSuccess)
-    status = ROWS_ARE_K ? describe(&b, o.b, o.K, o.N, o.ldb, DEPTH, T::PANEL) : describe(&b, o.b, o.N, o.K, o.ldb, NT, DEPTH);
+    status = ROWS_ARE_K ? describe_boxes(&b, o.b, o.K, o.N, o.ldb, DEPTH, T::PANEL) : describe_boxes(&b, o.b, o.N, o.K, o.ldb, NT, DEPTH);
   if (status != cudaSuccess) return status;
 
   Skinny s = {(int)o.M, (int)o.N, (int)ceil_div(o.K, DEPTH), o.c, o.ldc, plan.split};
