@@ -5,8 +5,6 @@
 // them again (3 f). Here a block has WT columns of gate, up and dy on the chip, writes dgate and dup, and multiplies what it has: 5 f.
 // Of ReLU it has y and dy and writes dx, 3 f instead of 5 f.
 // As in segment.cu the rows of a segment are shared out over the blocks of a cluster, whose sums meet in a fixed order.
-#include <type_traits>
-
 #include "outer.cuh"
 #include "swiglu.cuh"
 
@@ -188,44 +186,16 @@ static __global__ void __launch_bounds__(OUTER_THREADS, NR <= 32 ? 2 : 1) gradie
   sums_were_read(o.split);
 }
 
-// Blocks that share out the rows of a segment, of the SwiGLU: those with which the waves of blocks end first. A block takes as long as its
-// stages and about four more, for its sums. Clusters of more than two do not fill the device: they must lie within a part of it.
-//
-// Microseconds of `gpu-kernels time swiglu_gradients` of f = 11008 on an H200, builds with a fixed split; * is what is chosen:
-//
-//                              1     2     3     4     5     6     7     8
-//   8,192 rows               388   347   361   316   302   322   307   299*
-//   8,192 rows, 4 samples    320   293*  294   281   294   296   309   295
-//   1,600 rows                84    74    79    74    69*   76    75    73
-//   1,600 rows, 4 samples     74    73*   83    85    96   107   113   117
-template <int NR>
-static int split_of(const Launch& on, int64_t tiles, int64_t stages) {
-  static int fitting[MOST_SPLIT + 1];  // clusters that run at once, of so many blocks
-  int best = 1;
-  double least = 0;
-  for (int split = 1; split <= MOST_SPLIT; split++) {
-    if (fitting[split] == 0) {
-      const int shared = Sizes<Swiglu::PRODUCTS, NR>::SHARED;
-      if (count_clusters(gradients_kernel<Swiglu, NR>, OUTER_THREADS, shared, split, &fitting[split]) != cudaSuccess || fitting[split] < 1)
-        fitting[split] = on.units / split;
-    }
-    const double time = (double)ceil_div(tiles, fitting[split]) * ((double)stages / split + 4);
-    if (split == 1 || time < least) least = time, best = split;
-  }
-  return best;
-}
-
 template <class Activation, int NR>
 static cudaError_t launch_with(const Launch& on, int64_t S, Gradients<Activation::PRODUCTS> o) {
   o.wide_tiles = (int)ceil_div(o.f, WT);
-  const int64_t tiles = S * o.wide_tiles;
+  // Until enough places for a block are taken. 8,192 rows of one segment: a gate of f = 11008 takes 456 us in 2 x 86 blocks, 370 in 4 x 86,
+  // 384 in 8 x 86; ReLU of f = 8192, of which one block a multiprocessor has enough on its way, 157 us in 2 x 64 blocks, 182 in 4 x 64,
+  // 179 in 8 x 64 (H100, `gpu-kernels time` of builds with a fixed split).
+  const int64_t tiles = S * o.wide_tiles, places = Activation::PRODUCTS == 3 && NR <= 32 ? 2 * on.units : on.units * 15 / 16;
   o.split = 1;
-  if (has_clusters(on)) {
-    if (std::is_same<Activation, Swiglu>::value)
-      o.split = split_of<NR>(on, tiles, ceil_div(o.T, S * ROWS));
-    else  // one block a multiprocessor has enough on its way: f = 8192 took 126 us in 2 x 64 blocks, 151 in 4 x 64 (as above)
-      while (o.split < MOST_SPLIT && tiles * o.split < on.units * 15 / 16) o.split *= 2;
-  }
+  if (has_clusters(on))
+    while (o.split < MOST_SPLIT && tiles * o.split < places) o.split *= 2;
   const int shared = Sizes<Activation::PRODUCTS, NR>::SHARED;
   return launch_clusters(on, gradients_kernel<Activation, NR>, tiles * o.split, OUTER_THREADS, shared, o.split, o);
 }

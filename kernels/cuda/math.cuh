@@ -138,46 +138,27 @@ static __device__ __forceinline__ int item_of(const Items& items, int count, uns
   return low;
 }
 
-// What launches of clusters, `cluster` neighbouring blocks each, have in common. `attribute` must live as long as the result.
-template <typename... Parameters>
-static inline cudaError_t describe_clusters(cudaLaunchConfig_t* config, cudaLaunchAttribute* attribute, void (*kernel)(Parameters...),
-                                            int64_t blocks, int threads, size_t shared, int cluster) {
-  *config = {};
-  config->gridDim = dim3((unsigned)blocks);
-  config->blockDim = dim3((unsigned)threads);
-  config->dynamicSmemBytes = shared;
-  attribute->id = cudaLaunchAttributeClusterDimension;
-  attribute->val.clusterDim.x = (unsigned)cluster;
-  attribute->val.clusterDim.y = 1;
-  attribute->val.clusterDim.z = 1;
-  config->attrs = attribute;
-  config->numAttrs = cluster > 1 ? 1 : 0;
-  // With what the kernel declares itself it may pass the 48 KiB that need no asking.
-  if (shared <= 32 * 1024) return cudaSuccess;
-  return cudaFuncSetAttribute((const void*)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
-}
-
 // Launches `cluster` neighbouring blocks at a time, with `shared` bytes of dynamic shared memory each.
 template <typename... Parameters, typename... Arguments>
 static inline cudaError_t launch_clusters(const Launch& on, void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared,
                                           int cluster, Arguments... arguments) {
-  cudaLaunchConfig_t config;
-  cudaLaunchAttribute attribute;
-  const cudaError_t error = describe_clusters(&config, &attribute, kernel, blocks, threads, shared, cluster);
-  if (error != cudaSuccess) return error;
+  if (shared > 32 * 1024) {  // with what the kernel declares itself it may pass the 48 KiB that need no asking
+    const cudaError_t error = cudaFuncSetAttribute((const void*)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+    if (error != cudaSuccess) return error;
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3((unsigned)blocks);
+  config.blockDim = dim3((unsigned)threads);
+  config.dynamicSmemBytes = shared;
   config.stream = on.stream;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = (unsigned)cluster;
+  attribute.val.clusterDim.y = 1;
+  attribute.val.clusterDim.z = 1;
+  config.attrs = &attribute;
+  config.numAttrs = cluster > 1 ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, (Parameters)arguments...);
-}
-
-// How many clusters of that many blocks the device runs at once.
-template <typename... Parameters>
-static inline cudaError_t count_clusters(void (*kernel)(Parameters...), int threads, size_t shared, int cluster, int* count) {
-  cudaLaunchConfig_t config;
-  cudaLaunchAttribute attribute;
-  const cudaError_t error = describe_clusters(&config, &attribute, kernel, cluster, threads, shared, cluster);
-  if (error != cudaSuccess) return error;
-  config.numAttrs = 1;  // of one block, too
-  return cudaOccupancyMaxActiveClusters(count, kernel, &config);
 }
 
 }  // namespace cuda

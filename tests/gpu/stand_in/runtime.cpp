@@ -160,7 +160,6 @@ cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* host) {
 cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3, dim3, void**, size_t, cudaStream_t) { return launch((const void*)kernel); }
 cudaError_t cudaLaunchKernelExC(const cudaLaunchConfig_t*, const void* kernel, void**) { return launch(kernel); }
 cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return answer(cudaSuccess); }
-cudaError_t cudaOccupancyMaxActiveClusters(int*, const void*, const cudaLaunchConfig_t*) { return cudaErrorNotSupported; }
 
 // ---- devices ----
 cudaError_t cudaDriverGetVersion(int* version) {
