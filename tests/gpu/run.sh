@@ -15,6 +15,7 @@
 #   DENO=/path/to/deno        else the pinned one, or the one in PATH
 #   CHECK_SECONDS=300         time limit of a test file or a harness
 #   SANITIZE_SECONDS=600      time limit of one run of compute-sanitizer
+#   RACES="attention operators vectors"   files of tests/gpu that racecheck looks at
 #   METALORA_TEST_BACKEND=cpu the CPU stands in for the GPU, to check the tests themselves
 #
 # What is not finished in time has failed. Where compute-sanitizer is not installed, its stages are left out.
@@ -175,7 +176,7 @@ fi
 if wanted checks; then each_harness job check; fi
 if command -v compute-sanitizer >/dev/null; then
   if wanted racecheck; then
-    for name in attention operators vectors; do sanitize_tests racecheck ${name}_test.ts; done
+    for name in ${RACES-attention operators vectors}; do sanitize_tests racecheck ${name}_test.ts; done
     each_harness sanitize_harness racecheck
   fi
   if wanted memcheck; then
