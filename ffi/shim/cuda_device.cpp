@@ -166,7 +166,7 @@ void close(ml_ctx* ctx) {
   cudaFree(ctx->scratch);
   cudaFree(ctx->workspace);
   if (ctx->stream) cudaStreamDestroy(ctx->stream);
-  // Nothing of a lost context is freed one by one: its memory would stay taken until the process ends.
+  // Freeing one by one fails in a lost context, and its memory would stay taken until the process ends.
   if (ctx->lost) cudaDeviceReset();
   cudaGetLastError();
   ctx->~ml_ctx();
@@ -184,7 +184,10 @@ bool ends_context(cudaError_t error) {
     case cudaErrorMisalignedAddress:
     case cudaErrorInvalidAddressSpace:
     case cudaErrorInvalidPc:
-    case cudaErrorLaunchFailure: return true;
+    case cudaErrorLaunchFailure:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorContained: return true;
     default: return false;
   }
 }
@@ -288,7 +291,7 @@ int32_t ml_create(int32_t device, int32_t, void* out) {
 void ml_destroy(ml_ctx* ctx) {
   if (!ctx) return;
   cudaSetDevice(ctx->device);
-  cudaStreamSynchronize(ctx->stream);
+  if (ends_context(cudaStreamSynchronize(ctx->stream))) ctx->lost = true;
   close(ctx);
 }
 

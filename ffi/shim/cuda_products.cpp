@@ -28,6 +28,7 @@ constexpr int64_t LEAST_WIDTH = 257;
 // Rows of one size class: an algorithm that is best at 1,600 rows is taken for 1,537 .. 2,048.
 constexpr int64_t CLASS_ROWS = 512;
 
+constexpr int MAPPING_ERROR = 11, EXECUTION_FAILED = 13, INTERNAL_ERROR = 14;  // of cublas_status
 constexpr unsigned long long SCANTY_MIB = 128;  // less may be too little for a kernel of cuBLAS
 
 // What the choice of an algorithm depends on.
@@ -290,8 +291,10 @@ void product(Call& call, ml_ctx& ctx, const Product& p) {
            (long long)p.M, (long long)p.K, (long long)p.K, (long long)p.N);
   if (left.total > 0 && left.free < SCANTY_MIB)
     call.fault("%s, with %llu of %llu MiB free", answer, left.free, left.total);
-  else
+  else if (status == MAPPING_ERROR || status == EXECUTION_FAILED || status == INTERNAL_ERROR)  // what work under way may end in
     call.lost("%s", answer);
+  else
+    call.fault("%s", answer);
 }
 
 void forget_products(ml_ctx& ctx) {

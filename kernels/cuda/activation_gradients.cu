@@ -4,7 +4,7 @@
 // One after the other, these move 11 f numbers a row: y is formed once more (3 f), then dgate and dup (5 f), then three products read
 // them again (3 f). Here a block has WT columns of gate, up and dy on the chip, writes dgate and dup, and multiplies what it has: 5 f.
 // Of ReLU it has y and dy and writes dx, 3 f instead of 5 f.
-// As in segment.cu the rows of a segment are shared out over the blocks of a cluster, whose sums meet in a fixed order.
+// As in outer_hopper.cu the rows of a segment are shared out over the blocks of a cluster, whose sums meet in a fixed order.
 #include "outer.cuh"
 #include "swiglu.cuh"
 
@@ -197,7 +197,7 @@ static cudaError_t launch_with(const Launch& on, int64_t S, Gradients<Activation
   if (has_clusters(on))
     while (o.split < MOST_SPLIT && tiles * o.split < places) o.split *= 2;
   const int shared = Sizes<Activation::PRODUCTS, NR>::SHARED;
-  return launch_clusters(on, gradients_kernel<Activation, NR>, tiles * o.split, OUTER_THREADS, shared, o.split, o);
+  return launch_clusters(on, gradients_kernel<Activation, NR>, tiles * o.split, OUTER_THREADS, shared, o.split, false, o);
 }
 
 // o has everything but what `sides` tell: the narrow side of every product.

@@ -1,5 +1,5 @@
 // attention_wgmma.h: Hopper's own instructions (PTX ISA 9.0, sections on wgmma, mbarrier and cp.async.bulk.tensor) as functions, for
-// attention_hopper.cu. They assemble for sm_90a alone.
+// attention_hopper.cu; barriers and copies also for skinny.cu and outer_hopper.cu. They assemble for sm_90a alone.
 //
 // A tile of R rows and D columns lies in shared memory as D / 64 panels, each [R][64] bf16 = 128 bytes a row in the 128-byte swizzle
 // (16-byte unit u of row r stands at u ^ (r % 8)), which is what the tensor map writes and the matrix descriptors name. Tiles are
@@ -42,12 +42,6 @@ __device__ __forceinline__ void copy_box(void* dst, const CUtensorMap* map, int 
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(shared_at(dst)),
       "l"(map), "r"(column), "r"(row), "r"(shared_at(barrier))
       : "memory");
-}
-// Copies bytes that lie in memory in a row, a multiple of 16 of them, from and to the 16-byte grid.
-__device__ __forceinline__ void copy_line(void* dst, const void* src, int bytes, uint64_t* barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared_at(dst)), "l"(src),
-               "r"(bytes), "r"(shared_at(barrier))
-               : "memory");
 }
 // Fetches a tensor map before its first copy needs it.
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {

@@ -273,7 +273,7 @@ cudaError_t cross_entropy(const Launch& on, int64_t R, int64_t V, float* logits,
     while (cluster < 8 && cluster * comfortable < V) cluster *= 2;
     const int64_t share = ceil_div(ceil_div(V, cluster), 4) * 4;
     if (share <= most)
-      return launch_clusters(on, wide ? shared_row<4> : shared_row<1>, R * cluster, CLUSTER_THREADS, (size_t)share * 4, cluster, V,
+      return launch_clusters(on, wide ? shared_row<4> : shared_row<1>, R * cluster, CLUSTER_THREADS, (size_t)share * 4, cluster, false, V,
                              (int)share, cluster, logits, labels, seeds, losses, argmax, backward);
   }
   if (wide)

@@ -138,10 +138,11 @@ static __device__ __forceinline__ int item_of(const Items& items, int count, uns
   return low;
 }
 
-// Launches `cluster` neighbouring blocks at a time, with `shared` bytes of dynamic shared memory each.
+// Launches `cluster` neighbouring blocks at a time, with `shared` bytes of dynamic shared memory each. `early`: they may start before the
+// kernel before them has ended, and wait for it themselves (await_last_kernel).
 template <typename... Parameters, typename... Arguments>
 static inline cudaError_t launch_clusters(const Launch& on, void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared,
-                                          int cluster, Arguments... arguments) {
+                                          int cluster, bool early, const Arguments&... arguments) {
   if (shared > 32 * 1024) {  // with what the kernel declares itself it may pass the 48 KiB that need no asking
     const cudaError_t error = cudaFuncSetAttribute((const void*)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     if (error != cudaSuccess) return error;
@@ -151,13 +152,20 @@ static inline cudaError_t launch_clusters(const Launch& on, void (*kernel)(Param
   config.blockDim = dim3((unsigned)threads);
   config.dynamicSmemBytes = shared;
   config.stream = on.stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = (unsigned)cluster;
-  attribute.val.clusterDim.y = 1;
-  attribute.val.clusterDim.z = 1;
-  config.attrs = &attribute;
-  config.numAttrs = cluster > 1 ? 1 : 0;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (early) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = (unsigned)cluster;
+    attribute.val.clusterDim.y = 1;
+    attribute.val.clusterDim.z = 1;
+  }
   return cudaLaunchKernelEx(&config, kernel, (Parameters)arguments...);
 }
 

@@ -8,7 +8,7 @@ namespace cuda {
 
 constexpr int DEPTH = 64;
 
-// d [64, N] += a b. a [64, 16], or [16, 64]^T when COLUMNS_ARE_M; b [N, 16]^T, or [16, N] when ROWS_ARE_K.
+// wgmma_add: d [64, N] += a b. a [64, 16], or [16, 64]^T when COLUMNS_ARE_M; b [N, 16]^T, or [16, N] when ROWS_ARE_K.
 #define P8(a, b, c, d, e, f, g, h) "%" #a ", %" #b ", %" #c ", %" #d ", %" #e ", %" #f ", %" #g ", %" #h
 #define P16 P8(0, 1, 2, 3, 4, 5, 6, 7) ", " P8(8, 9, 10, 11, 12, 13, 14, 15)
 #define P32 P16 ", " P8(16, 17, 18, 19, 20, 21, 22, 23) ", " P8(24, 25, 26, 27, 28, 29, 30, 31)
@@ -35,6 +35,19 @@ WGMMA(96, 48, P48, 48, 49, 50, 51, D32(0), D16(32))
 WGMMA(128, 64, P64, 64, 65, 66, 67, D32(0), D32(32))
 WGMMA(192, 96, P96, 96, 97, 98, 99, D32(0), D32(32), D32(64))
 WGMMA(256, 128, P128, 128, 129, 130, 131, D32(0), D32(32), D32(64), D32(96))
+#undef P8
+#undef P16
+#undef P32
+#undef P48
+#undef P64
+#undef P80
+#undef P96
+#undef P112
+#undef P128
+#undef D4
+#undef D16
+#undef D32
+#undef WGMMA
 
 // Where a tile starts, as descriptors have it. In a cluster the address of shared memory also tells whose it is, above these bits.
 __device__ __forceinline__ uint64_t place(const void* tile) { return (shared_at(tile) & 0x3ffff) >> 4; }

@@ -19,11 +19,11 @@ struct Outer {
   const float *row_scale, *column_scale;  // of the stream's rows, of the columns of out; or NULL
   float alpha;
   float* out;
-  unsigned narrow_tiles, wide_tiles, first;  // first: its first tile among those of the list
+  unsigned narrow_tiles, first;  // first: its first tile among those of the list
 };
 
 // outer_hopper.cu: segment_outers on sm_90a, of products on the 16-byte grid.
-bool hopper_outers_fit(const Launch& on, const Outer* products, int count);
+bool hopper_outer_fits(const Launch& on, const Outer& product);
 cudaError_t hopper_outers(const Launch& on, int64_t S, const int32_t* cu, const Outer* products, int count, float beta, int64_t out_stride);
 
 // Copies ROWS rows of COLUMNS columns into shared memory, 16 bytes at a time; zeros take the place of what lies outside `rows`

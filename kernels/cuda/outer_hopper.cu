@@ -7,10 +7,10 @@
 // with tiles as narrow as its own narrow side. The rows of a segment are shared out over the blocks of a cluster, whose sums meet in a
 // fixed order.
 //
-// A stage is a whole box of the tensor map. The last one of a segment ends with the segment's last row, so that no copy reads behind it;
-// its rows that belong to the stage before, or to the sample before, become zeros on the chip.
+// A stage is a whole box of the tensor map. The last one of a segment ends with the segment's last row, so that no copy reads behind it; its
+// rows that belong to the stage before, or to the sample before, become zeros on the chip.
 //
-// For sm_90a alone: hopper_outers_fit says no elsewhere.
+// For sm_90a alone: hopper_outer_fits says no elsewhere.
 #include <type_traits>
 
 #include "narrow_wgmma.h"
@@ -22,8 +22,7 @@ namespace cuda {
 namespace {
 
 constexpr int MOST_COLUMNS = 128;  // of a narrow side, in one tile
-// Bytes of a stage's factors of rows, which are copied from and to the 16-byte grid, and of its barriers.
-constexpr int FACTORS = (DEPTH + 4) * 4, BARRIERS = 16;
+constexpr int FACTORS = DEPTH * 4, BARRIERS = 16;  // bytes of a stage's factors of rows, and of its barriers
 // Bytes of dynamic shared memory with which two blocks fit on a multiprocessor (228 KiB, of which every block takes 1 KiB more).
 constexpr int SHARED = 113 * 1024;
 
@@ -31,10 +30,12 @@ template <int WGS>
 struct Tile {
   static constexpr int WT = 64 * WGS, MULTIPLYING = 128 * WGS, THREADS = MULTIPLYING + WARP;
   static constexpr int PANEL = 64 * DEPTH * 2, WIDE = WGS * PANEL;  // bytes of a stage of 64 columns; of the wide side's
+  static constexpr int LEAST_STAGES = 3;
+  static_assert(SHARED / (WIDE + MOST_COLUMNS * DEPTH * 2 + FACTORS + BARRIERS) >= LEAST_STAGES, "");
 };
 
 struct Product {
-  CUtensorMap wide, narrow;
+  CUtensorMap wide, narrow, factors;
   Outer o;
   int columns;  // of the narrow side that a tile has: 32, 64, 96 or 128
 };
@@ -73,24 +74,20 @@ struct Rest {
   __device__ float* factors_of(int stage) const { return factors + stage * (FACTORS / 4); }
 };
 
-// The first row whose factor is copied with the box that begins with `row`, and the row behind the last: both on the grid of four.
-__device__ __forceinline__ int factors_begin(int row) { return max(row, 0) & ~3; }
-__device__ __forceinline__ int factors_end(int row) { return (row + DEPTH + 3) & ~3; }
-
 template <int WGS, int NT>
 __device__ __forceinline__ void copy_stages(const Products& all, const Product& product, const Work& work, uint8_t* memory) {
   using T = Tile<WGS>;
   constexpr int PANEL = panel_of(NT);
   const Rest rest(all, memory);
-  const float* row_scale = product.o.row_scale;
+  const bool scaled = product.o.row_scale;
   int stage = 0, parity = 0;  // parity flips with every round of the ring
   for (int i = 0; i < work.count; i++) {
     uint8_t* to = memory + stage * all.stage;
     uint64_t* full = rest.full + stage;
-    const int row = work.row(i), begin = factors_begin(row), factors = row_scale ? (factors_end(row) - begin) * 4 : 0;
+    const int row = work.row(i);
     barrier_wait(rest.empty + stage, parity ^ 1);
-    barrier_expect(full, T::WIDE + NT * DEPTH * 2 + factors);
-    if (factors > 0) copy_line(rest.factors_of(stage), row_scale + begin, factors, full);
+    barrier_expect(full, T::WIDE + NT * DEPTH * 2 + (scaled ? FACTORS : 0));
+    if (scaled) copy_box(rest.factors_of(stage), &product.factors, row, 0, full);
 #pragma unroll
     for (int g = 0; g < WGS; g++) copy_box(to + g * T::PANEL, &product.wide, work.wide_at + g * 64, row, full);
 #pragma unroll
@@ -117,7 +114,7 @@ __device__ __forceinline__ void sum_tile(const Products& all, const Outer& o, co
     if (o.row_scale || before > 0) {
       const auto row_of = [&](int unit) { return (unit * T::MULTIPLYING + thread) / (PANEL / 8) % DEPTH; };
       if (o.row_scale) {
-        const float* factors = rest.factors_of(stage) + work.row(i) - factors_begin(work.row(i));
+        const float* factors = rest.factors_of(stage);
         uint4 x[UNITS];
         float factor[UNITS];
 #pragma unroll
@@ -154,6 +151,8 @@ __device__ __forceinline__ void sum_tile(const Products& all, const Outer& o, co
   // Nobody reads the ring any more: sums take its place, in lines as they lie in `out`. From here on named barriers alone: racecheck loses
   // a __syncthreads() behind one (tests/gpu/hand_over.cu). Both pitches let a warp store its fragments without bank conflicts.
   constexpr int STRAIGHT_PITCH = T::WT + 4, TURNED_PITCH = NT + 8;
+  static_assert(4 * T::WT * TURNED_PITCH <= T::LEAST_STAGES * (T::WIDE + NT * DEPTH * 2), "");
+  static_assert(4 * NT * STRAIGHT_PITCH <= T::LEAST_STAGES * (T::WIDE + NT * DEPTH * 2), "");
   float* sums = (float*)memory;
   named_sync(1, T::MULTIPLYING);
   const int row = warp * 16 + lane / 4, column = lane % 4 * 2;  // of the wide side; of the narrow one
@@ -211,6 +210,7 @@ __global__ void __launch_bounds__(Tile<WGS>::THREADS, 2) outer_kernel(const __gr
   if (threadIdx.x == 0) {
     prefetch_map(&product.wide);
     prefetch_map(&product.narrow);
+    if (o.row_scale) prefetch_map(&product.factors);
     const Rest rest(all, memory);
     for (int i = 0; i < all.stages; i++) {
       barrier_init(rest.full + i, 1);
@@ -255,8 +255,8 @@ int64_t tiles_of(const Products& all, int groups) {
   return tiles;
 }
 
-// The first of these plans that gives nearly every multiprocessor a block. Clusters of four and more come last: they must lie within a part of
-// the device, and what is left over in each part stays idle. Microseconds of `gpu-kernels time linear_gradients` on an H200 (132
+// Blocks for every multiprocessor, or nearly; two a multiprocessor where that comes without clusters of more than two: these must lie within
+// a part of the device, and what is left over in each part stays idle. How many rows there are is not known here. Microseconds of `gpu-kernels time linear_gradients` on an H200 (132
 // multiprocessors), builds with a fixed plan, (groups, split):
 //
 //                                   (2, 1)  (1, 1)  (2, 2)  (1, 2)  (2, 4)  (1, 4)  (1, 8)
@@ -264,6 +264,7 @@ int64_t tiles_of(const Products& all, int groups) {
 //   o of 4096, 8,192 rows             39.5    36.6    36.2    36.9    42.0    42.1    50.1
 //   gate and up of 4096, 8,192 rows   54.2    44.0    32.0    26.2    27.0    33.8    35.5
 //   qkv of 576, 4,096 rows            43.1    28.3    25.0    18.0    15.6    12.1    10.5
+//
 // Of several samples, whose rows are fewer, narrower tiles are better than more blocks a cluster (`time outer`): [64, 4096] of 1,600 rows and
 // 4 samples took 8.5 in plan (1, 1), 9.6 in (2, 1) and 10.0 in (2, 2).
 Plan plan_of(const Launch& on, int64_t S, const Products& all) {
@@ -271,7 +272,6 @@ Plan plan_of(const Launch& on, int64_t S, const Products& all) {
   if (wide > on.units) return {2, 1};
   if (S > 1 && narrow >= enough) return {1, 1};
   if (2 * wide >= enough) return {2, 2};
-  if (narrow >= enough) return {1, 1};
   if (2 * narrow >= enough) return {1, 2};
   return {1, 4 * narrow >= enough ? 4 : 8};
 }
@@ -283,46 +283,23 @@ cudaError_t launch(const Launch& on, int64_t S, Products& all, int split) {
   all.tiles = 0;
   for (int i = 0; i < all.count; i++) {
     Outer& o = all.items[i].o;
-    o.wide_tiles = (unsigned)ceil_div(o.wide_count, T::WT);
     o.first = all.tiles;
-    all.tiles += o.narrow_tiles * o.wide_tiles;
+    all.tiles += o.narrow_tiles * (unsigned)ceil_div(o.wide_count, T::WT);
     if (all.items[i].columns > most) most = all.items[i].columns;
   }
   all.split = split;
   all.stage = T::WIDE + most * DEPTH * 2;
   all.stages = SHARED / (all.stage + FACTORS + BARRIERS);
   all.ring = all.stages * all.stage;
-  const int shared = all.stages * (all.stage + FACTORS + BARRIERS);
-  const auto kernel = outer_kernel<WGS>;
-  cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
-  if (status != cudaSuccess) return status;
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;  // await_last_kernel
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = (unsigned)all.split;
-  attributes[1].val.clusterDim.y = 1;
-  attributes[1].val.clusterDim.z = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3((unsigned)(S * all.tiles * all.split));
-  config.blockDim = dim3(T::THREADS);
-  config.dynamicSmemBytes = (size_t)shared;
-  config.stream = on.stream;
-  config.attrs = attributes;
-  config.numAttrs = all.split > 1 ? 2 : 1;
-  return cudaLaunchKernelEx(&config, kernel, all);
+  return launch_clusters(on, outer_kernel<WGS>, S * all.tiles * split, T::THREADS, all.stages * (all.stage + FACTORS + BARRIERS), split, true,
+                         all);
 }
 
 }  // namespace
 
-bool hopper_outers_fit(const Launch& on, const Outer* products, int count) {
-  if (on.arch != 90 || !tensor_map_encoder()) return false;
-  for (int i = 0; i < count; i++) {
-    const Outer& o = products[i];
-    if (!aligned16(o.wide, o.ld_wide) || !aligned16(o.narrow, o.ld_narrow) || o.wide_count > INT32_MAX / 2) return false;
-    if (o.row_scale && !aligned16(o.row_scale)) return false;
-  }
-  return true;
+bool hopper_outer_fits(const Launch& on, const Outer& o) {
+  if (on.arch != 90 || o.wide_count > INT32_MAX / 2 || !tensor_map_encoder()) return false;
+  return aligned16(o.wide, o.ld_wide) && aligned16(o.narrow, o.ld_narrow) && aligned16(o.row_scale);
 }
 
 cudaError_t hopper_outers(const Launch& on, int64_t S, const int32_t* cu, const Outer* products, int count, float beta, int64_t out_stride) {
@@ -337,6 +314,7 @@ cudaError_t hopper_outers(const Launch& on, int64_t S, const int32_t* cu, const 
     cudaError_t status = describe_boxes(&product.wide, o.wide, INT32_MAX, o.wide_count, o.ld_wide, DEPTH, 64);
     if (status == cudaSuccess)
       status = describe_boxes(&product.narrow, o.narrow, INT32_MAX, o.narrow_count, o.ld_narrow, DEPTH, panel_of(product.columns));
+    if (status == cudaSuccess && o.row_scale) status = describe_floats(&product.factors, o.row_scale, INT32_MAX, DEPTH);
     if (status != cudaSuccess) return status;
   }
   const Plan plan = plan_of(on, S, all);

@@ -172,11 +172,10 @@ static cudaError_t launch_outers(const Launch& on, int64_t S, Outers all) {
   for (int i = 0; i < all.count; i++) {
     Outer& o = all.items[i];
     o.narrow_tiles = (unsigned)ceil_div(o.narrow_count, NR);
-    o.wide_tiles = (unsigned)ceil_div(o.wide_count, WT);
     o.first = all.tiles;
-    all.tiles += o.narrow_tiles * o.wide_tiles;
+    all.tiles += o.narrow_tiles * (unsigned)ceil_div(o.wide_count, WT);
   }
-  return launch_clusters(on, outer_kernel<NR, WT, ALIGNED>, S * all.tiles, THREADS, Tile<NR, WT>::SHARED, 1, all);
+  return launch_clusters(on, outer_kernel<NR, WT, ALIGNED>, S * all.tiles, THREADS, Tile<NR, WT>::SHARED, 1, false, all);
 }
 
 // The columns a block takes of the wide side: 128, unless 64 make more blocks of a device that has room for them.
@@ -190,6 +189,8 @@ static cudaError_t choose_width(const Launch& on, int64_t S, const Outers& all) 
 cudaError_t segment_outers(const Launch& on, int64_t S, const int32_t* cu, const OuterProduct* products, int count, float beta,
                            int64_t out_stride) {
   if (count > MOST_OUTERS) return cudaErrorInvalidValue;
+  Outer fitting[MOST_OUTERS];
+  int fits = 0;
   Outers all = {};
   all.cu = cu, all.beta = beta, all.out_stride = out_stride;
   int64_t least = INT64_MAX;  // the narrowest side: the rank, where one of the list is several adapters beside each other
@@ -198,7 +199,7 @@ cudaError_t segment_outers(const Launch& on, int64_t S, const int32_t* cu, const
     const OuterProduct& product = products[i];
     if (product.p == 0 || product.q == 0) continue;
     const bf16 *a = (const bf16*)product.a, *b = (const bf16*)product.b;
-    Outer& o = all.items[all.count++];
+    Outer o = {};
     o.turned = product.p > product.q;  // the wide side is a
     o.narrow = o.turned ? b : a, o.wide = o.turned ? a : b;
     o.ld_narrow = o.turned ? product.ldb : product.lda, o.ld_wide = o.turned ? product.lda : product.ldb;
@@ -206,12 +207,21 @@ cudaError_t segment_outers(const Launch& on, int64_t S, const int32_t* cu, const
     o.row_scale = (const float*)product.scales.rows, o.column_scale = (const float*)product.scales.columns;
     o.alpha = product.alpha, o.out = (float*)product.out;
     o.vectors = aligned16(o.out, out_stride, 4) && product.q % 4 == 0;
+    if (hopper_outer_fits(on, o)) {
+      fitting[fits++] = o;
+      continue;
+    }
+    all.items[all.count++] = o;
     aligned = aligned && aligned16(a, product.lda) && aligned16(b, product.ldb);
     if (o.narrow_count < least) least = o.narrow_count;
   }
-  if (S == 0 || all.count == 0) return cudaSuccess;
+  if (S == 0) return cudaSuccess;
+  if (fits > 0) {
+    const cudaError_t error = hopper_outers(on, S, cu, fitting, fits, beta, out_stride);
+    if (error != cudaSuccess) return error;
+  }
+  if (all.count == 0) return cudaSuccess;
   if (!aligned) return launch_outers<32, 64, false>(on, S, all);
-  if (hopper_outers_fit(on, all.items, all.count)) return hopper_outers(on, S, cu, all.items, all.count, beta, out_stride);
   if (least <= 16) return choose_width<16>(on, S, all);
   if (least <= 32) return choose_width<32>(on, S, all);
   if (least <= 64 || ceil_div(least, 64) * 64 < ceil_div(least, 96) * 96) return choose_width<64>(on, S, all);

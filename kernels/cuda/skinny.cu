@@ -185,25 +185,8 @@ cudaError_t launch(const Launch& on, const Operands& o, const Plan& plan) {
   s.stages = ((T::BESIDE && !plan.alone ? SHARED_BESIDE : SHARED_ALONE) - T::BARRIERS) / T::STAGE;
   if (s.stages > T::MOST_STAGES) s.stages = T::MOST_STAGES;
   s.ring = s.stages * T::STAGE > T::SUMS ? s.stages * T::STAGE : T::SUMS;
-  const auto kernel = skinny_kernel<WGS, NT, ROWS_ARE_K>;
-  status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, s.ring + T::BARRIERS);
-  if (status != cudaSuccess) return status;
-
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;  // await_last_kernel
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = (unsigned)s.split;
-  attributes[1].val.clusterDim.y = 1;
-  attributes[1].val.clusterDim.z = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3((unsigned)(ceil_div(o.M, T::ROWS) * s.split));
-  config.blockDim = dim3(T::THREADS);
-  config.dynamicSmemBytes = (size_t)(s.ring + T::BARRIERS);
-  config.stream = on.stream;
-  config.attrs = attributes;
-  config.numAttrs = s.split > 1 ? 2 : 1;
-  return cudaLaunchKernelEx(&config, kernel, a, b, s);
+  return launch_clusters(on, skinny_kernel<WGS, NT, ROWS_ARE_K>, ceil_div(o.M, T::ROWS) * s.split, T::THREADS, s.ring + T::BARRIERS,
+                         s.split, true, a, b, s);
 }
 
 template <int NT, bool ROWS_ARE_K>

@@ -171,6 +171,9 @@ const problems = (): Problem[] => [
   random(150, 2048, [[512, 16], [256, 16]], true),
   random(260, 4096, [[128, 8]], false), // a narrow product with a long sum, and a long sum of the gradient below
   random(130, 128, [[4096, 32]], false),
+  random(130, 256, [[256, 32], [128, 32], [128, 32]], false), // products of one list with narrow sides of 96 and 32, ...
+  random(70, 136, [[128, 64], [96, 64]], false), // 128 and 64, ...
+  random(90, 192, [[160, 8], [64, 48]], false), // 56, 8 and 48
   random(300, 1024, [[1536, 8], [512, 0]], true), // large enough for cublasLt
 ];
 

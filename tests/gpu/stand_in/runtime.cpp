@@ -120,7 +120,7 @@ void execute(const std::string& name) {
   int error = 0, turn = 1;
   char part[128] = "";
   const char *synchronous = getenv("METALORA_SYNCHRONOUS"), *again = getenv("STAND_IN_FAULT_AGAIN");
-  const char* fault = again && synchronous && *synchronous ? again : getenv("STAND_IN_FAULT");
+  const char* fault = again && synchronous && *synchronous && strcmp(synchronous, "0") != 0 ? again : getenv("STAND_IN_FAULT");
   if (!fault || sscanf(fault, "%d %127s %d", &error, part, &turn) < 2 || name.find(part) == std::string::npos) return;
   if (++state().faults == turn) state().pending = (cudaError_t)error;
 }
