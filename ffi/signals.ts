@@ -32,13 +32,14 @@ const PR_SET_PDEATHSIG = 1, SIGKILL = 9;
 /**
  * Has the system end this process when the one that started it ends, however that comes.
  * @param parent Its number.
+ * @returns false: it has ended already, or the system does not do that
  */
-export function endWithParent(parent: number): void {
+export function endWithParent(parent: number): boolean {
   const libc = Deno.dlopen("libc.so.6", {
     // int prctl(int op, unsigned long arg)
     prctl: { parameters: ["i32", "usize"], result: "i32" },
   });
-  libc.symbols.prctl(PR_SET_PDEATHSIG, BigInt(SIGKILL));
+  const status = libc.symbols.prctl(PR_SET_PDEATHSIG, BigInt(SIGKILL));
   libc.close();
-  if (Deno.ppid !== parent) Deno.exit(1); // it has ended before
+  return status === 0 && Deno.ppid === parent;
 }

@@ -43,10 +43,10 @@ export function repeatingNote(work: Work): string {
 /**
  * Repeats work that a fault has ended; the device that was lost must be closed.
  * @param message What was said of the fault.
- * @param signal Ends the repetition.
+ * @param signal Ends the repetition, or keeps it from beginning.
  * @returns one line that names the operator, or says why it is not known
  */
-export async function repeated(message: string, work: Work, signal: AbortSignal = new AbortController().signal): Promise<string> {
+export async function repeated(message: string, work: Work, signal?: AbortSignal): Promise<string> {
   const name = nameOf(work);
   let met: Met;
   try {
@@ -73,7 +73,8 @@ function nameOf(work: Work): string {
 }
 
 /** @throws {Error} when there is no answer */
-async function inAnotherProcess(work: Work, signal: AbortSignal): Promise<Met> {
+async function inAnotherProcess(work: Work, signal: AbortSignal | undefined): Promise<Met> {
+  signal?.throwIfAborted(); // Deno would start it all the same
   const rights = ["ffi", "read", "env", "sys"].map((name) => `--allow-${name}`); // it has nothing to write
   const source = ["run", "--quiet", "--no-prompt", ...rights, new URL("../main.ts", import.meta.url).href];
   const child = new Deno.Command(Deno.execPath(), {
@@ -82,14 +83,12 @@ async function inAnotherProcess(work: Work, signal: AbortSignal): Promise<Met> {
     stdin: "piped",
     stdout: "piped",
     stderr: "null",
-    signal,
+    ...signal ? { signal } : {},
   }).spawn();
   const output = child.output();
   await new Blob([JSON.stringify(work)]).stream().pipeTo(child.stdin).catch(() => {}); // it has ended: the output tells
   const { stdout, code, signal: ended } = await output;
-  try {
-    return JSON.parse(new TextDecoder().decode(stdout).trimEnd().split("\n").at(-1)!);
-  } catch {
-    throw new Error(ended === null ? `the process for it ended with exit code ${code}` : `${ended} ended the process for it`);
-  }
+  if (ended !== null) throw new Error(`${ended} ended the process for it`);
+  if (code !== 0) throw new Error(`the process for it ended with exit code ${code}`);
+  return JSON.parse(new TextDecoder().decode(stdout).trimEnd().split("\n").at(-1)!);
 }

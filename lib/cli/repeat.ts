@@ -7,20 +7,24 @@ import { StopFlag } from "../train/interrupt.ts";
 import { measure } from "../train/measure.ts";
 import { repeatTraining } from "../train/repeat.ts";
 import { printJson } from "./output.ts";
+import { respectNohup } from "./signals.ts";
 
 /**
  * Reads work from stdin, repeats it and prints what it met as the last line.
  * @param parent Number of the process that asks for it.
  * @param run Runs a command.
- * @returns the exit code, 0
+ * @returns the exit code; 0: the last line has the answer
  */
 export async function repeat(parent: number, run: (args: readonly string[]) => Promise<number>): Promise<number> {
-  endWithParent(parent);
+  respectNohup();
+  if (!endWithParent(parent)) return 1;
   const work = await new Response(Deno.stdin.readable).json() as Work;
   let met: Met = { message: null, fault: false };
   try {
-    if (work.kind === "command") await run(work.args);
-    else if (work.kind === "train") repeatTraining(work);
+    if (work.kind === "command") {
+      const code = await run(work.args);
+      if (code !== 0) return code;
+    } else if (work.kind === "train") repeatTraining(work);
     else measure(work.config, { device: work.device }, work.adapters, new StopFlag());
   } catch (thrown) {
     const error = firstError(thrown);

@@ -91,8 +91,8 @@ export const command: Command = {
     let page: StatusOfRun | null = null;
     using _signals = onSignal(() => {
       progress.end();
+      if (!retraining.stop()) return "wait"; // for the line that says why it failed
       printNote("stopping: the state is saved first; a second signal ends the program at once");
-      retraining.stop();
       page?.stopping();
       return "wait";
     });

@@ -92,11 +92,11 @@ export const command: Command = {
     using _signals = onSignal(() => { // before there is a folder, which nobody would remove
       if (ended) return "wait"; // for what it tells
       progress.end();
+      if (run?.stop() === false) return "wait"; // for the line that says why it failed
       if (!run?.started) {
         printFailure({ error: "stopped before training began: nothing to save", exit_code: STOPPED }, json);
         return "end";
       }
-      if (!run.stop()) return "wait"; // for the line that says why
       printNote("stopping: the state is saved first; a second signal ends the run at once");
       page?.stopping();
       return "wait";

@@ -67,27 +67,30 @@ export class Retraining {
   /** A signal arrived. */
   #asked = false;
   /** What a signal stops at this moment. */
-  #hear = () => {};
+  #hear = (): boolean => true;
 
   constructor(readonly config: Config, readonly options: RetrainOptions = {}) {
     this.#note = options.note ?? (() => {});
     this.#candidate = new Candidate(config.output);
   }
 
-  /** Asks it to end soon, recorded as stopped: at once where it trains or measures, else when it comes to that. A decision is carried out. */
-  stop(): void {
+  /**
+   * Asks it to end soon, recorded as stopped: at once where it trains or measures, else when it comes to that. A decision is carried out.
+   * @returns false when it has failed and ends anyway
+   */
+  stop(): boolean {
     this.#asked = true;
-    this.#hear();
+    return this.#hear();
   }
 
   /** Waits for work in a worker; `stop` ends it. */
-  async #until<T>(work: Promise<T>, stop: () => void): Promise<T> {
+  async #until<T>(work: Promise<T>, stop: () => boolean): Promise<T> {
     this.#hear = stop;
     if (this.#asked) stop();
     try {
       return await work;
     } finally {
-      this.#hear = () => {};
+      this.#hear = () => true;
     }
   }
 
@@ -192,8 +195,9 @@ export class Retraining {
     const run = BackgroundRun.start(this.#candidate.config(config), { device, texts, ...resume, ...from }, events);
     const early = Promise.withResolvers<null>();
     const ending = await this.#until(Promise.race([run.ending, early.promise]), () => {
-      if (!run.started) early.resolve(null); // it has nothing to save, and may take long to load the model
-      run.stop();
+      const going = run.stop();
+      if (going && !run.started) early.resolve(null); // it has nothing to save, and may take long to load the model
+      return going;
     });
     ended();
     if (changed === null) return ending;

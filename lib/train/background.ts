@@ -70,14 +70,14 @@ export function planInBackground(config: Config, options: RunOptions): Promise<P
 /**
  * Measures adapters in a worker.
  * @param note Hears lines for the reader.
- * @returns what came out, null when it was stopped, or the ending that tells why it failed; and a function that stops it
+ * @returns what came out, null when it was stopped, or the ending that tells why it failed; and a function that stops it, false: it has failed
  */
 export function measureInBackground(
   config: Config,
   options: RunOptions,
   adapters: readonly (string | null)[],
   note: (text: string) => void,
-): { result: Promise<Measured | null | Ending>; stop: () => void } {
+): { result: Promise<Measured | null | Ending>; stop: () => boolean } {
   const { promise, resolve } = Promise.withResolvers<Measured | null | Ending>();
   const stop = ask({ kind: "measure", config, options, adapters }, (answer) => {
     if (answer.kind === "event" && answer.event.type === "note") note(answer.event.text);
@@ -105,7 +105,8 @@ function ask(job: Omit<Job, "stop">, hear: (answer: Answer) => boolean): () => b
   worker.onmessage = async ({ data }: MessageEvent<Answer>) => {
     if (data.kind !== "lost") return last(data);
     failed = true;
-    last({ kind: "event", event: { type: "note", text: repeatingNote(data.work) } });
+    worker.terminate(); // another process needs the memory
+    if (!flag.raised) last({ kind: "event", event: { type: "note", text: repeatingNote(data.work) } });
     finish({ ...data.ending, message: await repeated(data.ending.message, data.work, repetition.signal) });
   };
   // What the worker could not catch: it did not load, or ran out of memory.
@@ -116,7 +117,7 @@ function ask(job: Omit<Job, "stop">, hear: (answer: Answer) => boolean): () => b
   worker.postMessage({ ...job, stop: flag.memory } satisfies Job);
   return () => {
     flag.raise();
-    repetition.abort();
+    repetition.abort(new Error("a signal came first"));
     return !failed;
   };
 }

@@ -5,10 +5,10 @@ import { loadRunInputs } from "./inputs.ts";
 import { loadRun, makeTrainer, prepareRun } from "./run.ts";
 
 /**
- * A validation batch where nothing is kept to compare with, the pass itself, and one more, which waits for what that one began. Each
- * updates the adapters, as the pass before it may have done when the fault arose there.
+ * A validation batch where nothing is kept to compare with, and the pass itself, with its update: that of the pass before, which may be
+ * where the fault arose, is no other.
  */
-const PASSES = 3;
+const PASSES = 2;
 
 /**
  * Repeats what a run was doing, and writes nothing.

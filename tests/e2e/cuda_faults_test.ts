@@ -72,8 +72,8 @@ const KERNEL_FAULTS: Record<string, KernelFault> = {
     says: found("update 3712 parameters", "step 8"),
     checkpoints: ["step-4"],
   },
-  "in an evaluation": { // the repetition makes three passes before
-    env: { STAND_IN_FAULT: "700 5embed 5", STAND_IN_FAULT_AGAIN: "700 5embed 4" },
+  "in an evaluation": { // the repetition makes two passes before
+    env: { STAND_IN_FAULT: "700 5embed 5", STAND_IN_FAULT_AGAIN: "700 5embed 3" },
     settings: ["train.eval_every=4"],
     says: found("look up 128 ids in an embedding [260,32]", "the evaluation behind step 4"),
     checkpoints: [],
