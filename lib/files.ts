@@ -21,6 +21,7 @@ export function reasonOf({ message }: Error): string {
  */
 export function unreadable(error: unknown, advice: string): string {
   if (error instanceof Deno.errors.NotFound) return `there is no such file. ${advice}`;
+  if (error instanceof Deno.errors.NotCapable) return "Deno keeps programs from opening it. Write it into a regular file"; // /dev, /proc
   if (error instanceof Deno.errors.PermissionDenied) return `${reasonOf(error)}. Check its permissions`;
   return `${error instanceof Error ? reasonOf(error) : error}. ${advice}`;
 }

@@ -75,9 +75,11 @@ function nameOf(work: Work): string {
 /** @throws {Error} when there is no answer */
 async function inAnotherProcess(work: Work, signal: AbortSignal | undefined): Promise<Met> {
   signal?.throwIfAborted(); // Deno would start it all the same
+  const program = Deno.execPath();
+  if (program.endsWith(" (deleted)")) throw new Error("the program's file was replaced or removed while it ran");
   const rights = ["ffi", "read", "env", "sys"].map((name) => `--allow-${name}`); // it has nothing to write
   const source = ["run", "--quiet", "--no-prompt", ...rights, new URL("../main.ts", import.meta.url).href];
-  const child = new Deno.Command(Deno.execPath(), {
+  const child = new Deno.Command(program, {
     args: [...Deno.build.standalone ? [] : source, "--repeat", String(Deno.pid)], // lib/cli/repeat.ts
     env: { METALORA_SYNCHRONOUS: "1" },
     stdin: "piped",
@@ -88,6 +90,7 @@ async function inAnotherProcess(work: Work, signal: AbortSignal | undefined): Pr
   const output = child.output();
   await new Blob([JSON.stringify(work)]).stream().pipeTo(child.stdin).catch(() => {}); // it has ended: the output tells
   const { stdout, code, signal: ended } = await output;
+  signal?.throwIfAborted();
   if (ended !== null) throw new Error(`${ended} ended the process for it`);
   if (code !== 0) throw new Error(`the process for it ended with exit code ${code}`);
   return JSON.parse(new TextDecoder().decode(stdout).trimEnd().split("\n").at(-1)!);

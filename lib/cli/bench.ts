@@ -119,6 +119,7 @@ export const command: Command = {
       length,
       adapterParameters: 2 * engine.parameters,
     });
+    engine[Symbol.dispose](); // the yardstick needs memory, too
     const gemmRate = measureGemm(dev, engine.options.weightDtype);
     const result = {
       shape,

@@ -64,7 +64,7 @@ export const command: Command = {
       });
     }
     const result = evaluation(losses);
-    if (json) printJson({ ...result, truncated, dropped });
+    if (json) printJson({ ...result, adapter, truncated, dropped });
     else printLine(`${describeEvaluation(result)} (${result.tokens.toLocaleString("en")} labelled tokens)`);
     return 0;
   },
@@ -134,12 +134,12 @@ function configuredData(config: Config, { tokenizer }: ModelInputs): [name: stri
 
 /** The adapter that a run of this configuration wrote, if it has. */
 function outputAdapter(output: string): string | null {
-  for (const dir of [`${output}/adapter`, `${output}/current/adapter`]) { // of a run, or what retrain published
+  for (const dir of [`${output}/current/adapter`, `${output}/adapter`]) { // what retrain published, or of a run
     try {
       Deno.statSync(`${dir}/adapter_config.json`);
       return dir;
-    } catch {
-      continue;
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) return dir; // whoever reads it says why it cannot be read
     }
   }
   printNote(`${output}/adapter does not exist: measuring the base model`);

@@ -51,16 +51,8 @@ export const command: Command = {
   },
 };
 
-/** The folder with the run's files: a retraining has them in its current release. */
+/** The folder with the run's files: a retraining has them in its current release, also where a run of `train` lay before. */
 function outputOf(output: string): string {
   const release = join(output, "current");
-  return !isFile(join(output, "metrics.jsonl")) && isFolder(release) ? release : output;
-}
-
-function isFile(path: string): boolean {
-  try {
-    return Deno.statSync(path).isFile;
-  } catch {
-    return false;
-  }
+  return isFolder(release) ? release : output;
 }

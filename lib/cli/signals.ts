@@ -1,6 +1,7 @@
 /** Signals that ask to stop: the first one asks, a second SIGTERM or SIGINT ends. */
 import { isIgnored } from "../../ffi/signals.ts";
 import { ENDED, STOPPED } from "../errors.ts";
+import { printFailure } from "./output.ts";
 
 let hangupIgnored = false;
 
@@ -35,7 +36,11 @@ export function onSignal(first: () => "wait" | "end"): Disposable {
   const insist = (signal: Deno.Signal) => {
     const at = performance.now();
     if (heard?.signal === signal && at - heard.at < ECHO_MS) return;
-    if (heard !== null) Deno.exit(ENDED);
+    if (heard !== null) {
+      const error = "metalora: ended at once by a second signal: nothing is saved since the last checkpoint";
+      printFailure({ error, exit_code: ENDED }, Deno.args.includes("--json"));
+      Deno.exit(ENDED);
+    }
     heard = { signal, at };
     ask();
   };

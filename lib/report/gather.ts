@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { loadConfig } from "../config/load.ts";
 import type { Config } from "../config/schema.ts";
 import { writeConfig } from "../config/write.ts";
+import { counted } from "../counted.ts";
 import type { Dataset } from "../data/dataset.ts";
 import type { RunData } from "../data/load.ts";
 import { readRows, type Row } from "../data/readers.ts";
@@ -78,7 +79,11 @@ function gather(output: string, about: About): ReportInput {
   const samples = [...lines(join(output, "weights.jsonl"), checkWeightsLine)];
   const lost = data === null ? 0 : samples.filter(({ id }) => !known.has(id)).length;
   const remarks = [...about.remarks];
-  if (lost > 0) remarks.push(`${data!.train.path} is not what it was: ${lost} samples of the run are not in it.`);
+  if (lost > 0) {
+    remarks.push(
+      `${data!.train.path} is not what it was: ${counted(lost, "sample")} of the run ${lost === 1 ? "is" : "are"} not in it.`,
+    );
+  }
   return {
     title: config.output,
     facts: facts(about, log, remarks),

@@ -117,7 +117,7 @@ function ask(job: Omit<Job, "stop">, hear: (answer: Answer) => boolean): () => b
   worker.postMessage({ ...job, stop: flag.memory } satisfies Job);
   return () => {
     flag.raise();
-    repetition.abort(new Error("a signal came first"));
+    repetition.abort(new Error("a signal came"));
     return !failed;
   };
 }

@@ -172,13 +172,24 @@ export class RunFiles implements Disposable {
     writing(this.path, () => writeAll(this.#logs.get(name)!, new TextEncoder().encode(JSON.stringify(value) + "\n")));
   }
 
-  /** Flushes a log to the disk. @returns its bytes */
+  /**
+   * Flushes a log to the disk.
+   * @returns its bytes
+   * @throws {UserError} when somebody has removed the log, or the whole folder, since it was opened
+   */
   flushLog(name: string): number {
-    return writing(this.path, () => {
+    const path = join(this.path, name);
+    const { ino, size } = writing(this.path, () => {
       const file = this.#logs.get(name)!;
       file.syncSync();
-      return file.statSync().size;
+      return file.statSync();
     });
+    if (!exists(path) || Deno.statSync(path).ino !== ino) {
+      throw new UserError(
+        `Cannot go on: ${path} was removed or replaced while the run wrote it. Train again, and leave it alone`,
+      );
+    }
+    return size;
   }
 
   /** Writes a text file, complete or absent. */

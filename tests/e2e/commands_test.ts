@@ -15,12 +15,12 @@ Deno.test("eval measures the base model, a run's adapter and any adapter on any 
   assertEquals(before.err, "out/adapter does not exist: measuring the base model\ntest       test.jsonl: 5 samples\n");
   const base = JSON.parse(before.out);
   assertEquals(Object.keys(base).slice(0, 4), ["loss", "tokens", "samples", "perplexity"]);
-  assertEquals([base.samples, base.truncated, base.dropped], [5, 0, []]);
+  assertEquals([base.samples, base.adapter, base.truncated, base.dropped], [5, null, 0, []]);
   assert(Math.abs(base.perplexity - Math.exp(base.loss)) < 1e-9 * base.perplexity);
 
   const trained = await space.train("out", ["train.steps=20"]);
   const [own] = await evaluate(space, "run.yaml");
-  const whole = { truncated: 0, dropped: [] };
+  const whole = { adapter: "out/adapter", truncated: 0, dropped: [] };
   assertEquals(own, { ...trained.test, ...whole });
   assert(own.loss < base.loss - 0.5);
   assertEquals(await evaluate(space, "run.yaml", "--adapter", "none"), [base]);
@@ -38,6 +38,15 @@ Deno.test("eval measures the base model, a run's adapter and any adapter on any 
   assert(Math.abs(sum / total.tokens - total.loss) < 1e-9);
   const text = (await space.ok("eval", "run.yaml", "--threads=1")).out;
   assertMatch(text, new RegExp(`^loss ${own.loss.toFixed(4)}, perplexity [\\d.]+, [\\d.]+ % of 5 answers exact`));
+});
+
+Deno.test("eval takes the run's adapter for missing only where it is", async () => {
+  using space = workspace();
+  Deno.mkdirSync(space.file("out/adapter"), { recursive: true });
+  Deno.symlinkSync("adapter_config.json", space.file("out/adapter/adapter_config.json")); // there, but nobody can read it
+  const { code, err } = await space.run("eval", "run.yaml", "--threads=1");
+  assertEquals(code, 2);
+  assertMatch(err, /^metalora: Cannot [^\n]*out\/adapter[^\n]*: Too many levels of symbolic links[^\n]*\n$/);
 });
 
 Deno.test("eval gives each sample the same loss, whatever lies beside it in a batch", async () => {

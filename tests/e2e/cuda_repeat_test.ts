@@ -102,7 +102,7 @@ faultTest("a repetition ends with the program that asked for it", {
     assertEquals(
       oneLine({ code, out: decode(stdout), err: decode(stderr) }),
       `Cannot download 32 bytes: ${ILLEGAL}; it may stem from an operator before this one, and step 1 could not be repeated to learn ` +
-        "which: SIGTERM ended the process for it. Run again with METALORA_SYNCHRONOUS=1",
+        "which: a signal came. Run again with METALORA_SYNCHRONOUS=1",
     );
     await until(space, "", 0);
   },

@@ -72,6 +72,17 @@ Deno.test("the first night publishes, the second does nothing, and new data is t
   assertEquals(third.record.comparison!.published, first.record.comparison!.candidate);
 });
 
+Deno.test("in a folder where train has worked before, eval and report take what retrain has published", async () => {
+  using space = workspace();
+  await space.train("out");
+  const page = space.read("out", "report.html");
+  await night(space);
+  const { out } = await space.ok("eval", "run.yaml", "--threads=1", "--json");
+  assertEquals(JSON.parse(out).adapter, "out/current/adapter");
+  assertEquals((await space.ok("report", "run.yaml")).out, "wrote out/current/report.html\n");
+  assertEquals(space.read("out", "report.html"), page);
+});
+
 Deno.test("each kind of change is told: configuration, validation data, test data, base model", async () => {
   using space = workspace();
   await night(space);

@@ -41,6 +41,23 @@ Deno.test("other files in an output folder are nobody's business", () => {
   }
 });
 
+Deno.test("a run notices that its log, or the whole folder, was removed or replaced", () => {
+  const path = Deno.makeTempDirSync();
+  try {
+    using files = new RunFiles(path);
+    files.startLog("metrics.jsonl");
+    files.log("metrics.jsonl", {});
+    assertEquals(files.flushLog("metrics.jsonl"), 3);
+    const noticed = () => assertThrows(() => files.flushLog("metrics.jsonl"), UserError, "metrics.jsonl was removed or replaced");
+    Deno.removeSync(`${path}/metrics.jsonl`);
+    noticed();
+    Deno.writeTextFileSync(`${path}/metrics.jsonl`, "{}\n");
+    noticed();
+  } finally {
+    Deno.removeSync(path, { recursive: true });
+  }
+});
+
 Deno.test("an evaluation whose loss is no number names the sample", () => {
   const samples = [{ id: "a" }, { id: "b" }];
   requireFinite({ sums: Float64Array.of(1, 2) }, samples, "evaluate");

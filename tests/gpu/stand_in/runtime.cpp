@@ -9,12 +9,12 @@
 //   STAND_IN_FREE_MIB=100       memory that other processes leave (15360 of 16384)
 //   STAND_IN_POOL=FILE          processes with the same file share the memory; a context takes 500 MiB of it then
 //   STAND_IN_ALLOCATIONS=4      allocations that succeed: just before the next one somebody else takes all that is left
-//   STAND_IN_LAUNCH="98 swiglu_forward"    starting a kernel of that name answers 98
-//   STAND_IN_FAULT="700 swiglu_forward 3"  the third kernel of that name runs into fault 700, which waiting for it tells; from then
+//   STAND_IN_LAUNCH="98 6update"    starting a kernel of that name answers 98
+//   STAND_IN_FAULT="700 6update 3"  the third kernel of that name runs into fault 700, which waiting for it tells; from then
 //                                          on every call answers it, as with a real context, whose memory stays taken until the GPU
 //                                          is reset
 //   STAND_IN_RESET=0            resetting the GPU gives the memory of a lost context back (1); 0: it does not
-//   STAND_IN_FAULT_AGAIN="700 swiglu_forward 1"    the same where METALORA_SYNCHRONOUS=1, instead of STAND_IN_FAULT: what becomes of a
+//   STAND_IN_FAULT_AGAIN="700 6update 1"    the same where METALORA_SYNCHRONOUS=1, instead of STAND_IN_FAULT: what becomes of a
 //                                          fault when a run repeats what it was doing
 #include <cuda_runtime.h>
 #include <fcntl.h>
