@@ -1,10 +1,13 @@
 import { Device } from "../../ffi/device.ts";
+import { Native } from "../../ffi/native.ts";
 import { loadConfig } from "../../lib/config/load.ts";
 import { loadRunInputs } from "../../lib/train/inputs.ts";
 import { repeatTraining } from "../../lib/train/repeat.ts";
 import { makeTrainer, prepareRun } from "../../lib/train/run.ts";
 import { assertEquals } from "@std/assert";
 import { workspace } from "../e2e/harness.ts";
+
+Native.load("cpu"); // before any test, whose sanitizer would take the library for a leak
 
 Deno.test("repeatTraining() takes no loss of fresh adapters for a faulty batch, and writes nothing", () => {
   using space = workspace();
