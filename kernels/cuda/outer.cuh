@@ -1,14 +1,12 @@
 // outer.cuh: what kernels share that form outer products over the rows of a segment: tiles of bf16 rows in shared memory, the matrix
 // instruction on them without transposing anything in memory (ldmatrix turns both sides), and sums that meet in a fixed order.
 #pragma once
-#include <cooperative_groups.h>
-
-#include "math.cuh"
+#include "cluster.cuh"
 
 namespace metalora {
 namespace cuda {
 
-constexpr int OUTER_WARPS = 8, OUTER_THREADS = OUTER_WARPS * WARP, MOST_SPLIT = 8;
+constexpr int OUTER_WARPS = 8, OUTER_THREADS = OUTER_WARPS * WARP;
 
 // One outer product as kernels take it: a wide side (a model dimension) and a narrow one (a rank), and where its tiles stand in a list.
 struct Outer {
@@ -19,7 +17,7 @@ struct Outer {
   const float *row_scale, *column_scale;  // of the stream's rows, of the columns of out; or NULL
   float alpha;
   float* out;
-  unsigned narrow_tiles, first;  // first: its first tile among those of the list
+  unsigned narrow_tiles, before;  // before: tiles of the list before its own
 };
 
 // outer_hopper.cu: segment_outers on sm_90a, of products on the 16-byte grid.
@@ -87,22 +85,8 @@ static __device__ __forceinline__ void write_tile(const TileEnd& end, float* sum
   for (int e = ITEMS * rank / end.split + threadIdx.x; e < last; e += THREADS) {
     const int line = e / ACROSS, column = e % ACROSS * 4;
     if (line >= lines || column >= columns) continue;
-    float* from = sums + line * PITCH + column;
     float sum[4];
-    load<4>(from, sum);
-#if __CUDA_ARCH__ >= 900
-    if (end.split > 1) {
-      float parts[MOST_SPLIT][4];  // all on their way before the first is added
-#pragma unroll
-      for (int k = 0; k < MOST_SPLIT; k++)
-        if (k < end.split) load<4>(cooperative_groups::this_cluster().map_shared_rank(from, k), parts[k]);
-#pragma unroll
-      for (int k = 0; k < MOST_SPLIT; k++)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-          if (k < end.split) sum[i] = k == 0 ? parts[0][i] : sum[i] + parts[k][i];
-    }
-#endif
+    add_shares(sums + line * PITCH + column, end.split, sum);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       sum[i] *= end.alpha;
@@ -129,19 +113,6 @@ static __device__ __forceinline__ void write_tile(const TileEnd& end, float* sum
 // Two bf16, each times its factor.
 static __device__ __forceinline__ uint32_t scale2(uint32_t x, float2 factors) {
   return pack2(__uint_as_float(x << 16) * factors.x, __uint_as_float(x & 0xffff0000u) * factors.y);
-}
-
-// Between the sums of a cluster's blocks and their use, and behind it: others read this block's sums. Nothing is published behind it,
-// so nobody waits for the stores to `out` (as cluster.sync() would).
-static __device__ __forceinline__ void sums_are_there(int split) {
-#if __CUDA_ARCH__ >= 900
-  if (split > 1) cooperative_groups::this_cluster().sync();
-#endif
-}
-static __device__ __forceinline__ void sums_were_read(int split) {
-#if __CUDA_ARCH__ >= 900
-  if (split > 1) asm volatile("barrier.cluster.arrive.relaxed;\n\tbarrier.cluster.wait;" ::: "memory");
-#endif
 }
 
 }  // namespace cuda

@@ -34,9 +34,8 @@ struct Tile {
   static_assert(SHARED / (WIDE + MOST_COLUMNS * DEPTH * 2 + FACTORS + BARRIERS) >= LEAST_STAGES, "");
 };
 
-struct Product {
-  CUtensorMap wide, narrow, factors;
-  Outer o;
+struct Product : Outer {
+  CUtensorMap wide_map, narrow_map, factors_map;
   int columns;  // of the narrow side that a tile has: 32, 64, 96 or 128
 };
 
@@ -56,8 +55,7 @@ __host__ __device__ constexpr int panel_of(int NT) { return NT % 64 ? 32 : 64; }
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 // What one block does: stages `first` .. first + count of the rows begin .. end, with the columns from wide_at and narrow_at on.
 struct Work {
-  int rank, begin, end, first, count, wide_at, narrow_at;
-  int64_t segment;
+  int rank, segment, begin, end, first, count, wide_at, narrow_at;
   // First row of a stage's box, and how many rows of it come before the stage.
   __device__ int row(int i) const { return min(begin + (first + i + 1) * DEPTH, end) - DEPTH; }
   __device__ int before(int i) const { return begin + (first + i) * DEPTH - row(i); }
@@ -75,11 +73,11 @@ struct Rest {
 };
 
 template <int WGS, int NT>
-__device__ __forceinline__ void copy_stages(const Products& all, const Product& product, const Work& work, uint8_t* memory) {
+__device__ __forceinline__ void copy_stages(const Products& all, const Product& o, const Work& work, uint8_t* memory) {
   using T = Tile<WGS>;
   constexpr int PANEL = panel_of(NT);
   const Rest rest(all, memory);
-  const bool scaled = product.o.row_scale;
+  const bool scaled = o.row_scale;
   int stage = 0, parity = 0;  // parity flips with every round of the ring
   for (int i = 0; i < work.count; i++) {
     uint8_t* to = memory + stage * all.stage;
@@ -87,11 +85,11 @@ __device__ __forceinline__ void copy_stages(const Products& all, const Product& 
     const int row = work.row(i);
     barrier_wait(rest.empty + stage, parity ^ 1);
     barrier_expect(full, T::WIDE + NT * DEPTH * 2 + (scaled ? FACTORS : 0));
-    if (scaled) copy_box(rest.factors_of(stage), &product.factors, row, 0, full);
+    if (scaled) copy_box(rest.factors_of(stage), &o.factors_map, row, 0, full);
 #pragma unroll
-    for (int g = 0; g < WGS; g++) copy_box(to + g * T::PANEL, &product.wide, work.wide_at + g * 64, row, full);
+    for (int g = 0; g < WGS; g++) copy_box(to + g * T::PANEL, &o.wide_map, work.wide_at + g * 64, row, full);
 #pragma unroll
-    for (int n = 0; n < NT; n += PANEL) copy_box(to + T::WIDE + n * DEPTH * 2, &product.narrow, work.narrow_at + n, row, full);
+    for (int n = 0; n < NT; n += PANEL) copy_box(to + T::WIDE + n * DEPTH * 2, &o.narrow_map, work.narrow_at + n, row, full);
     if (++stage == all.stages) stage = 0, parity ^= 1;
   }
 }
@@ -177,7 +175,7 @@ __device__ __forceinline__ void sum_tile(const Products& all, const Outer& o, co
   if (end.column_scale) end.column_scale += o.turned ? work.narrow_at : work.wide_at;
   const int wide_left = (int)min(o.wide_count - work.wide_at, (int64_t)T::WT);
   const int narrow_left = (int)min(o.narrow_count - work.narrow_at, (int64_t)NT);
-  float* out = o.out + work.segment * all.out_stride;
+  float* out = o.out + (int64_t)work.segment * all.out_stride;
   if (o.turned)
     write_tile<T::WT, NT, TURNED_PITCH, T::MULTIPLYING>(end, sums, work.rank, wide_left, narrow_left,
                                                         out + work.wide_at * o.narrow_count + work.narrow_at, o.narrow_count);
@@ -197,20 +195,17 @@ __global__ void __launch_bounds__(Tile<WGS>::THREADS, 2) outer_kernel(const __gr
   Work work;
   work.rank = (int)(block % all.split);
   block /= all.split;
-  work.segment = block / all.tiles;
+  work.segment = (int)(block / all.tiles);
   unsigned tile = block % all.tiles;
-  int item = 0;
-  while (item + 1 < all.count && tile >= all.items[item + 1].o.first) item++;
-  const Product& product = all.items[item];
-  const Outer& o = product.o;
-  tile -= o.first;
+  const Product& o = all.items[item_of(all.items, all.count, tile)];
+  tile -= o.before;
   // Blocks that read the same wide columns run side by side: they find them in the cache.
-  work.narrow_at = (int)(tile % o.narrow_tiles) * product.columns;
+  work.narrow_at = (int)(tile % o.narrow_tiles) * o.columns;
   work.wide_at = (int)(tile / o.narrow_tiles) * T::WT;
   if (threadIdx.x == 0) {
-    prefetch_map(&product.wide);
-    prefetch_map(&product.narrow);
-    if (o.row_scale) prefetch_map(&product.factors);
+    prefetch_map(&o.wide_map);
+    prefetch_map(&o.narrow_map);
+    if (o.row_scale) prefetch_map(&o.factors_map);
     const Rest rest(all, memory);
     for (int i = 0; i < all.stages; i++) {
       barrier_init(rest.full + i, 1);
@@ -231,9 +226,9 @@ __global__ void __launch_bounds__(Tile<WGS>::THREADS, 2) outer_kernel(const __gr
     if (warp < WGS * 4)
       sum_tile<WGS, NT>(all, o, work, memory);
     else if (lane == 0)
-      copy_stages<WGS, NT>(all, product, work, memory);
+      copy_stages<WGS, NT>(all, o, work, memory);
   };
-  switch (product.columns) {
+  switch (o.columns) {
     case 32: return run(std::integral_constant<int, 32>());
     case 64: return run(std::integral_constant<int, 64>());
     case 96: return run(std::integral_constant<int, 96>());
@@ -251,7 +246,7 @@ struct Plan {
 
 int64_t tiles_of(const Products& all, int groups) {
   int64_t tiles = 0;
-  for (int i = 0; i < all.count; i++) tiles += all.items[i].o.narrow_tiles * ceil_div(all.items[i].o.wide_count, 64 * groups);
+  for (int i = 0; i < all.count; i++) tiles += all.items[i].narrow_tiles * ceil_div(all.items[i].wide_count, 64 * groups);
   return tiles;
 }
 
@@ -282,10 +277,10 @@ cudaError_t launch(const Launch& on, int64_t S, Products& all, int split) {
   int most = 0;  // columns of a narrow tile
   all.tiles = 0;
   for (int i = 0; i < all.count; i++) {
-    Outer& o = all.items[i].o;
-    o.first = all.tiles;
+    Product& o = all.items[i];
+    o.before = all.tiles;
     all.tiles += o.narrow_tiles * (unsigned)ceil_div(o.wide_count, T::WT);
-    if (all.items[i].columns > most) most = all.items[i].columns;
+    if (o.columns > most) most = o.columns;
   }
   all.split = split;
   all.stage = T::WIDE + most * DEPTH * 2;
@@ -306,15 +301,15 @@ cudaError_t hopper_outers(const Launch& on, int64_t S, const int32_t* cu, const 
   Products all = {};
   all.cu = cu, all.beta = beta, all.out_stride = out_stride, all.count = count;
   for (int i = 0; i < count; i++) {
-    Product& product = all.items[i];
-    Outer& o = product.o = products[i];
+    Product& o = all.items[i];
+    (Outer&)o = products[i];
     o.narrow_tiles = (unsigned)ceil_div(o.narrow_count, MOST_COLUMNS);
-    product.columns = (int)ceil_div(ceil_div(o.narrow_count, o.narrow_tiles), 32) * 32;
+    o.columns = (int)ceil_div(ceil_div(o.narrow_count, o.narrow_tiles), 32) * 32;
     // No copy reads behind the last row of a segment: how many rows there are the maps need not know.
-    cudaError_t status = describe_boxes(&product.wide, o.wide, INT32_MAX, o.wide_count, o.ld_wide, DEPTH, 64);
+    cudaError_t status = describe_boxes(&o.wide_map, o.wide, INT32_MAX, o.wide_count, o.ld_wide, DEPTH, 64);
     if (status == cudaSuccess)
-      status = describe_boxes(&product.narrow, o.narrow, INT32_MAX, o.narrow_count, o.ld_narrow, DEPTH, panel_of(product.columns));
-    if (status == cudaSuccess && o.row_scale) status = describe_floats(&product.factors, o.row_scale, INT32_MAX, DEPTH);
+      status = describe_boxes(&o.narrow_map, o.narrow, INT32_MAX, o.narrow_count, o.ld_narrow, DEPTH, panel_of(o.columns));
+    if (status == cudaSuccess && o.row_scale) status = describe_floats(&o.factors_map, o.row_scale, INT32_MAX, DEPTH);
     if (status != cudaSuccess) return status;
   }
   const Plan plan = plan_of(on, S, all);

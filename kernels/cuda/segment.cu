@@ -51,10 +51,8 @@ static __global__ void __launch_bounds__(THREADS, NR <= 64 ? 2 : 1) outer_kernel
   extern __shared__ __align__(16) char memory[];
   const int64_t segment = blockIdx.x / all.tiles;
   unsigned tile = blockIdx.x % all.tiles;
-  int item = 0;
-  while (item + 1 < all.count && tile >= all.items[item + 1].first) item++;
-  const Outer& o = all.items[item];
-  tile -= o.first;
+  const Outer& o = all.items[item_of(all.items, all.count, tile)];
+  tile -= o.before;
   // Blocks that read the same wide columns run side by side: they find them in the cache.
   const int64_t narrow_at = (int64_t)(tile % o.narrow_tiles) * NR, wide_at = (int64_t)(tile / o.narrow_tiles) * WT;
 
@@ -172,7 +170,7 @@ static cudaError_t launch_outers(const Launch& on, int64_t S, Outers all) {
   for (int i = 0; i < all.count; i++) {
     Outer& o = all.items[i];
     o.narrow_tiles = (unsigned)ceil_div(o.narrow_count, NR);
-    o.first = all.tiles;
+    o.before = all.tiles;
     all.tiles += o.narrow_tiles * (unsigned)ceil_div(o.wide_count, WT);
   }
   return launch_clusters(on, outer_kernel<NR, WT, ALIGNED>, S * all.tiles, THREADS, Tile<NR, WT>::SHARED, 1, false, all);

@@ -6,9 +6,7 @@
 // of the blocks' ranks: the same bits in every run. Copies fill with zeros what lies outside a and b, so any M, N and K will do.
 //
 // Hopper alone (sm_90a): skinny_fits says no elsewhere.
-#include <cooperative_groups.h>
-
-#include "math.cuh"
+#include "cluster.cuh"
 #include "narrow_wgmma.h"
 #include "tensor_map.h"
 
@@ -16,9 +14,6 @@ namespace metalora {
 namespace cuda {
 namespace {
 
-namespace cg = cooperative_groups;
-
-constexpr int MOST_SPLIT = 8;  // blocks of a cluster; a stage has DEPTH columns of a
 constexpr int64_t SHORTEST = 2048;         // least K that is taken
 // Bytes of dynamic shared memory with which one block or two fit on a multiprocessor (228 KiB, of which every block takes 1 KiB more).
 constexpr int SHARED_ALONE = 227 * 1024, SHARED_BESIDE = 113 * 1024;
@@ -126,7 +121,7 @@ __global__ void __launch_bounds__(Tile<WGS, NT, ROWS_ARE_K>::THREADS, Tile<WGS, 
     *(float2*)(mine + 8 * T::PITCH + j * 8) = make_float2(d[4 * j + 2], d[4 * j + 3]);
   }
   if (s.split > 1)
-    cg::this_cluster().sync();
+    sums_are_there(s.split);
   else
     named_sync(1, T::MULTIPLYING);
 
@@ -136,25 +131,11 @@ __global__ void __launch_bounds__(Tile<WGS, NT, ROWS_ARE_K>::THREADS, Tile<WGS, 
   for (int e = ITEMS * rank / s.split + threadIdx.x; e < end; e += T::MULTIPLYING) {
     const int row = e / ACROSS, column = e % ACROSS * 4;
     if (top + row >= s.M || column >= s.N) continue;
-    float* from = sums + row * T::PITCH + column;
     float sum[4];
-    if (s.split == 1) {
-      load<4>(from, sum);
-    } else {
-      float parts[MOST_SPLIT][4];  // all on their way before the first is added
-#pragma unroll
-      for (int k = 0; k < MOST_SPLIT; k++)
-        if (k < s.split) load<4>(cg::this_cluster().map_shared_rank(from, k), parts[k]);
-#pragma unroll
-      for (int k = 0; k < MOST_SPLIT; k++)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-          if (k < s.split) sum[i] = k == 0 ? parts[0][i] : sum[i] + parts[k][i];
-    }
+    add_shares(sums + row * T::PITCH + column, s.split, sum);
     *(uint2*)(s.c + (top + row) * s.ldc + column) = make_uint2(pack2(sum[0], sum[1]), pack2(sum[2], sum[3]));
   }
-  // Others read this block's sums. Nothing is published, so nobody waits for the stores to c (as cluster.sync() would).
-  if (s.split > 1) asm volatile("barrier.cluster.arrive.relaxed.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
+  sums_were_read(s.split);
 #else
   __trap();  // built without sm_90a
 #endif
