@@ -191,7 +191,7 @@ function randomSamples(V: number, count: number, length: number): Sample[] {
   const rng = new Rng(0, "bench");
   return Array.from({ length: count }, (_, i) => {
     const ids = new Int32Array(length).map(() => rng.below(V));
-    return { id: String(i), line: i + 1, ids, labels: ids, prompt: "", response: "", source: null };
+    return { id: String(i), line: i + 1, ids, labels: ids, prompt: "", response: "", source: null, truncated: false };
   });
 }
 

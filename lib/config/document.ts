@@ -18,10 +18,13 @@ export interface ConfigDocument {
   locate(path: KeyPath, part?: "value" | "key"): string;
 }
 
-/** What the YAML library has against a text, in one line. */
-export function yamlReason({ code, message }: YAMLError): string {
+/**
+ * What the YAML library has against a text, in one line.
+ * @param advice What may help where it cannot be parsed.
+ */
+export function yamlReason({ code, message }: YAMLError, advice = ""): string {
   if (code === "RESOURCE_EXHAUSTION") return "it is nested too deeply. No key of a configuration is more than 5 levels deep";
-  return message.replace(/\s+/g, " ");
+  return message.replace(/\s+/g, " ") + advice;
 }
 
 /** The path as people write it: `data.train.path`, `optimizer.betas[1]`. */
@@ -49,7 +52,7 @@ export function parseConfigDocument(text: string, name: string): ConfigDocument 
       ? duplicate(text, error.pos[0])
       : error.code === "MULTIPLE_DOCS"
       ? "a second document starts here. Keep one configuration a file"
-      : yamlReason(error);
+      : yamlReason(error, ". Check the colons, brackets and indentation there and above");
     throw new UserError(`${place(error.pos[0])}: Cannot read the configuration: ${what}`, 2);
   }
   if (document.contents === null || (isScalar(document.contents) && document.contents.value === null)) {

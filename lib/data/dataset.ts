@@ -55,7 +55,6 @@ export function loadDataset(spec: DataSpec, tokenizer: Tokenizer, options: Datas
   const dropped = new Map<string, number>();
   const seen = new Set<string>();
   let rows = 0;
-  let truncated = 0;
   for (const row of readRows(path)) {
     rows++;
     const example = toExample(row, spec);
@@ -64,19 +63,17 @@ export function loadDataset(spec: DataSpec, tokenizer: Tokenizer, options: Datas
     if ("dropped" in encoded) {
       dropped.set(encoded.dropped, (dropped.get(encoded.dropped) ?? 0) + 1);
     } else {
-      if (encoded.truncated) truncated++;
       // Ids name samples in weights.jsonl; a repeated one gets the place of its row.
       const id = seen.has(example.id) ? `${example.id}#${row.index}` : example.id;
       seen.add(id);
-      const { ids, labels } = encoded;
-      samples.push({ id, line: row.index + 1, ids, labels, ...rendered, source: example.source });
+      samples.push({ id, line: row.index + 1, ...encoded, ...rendered, source: example.source });
     }
     if (rows === spec.limit || samples.length === options.maxSamples) break;
   }
   const reasons = [...dropped].map(([reason, count]) => ({ reason, count }));
   if (rows === 0) throw new UserError(`Cannot use the data ${path}: it has no rows. Give a file with at least one sample`, 2);
   if (samples.length === 0) refuseEmpty(path, rows, reasons, options.maxLength);
-  return { path, sha256: sha256OfFile(path), samples, dropped: reasons, truncated };
+  return { path, sha256: sha256OfFile(path), samples, dropped: reasons, truncated: countTruncated(samples) };
 }
 
 function refuseEmpty(path: string, rows: number, dropped: Dataset["dropped"], maxLength: number): never {
@@ -86,9 +83,11 @@ function refuseEmpty(path: string, rows: number, dropped: Dataset["dropped"], ma
   throw new UserError(`Cannot use the data ${path}: none of its ${rows} rows is left (${why}). ${advice}`, 2);
 }
 
+const countTruncated = (samples: readonly Sample[]): number => samples.filter(({ truncated }) => truncated).length;
+
 /** The same dataset with other samples. */
 export function withSamples(dataset: Dataset, samples: readonly Sample[], reason?: string): Dataset {
   const count = dataset.samples.length - samples.length;
   const dropped = reason === undefined || count === 0 ? dataset.dropped : [...dataset.dropped, { reason, count }];
-  return { ...dataset, samples, dropped };
+  return { ...dataset, samples, dropped, truncated: countTruncated(samples) };
 }

@@ -23,6 +23,8 @@ export interface Sample {
   readonly prompt: string;
   readonly response: string;
   readonly source: string | null;
+  /** Whether it has lost tokens to its longest length. */
+  readonly truncated: boolean;
 }
 
 /** How texts become ids. */

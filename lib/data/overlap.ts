@@ -90,6 +90,6 @@ export function splitDataset(dataset: Dataset, size: number, seed: number): { tr
   }
   return {
     train: withSamples(dataset, dataset.samples.filter((_, i) => !chosen.has(i))),
-    validation: { ...withSamples(dataset, dataset.samples.filter((_, i) => chosen.has(i))), dropped: [], truncated: 0 },
+    validation: { ...withSamples(dataset, dataset.samples.filter((_, i) => chosen.has(i))), dropped: [] },
   };
 }

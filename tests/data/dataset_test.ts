@@ -37,6 +37,7 @@ Deno.test("loadDataset() gives ids, labels, source and the file's hash, and coun
       prompt: "a",
       response: "b",
       source: "S",
+      truncated: false,
     });
     assertEquals(dropped, [{ reason: "empty response", count: 2 }, { reason: "response longer than max_length", count: 1 }]);
     assertEquals(truncated, 1);

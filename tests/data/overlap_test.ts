@@ -5,7 +5,8 @@ import { contentKey, separate, splitDataset } from "../../lib/data/overlap.ts";
 import { UserError } from "../../lib/errors.ts";
 
 function sample(id: string, prompt: string, response = "r"): Sample {
-  return { id, line: 1, prompt, response, ids: Int32Array.of(1, 2), labels: Int32Array.of(-100, 2), source: null };
+  const truncated = prompt === "b" || prompt === "d";
+  return { id, line: 1, prompt, response, ids: Int32Array.of(1, 2), labels: Int32Array.of(-100, 2), source: null, truncated };
 }
 
 function dataset(path: string, prompts: string[]): Dataset {
@@ -34,7 +35,7 @@ Deno.test("separate() refuses samples in both, with their number and the first i
     "Cannot use train.jsonl as training data: 4 of its 5 samples are in the validation data valid.jsonl, too " +
       "(train.jsonl:1, train.jsonl:2, train.jsonl:3, …). Remove them, or set data.on_overlap to drop (leaves them out) or allow",
   );
-  assertEquals(ids(run("drop")), ["train.jsonl:0"]);
+  assertEquals([ids(run("drop")), run("drop").truncated], [["train.jsonl:0"], 0]);
   assertEquals(run("drop").dropped, [{ reason: "empty response", count: 1 }, {
     reason: "also in the validation data",
     count: 4,
