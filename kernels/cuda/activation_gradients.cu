@@ -104,15 +104,23 @@ static __global__ void __launch_bounds__(OUTER_THREADS, NR <= 32 ? 2 : 1) gradie
   for (int stage = first; stage < last; stage++) {
     asm volatile("cp.async.wait_group %0;" ::"n"(S::STAGES - 2) : "memory");
     char* here = memory + (stage - first) % S::STAGES * S::STAGE;
-    // A thread works on the pieces that it copied itself, so nobody has to wait yet.
-    const int CHUNKS = WT / 8;
+    // A thread works on the pieces that it copied itself, so nobody has to wait yet. All are read before the first is written.
+    const int CHUNKS = WT / 8, PIECES = ROWS * CHUNKS / OUTER_THREADS;
+    Bits<8> pieces[PIECES][PRODUCTS];
 #pragma unroll
-    for (int chunk = threadIdx.x; chunk < ROWS * CHUNKS; chunk += OUTER_THREADS) {
-      const int row = chunk / CHUNKS, column = chunk % CHUNKS * 8;
+    for (int i = 0; i < PIECES; i++) {
+      const int chunk = i * OUTER_THREADS + threadIdx.x;
+      const char* place = here + chunk / CHUNKS * WIDE_PITCH + chunk % CHUNKS * 16;
+#pragma unroll
+      for (int p = 0; p < PRODUCTS; p++) pieces[i][p] = load_bits<8>(reinterpret_cast<const bf16*>(place + p * WIDE_TILE));
+    }
+#pragma unroll
+    for (int i = 0; i < PIECES; i++) {
+      const int chunk = i * OUTER_THREADS + threadIdx.x, row = chunk / CHUNKS, column = chunk % CHUNKS * 8;
       char* place = here + row * WIDE_PITCH + column * 2;
       float x[PRODUCTS][8];
 #pragma unroll
-      for (int p = 0; p < PRODUCTS; p++) load<8>(reinterpret_cast<const bf16*>(place + p * WIDE_TILE), x[p]);
+      for (int p = 0; p < PRODUCTS; p++) unpack(pieces[i][p], x[p]);
       Activation::back(x);
       const int64_t t = stage * ROWS + row;
 #pragma unroll
