@@ -10,6 +10,8 @@ export type KeyPath = readonly (string | number)[];
 export interface ConfigDocument {
   /** Plain JavaScript value of the document. */
   readonly value: Record<string, unknown>;
+  /** A line for every key that stands a second time in its group. */
+  readonly repeated: readonly string[];
   /**
    * `file:line:column` of a value, of its key, or of the innermost part of the path that the file has.
    *
@@ -37,7 +39,7 @@ export function pathText(path: KeyPath): string {
  *
  * @param text Contents of the file.
  * @param name Name of the file, put in front of every error.
- * @throws {UserError} `name:line:column: …` for text that is no YAML, has a key twice, is empty, or is no mapping at the top.
+ * @throws {UserError} `name:line:column: …` for text that is no YAML, is empty, or is no mapping at the top.
  */
 export function parseConfigDocument(text: string, name: string): ConfigDocument {
   const lines = new LineCounter();
@@ -46,14 +48,13 @@ export function parseConfigDocument(text: string, name: string): ConfigDocument 
     return `${name}:${line || 1}:${col || 1}`;
   };
   const document = parseDocument(text, { lineCounter: lines, prettyErrors: false, uniqueKeys: true, merge: true });
-  const error = document.errors[0] ?? document.warnings[0];
+  const line = (offset: number, what: string) => `${place(offset)}: Cannot read the configuration: ${what}`;
+  const error = document.errors.find(({ code }) => code !== "DUPLICATE_KEY") ?? document.warnings[0];
   if (error !== undefined) {
-    const what = error.code === "DUPLICATE_KEY"
-      ? duplicate(text, error.pos[0])
-      : error.code === "MULTIPLE_DOCS"
+    const what = error.code === "MULTIPLE_DOCS"
       ? "a second document starts here. Keep one configuration a file"
       : yamlReason(error, ". Check the colons, brackets and indentation there and above");
-    throw new UserError(`${place(error.pos[0])}: Cannot read the configuration: ${what}`, 2);
+    throw new UserError(line(error.pos[0], what), 2);
   }
   if (document.contents === null || (isScalar(document.contents) && document.contents.value === null)) {
     throw new UserError(
@@ -62,18 +63,13 @@ export function parseConfigDocument(text: string, name: string): ConfigDocument 
     );
   }
   if (!isMap(document.contents)) {
-    throw new UserError(
-      `${
-        place(document.contents.range![0])
-      }: Cannot read the configuration: expected keys and values, such as 'model: models/tiny'`,
-      2,
-    );
+    throw new UserError(line(document.contents.range![0], "expected keys and values, such as 'model: models/tiny'"), 2);
   }
   visit(document, {
     Alias(_, alias) {
       if (alias.resolve(document) !== undefined) return;
       const what = `*${alias.source} refers to an anchor (&${alias.source}) that is not in the file above it`;
-      throw new UserError(`${place(alias.range![0])}: Cannot read the configuration: ${what}`, 2);
+      throw new UserError(line(alias.range![0], what), 2);
     },
   });
   let value: Record<string, unknown>;
@@ -85,6 +81,7 @@ export function parseConfigDocument(text: string, name: string): ConfigDocument 
 
   return {
     value,
+    repeated: document.errors.map(({ pos: [offset] }) => line(offset, duplicate(text, offset))),
     locate(path, part = "value") {
       let node: unknown = document.contents;
       let offset = 0;

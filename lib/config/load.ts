@@ -70,14 +70,14 @@ export function parseConfig(text: string, name: string, sets: readonly string[] 
   dropReplacedLength(raw, overrides);
 
   const locate = (path: KeyPath, part: "value" | "key" = "value") => place(path, part, document, overrides);
-  const fail = (problems: readonly Problem[]) => {
-    if (problems.length === 0) return;
-    const lines = problems.map((each) => `${locate(each.path, each.part)}: ${each.message}`);
+  const fail = (problems: readonly Problem[], others: readonly string[] = []) => {
+    const lines = [...others, ...problems.map((each) => `${locate(each.path, each.part)}: ${each.message}`)];
+    if (lines.length === 0) return;
     throw new ConfigError(lines.sort((a, b) => lineOf(a) - lineOf(b))); // as a reader meets them; --set last
   };
   const contradictions = applyPreset(raw);
   const parsed = configSchema.safeParse(raw);
-  fail([...(parsed.error ? problemsOf(parsed.error.issues, raw) : []), ...contradictions]);
+  fail([...(parsed.error ? problemsOf(parsed.error.issues, raw) : []), ...contradictions], document.repeated);
   fail(checkAcrossKeys(parsed.data!));
   return { config: resolve(parsed.data!), path: name, locate };
 }

@@ -133,10 +133,15 @@ Deno.test("text that is no configuration is refused with its place", () => {
   assertStringIncludes(failure("model: [m\n"), "Cannot read the configuration: ");
   assertStringIncludes(failure("model: *nowhere\n"), "run.yaml:1:8: Cannot read the configuration: *nowhere refers to an anchor");
   assertStringIncludes(failure("model: m\n---\nmodel: n\n"), "a second document starts here");
-  assertEquals(
-    failure("model: m\noutput: o\nmodel: n\n"),
-    "run.yaml:3:1: Cannot read the configuration: the key 'model' stands here a second time. Keep one of the two",
-  );
+});
+
+Deno.test("a key that stands twice is told beside everything else that is wrong", () => {
+  assertEquals(problems(`${minimal}seed: 1\noptimizer: { lr: 1, lr: 2 }\ntrain: { steps: -1 }\nseed: 1\n`), [
+    "run.yaml:6:21: Cannot read the configuration: the key 'lr' stands here a second time. Keep one of the two",
+    "run.yaml:7:17: Cannot use train.steps: expected a number of at least 1, found -1",
+    "run.yaml:8:1: Cannot read the configuration: the key 'seed' stands here a second time. Keep one of the two",
+  ]);
+  assertEquals(problems(`${minimal}seed: 1\nseed: 1\n`).length, 1);
 });
 
 Deno.test("several problems come in the order of the file, and the message counts them", () => {
