@@ -62,6 +62,15 @@ export function exists(path: string): boolean {
   }
 }
 
+/** Whether a link of that name is there, wherever it leads. */
+export function isLink(path: string): boolean {
+  try {
+    return Deno.lstatSync(path).isSymlink;
+  } catch {
+    return false;
+  }
+}
+
 /** Whether a folder of that name is there, or a link to one. */
 export function isFolder(path: string): boolean {
   try {

@@ -90,8 +90,9 @@ async function inAnotherProcess(work: Work, signal: AbortSignal | undefined): Pr
   const output = child.output();
   await new Blob([JSON.stringify(work)]).stream().pipeTo(child.stdin).catch(() => {}); // it has ended: the output tells
   const { stdout, code, signal: ended } = await output;
-  signal?.throwIfAborted();
-  if (ended !== null) throw new Error(`${ended} ended the process for it`);
-  if (code !== 0) throw new Error(`the process for it ended with exit code ${code}`);
+  if (code !== 0) {
+    signal?.throwIfAborted();
+    throw new Error(ended !== null ? `${ended} ended the process for it` : `the process for it ended with exit code ${code}`);
+  }
   return JSON.parse(new TextDecoder().decode(stdout).trimEnd().split("\n").at(-1)!);
 }

@@ -4,6 +4,7 @@ import { type Dataset, loadDataset } from "../data/dataset.ts";
 import { datasetOptions, loadRunData } from "../data/load.ts";
 import { guessSource } from "../data/guess.ts";
 import { UserError } from "../errors.ts";
+import { isLink } from "../files.ts";
 import { weightDtype } from "../train/build.ts";
 import { describeEvaluation, evaluation, requireFinite } from "../train/evaluation.ts";
 import { loadModelInputs, type ModelInputs, requirePositions } from "../train/inputs.ts";
@@ -134,7 +135,7 @@ function configuredData(config: Config, { tokenizer }: ModelInputs): [name: stri
 
 /** The adapter that a run of this configuration wrote, if it has. */
 function outputAdapter(output: string): string | null {
-  for (const dir of [`${output}/current/adapter`, `${output}/adapter`]) { // what retrain published, or of a run
+  for (const dir of [...isLink(`${output}/current`) ? [`${output}/current/adapter`] : [], `${output}/adapter`]) { // of retrain; of a run
     try {
       Deno.statSync(`${dir}/adapter_config.json`);
       return dir;

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { loadConfig } from "../config/load.ts";
 import { UserError } from "../errors.ts";
-import { exists, isFolder } from "../files.ts";
+import { exists, isFolder, isLink } from "../files.ts";
 import { gatherFromFolder } from "../report/gather.ts";
 import { renderReport } from "../report/report.ts";
 import { writeAll, writeFileAtomic } from "../tensor/atomic.ts";
@@ -54,5 +54,5 @@ export const command: Command = {
 /** The folder with the run's files: a retraining has them in its current release, also where a run of `train` lay before. */
 function outputOf(output: string): string {
   const release = join(output, "current");
-  return isFolder(release) ? release : output;
+  return isLink(release) && isFolder(release) ? release : output;
 }

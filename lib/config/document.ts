@@ -53,7 +53,7 @@ export function parseConfigDocument(text: string, name: string): ConfigDocument 
   if (error !== undefined) {
     const what = error.code === "MULTIPLE_DOCS"
       ? "a second document starts here. Keep one configuration a file"
-      : yamlReason(error, ". Check the colons, brackets and indentation there and above");
+      : yamlReason(error, document.errors.length > 0 ? ". Check the colons, brackets and indentation there and above" : "");
     throw new UserError(line(error.pos[0], what), 2);
   }
   if (document.contents === null || (isScalar(document.contents) && document.contents.value === null)) {
@@ -88,7 +88,7 @@ export function parseConfigDocument(text: string, name: string): ConfigDocument 
       for (const [depth, key] of path.entries()) {
         const last = depth === path.length - 1;
         if (isMap(node)) {
-          const pair: Pair | undefined = node.items.find((item) =>
+          const pair: Pair | undefined = node.items.findLast((item) =>
             String((item.key as { value?: unknown })?.value) === String(key)
           );
           if (pair === undefined) break;

@@ -70,10 +70,10 @@ export function parseConfig(text: string, name: string, sets: readonly string[] 
   dropReplacedLength(raw, overrides);
 
   const locate = (path: KeyPath, part: "value" | "key" = "value") => place(path, part, document, overrides);
-  const fail = (problems: readonly Problem[], others: readonly string[] = []) => {
-    const lines = [...others, ...problems.map((each) => `${locate(each.path, each.part)}: ${each.message}`)];
-    if (lines.length === 0) return;
-    throw new ConfigError(lines.sort((a, b) => lineOf(a) - lineOf(b))); // as a reader meets them; --set last
+  const fail = (problems: readonly Problem[], first: readonly string[] = []) => {
+    const lines = problems.map((each) => `${locate(each.path, each.part)}: ${each.message}`);
+    if (lines.length + first.length === 0) return;
+    throw new ConfigError([...first, ...lines.sort((a, b) => lineOf(a) - lineOf(b))]); // as a reader meets them; --set last
   };
   const contradictions = applyPreset(raw);
   const parsed = configSchema.safeParse(raw);

@@ -23,7 +23,7 @@ export interface Sample {
   readonly prompt: string;
   readonly response: string;
   readonly source: string | null;
-  /** Whether it has lost tokens to its longest length. */
+  /** Whether it has lost tokens to the limit of length. */
   readonly truncated: boolean;
 }
 

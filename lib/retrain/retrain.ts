@@ -107,6 +107,7 @@ export class Retraining {
     try {
       return await this.#run();
     } catch (error) {
+      this.#hear = () => false;
       await this.#recordFailure(error);
       throw error;
     }

@@ -70,7 +70,8 @@ export function planInBackground(config: Config, options: RunOptions): Promise<P
 /**
  * Measures adapters in a worker.
  * @param note Hears lines for the reader.
- * @returns what came out, null when it was stopped, or the ending that tells why it failed; and a function that stops it, false: it has failed
+ * @returns what came out, null when it was stopped, or the ending that tells why it failed; and a function that stops it, which
+ *   returns false when it has failed
  */
 export function measureInBackground(
   config: Config,

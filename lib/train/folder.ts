@@ -95,6 +95,8 @@ export function outputProblem({ output, model }: Pick<Config, "output" | "model"
 /** Writes the files of an output folder that somebody holds. */
 export class RunFiles implements Disposable {
   readonly #logs = new Map<string, Deno.FsFile>();
+  /** The folder as it was when its first log was opened. */
+  #folder: Deno.FileInfo | null = null;
 
   constructor(readonly path: string) {}
 
@@ -160,6 +162,7 @@ export class RunFiles implements Disposable {
 
   #openLog(name: string, bytes: number): void {
     writing(this.path, () => {
+      this.#folder ??= Deno.statSync(this.path);
       const file = Deno.openSync(join(this.path, name), { write: true, create: true });
       this.#logs.set(name, file);
       file.truncateSync(bytes);
@@ -167,29 +170,26 @@ export class RunFiles implements Disposable {
     });
   }
 
-  /** Adds one object as a line. */
+  /**
+   * Adds one object as a line.
+   * @throws {UserError} when somebody has removed the folder, or put another in its place
+   */
   log(name: string, value: unknown): void {
+    const { dev, ino } = this.#folder!;
+    const now = statOf(this.path);
+    if (now?.dev !== dev || now.ino !== ino) {
+      throw new UserError(`Cannot go on: the output ${this.path} was removed or replaced while this run wrote it. Train again`);
+    }
     writing(this.path, () => writeAll(this.#logs.get(name)!, new TextEncoder().encode(JSON.stringify(value) + "\n")));
   }
 
-  /**
-   * Flushes a log to the disk.
-   * @returns its bytes
-   * @throws {UserError} when somebody has removed the log, or the whole folder, since it was opened
-   */
+  /** Flushes a log to the disk. @returns its bytes */
   flushLog(name: string): number {
-    const path = join(this.path, name);
-    const { ino, size } = writing(this.path, () => {
+    return writing(this.path, () => {
       const file = this.#logs.get(name)!;
       file.syncSync();
-      return file.statSync();
+      return file.statSync().size;
     });
-    if (!exists(path) || Deno.statSync(path).ino !== ino) {
-      throw new UserError(
-        `Cannot go on: ${path} was removed or replaced while the run wrote it. Train again, and leave it alone`,
-      );
-    }
-    return size;
   }
 
   /** Writes a text file, complete or absent. */
@@ -208,6 +208,15 @@ export class RunFiles implements Disposable {
 export function removeUnfinished(folder: string): void {
   for (const name of namesIn(folder)) {
     if (TEMPORARY.test(name)) Deno.removeSync(join(folder, name), { recursive: true });
+  }
+}
+
+/** What the system says of a path; null: it leads nowhere. */
+function statOf(path: string): Deno.FileInfo | null {
+  try {
+    return Deno.statSync(path);
+  } catch {
+    return null;
   }
 }
 

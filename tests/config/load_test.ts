@@ -135,13 +135,20 @@ Deno.test("text that is no configuration is refused with its place", () => {
   assertStringIncludes(failure("model: m\n---\nmodel: n\n"), "a second document starts here");
 });
 
-Deno.test("a key that stands twice is told beside everything else that is wrong", () => {
+Deno.test("a key that stands twice is told first, and hides nothing else that is wrong", () => {
+  const twice = (place: string, key: string) =>
+    `run.yaml:${place}: Cannot read the configuration: the key '${key}' stands here a second time. Keep one of the two`;
   assertEquals(problems(`${minimal}seed: 1\noptimizer: { lr: 1, lr: 2 }\ntrain: { steps: -1 }\nseed: 1\n`), [
-    "run.yaml:6:21: Cannot read the configuration: the key 'lr' stands here a second time. Keep one of the two",
+    twice("6:21", "lr"),
+    twice("8:1", "seed"),
     "run.yaml:7:17: Cannot use train.steps: expected a number of at least 1, found -1",
-    "run.yaml:8:1: Cannot read the configuration: the key 'seed' stands here a second time. Keep one of the two",
   ]);
-  assertEquals(problems(`${minimal}seed: 1\nseed: 1\n`).length, 1);
+  assertEquals(problems(`${minimal}seed: 1\nseed: 1\n`), [twice("6:1", "seed")]);
+  // Of a value that is wrong the place is that of the key that counts, the last.
+  assertEquals(problems(`${minimal}train: { steps: 5 }\ntrain: { steps: -1 }\n`), [
+    twice("6:1", "train"),
+    "run.yaml:6:17: Cannot use train.steps: expected a number of at least 1, found -1",
+  ]);
 });
 
 Deno.test("several problems come in the order of the file, and the message counts them", () => {

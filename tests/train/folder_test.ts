@@ -41,20 +41,27 @@ Deno.test("other files in an output folder are nobody's business", () => {
   }
 });
 
-Deno.test("a run notices that its log, or the whole folder, was removed or replaced", () => {
-  const path = Deno.makeTempDirSync();
+Deno.test("a run notices that its folder was removed or replaced; a log that is gone costs it nothing", () => {
+  const parent = Deno.makeTempDirSync(), path = `${parent}/out`;
   try {
+    Deno.mkdirSync(path);
     using files = new RunFiles(path);
     files.startLog("metrics.jsonl");
     files.log("metrics.jsonl", {});
-    assertEquals(files.flushLog("metrics.jsonl"), 3);
-    const noticed = () => assertThrows(() => files.flushLog("metrics.jsonl"), UserError, "metrics.jsonl was removed or replaced");
     Deno.removeSync(`${path}/metrics.jsonl`);
+    files.log("metrics.jsonl", {});
+    assertEquals(files.flushLog("metrics.jsonl"), 6);
+    const noticed = () => assertThrows(() => files.log("metrics.jsonl", {}), UserError, `${path} was removed or replaced`);
+    Deno.removeSync(path);
     noticed();
-    Deno.writeTextFileSync(`${path}/metrics.jsonl`, "{}\n");
+    Deno.writeTextFileSync(path, "");
+    noticed();
+    Deno.removeSync(path);
+    Deno.mkdirSync(`${parent}/between`); // so that the system does not give the same number again
+    Deno.mkdirSync(path);
     noticed();
   } finally {
-    Deno.removeSync(path, { recursive: true });
+    Deno.removeSync(parent, { recursive: true });
   }
 });
 
