@@ -106,6 +106,7 @@ static __global__ void __launch_bounds__(OUTER_THREADS, NR <= 32 ? 2 : 1) gradie
     char* here = memory + (stage - first) % S::STAGES * S::STAGE;
     // A thread works on the pieces that it copied itself, so nobody has to wait yet. All are read before the first is written.
     const int CHUNKS = WT / 8, PIECES = ROWS * CHUNKS / OUTER_THREADS;
+    static_assert(PIECES * OUTER_THREADS == ROWS * CHUNKS, "");
     Bits<8> pieces[PIECES][PRODUCTS];
 #pragma unroll
     for (int i = 0; i < PIECES; i++) {

@@ -1,5 +1,5 @@
 // attention_wgmma.h: Hopper's own instructions (PTX ISA 9.0, sections on wgmma, mbarrier and cp.async.bulk.tensor) as functions, for
-// attention_hopper.cu; barriers and copies also for skinny.cu and outer_hopper.cu. They assemble for sm_90a alone.
+// attention_hopper.cu; barriers, copies and fences also for skinny.cu and outer_hopper.cu. They assemble for sm_90a alone.
 //
 // A tile of R rows and D columns lies in shared memory as D / 64 panels, each [R][64] bf16 = 128 bytes a row in the 128-byte swizzle
 // (16-byte unit u of row r stands at u ^ (r % 8)), which is what the tensor map writes and the matrix descriptors name. Tiles are
@@ -36,7 +36,7 @@ __device__ __forceinline__ void barrier_wait(uint64_t* barrier, int parity) {
           "r"(shared_at(barrier)), "r"(parity)
       : "memory");
 }
-// Copies the box at (column, row) of a tensor map; rows behind the matrix arrive as zeros.
+// Copies the box at (column, row) of a tensor map; what lies outside the matrix arrives as zeros.
 __device__ __forceinline__ void copy_box(void* dst, const CUtensorMap* map, int column, int row, uint64_t* barrier) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(shared_at(dst)),

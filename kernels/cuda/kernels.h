@@ -92,7 +92,8 @@ bool relu_gradients_fits(int64_t f, const bf16* y, int64_t ldy, const bf16* dy, 
 cudaError_t relu_gradients(const Launch& on, int64_t T, int64_t f, bf16* y, int64_t ldy, const bf16* dy, int64_t lddy, int64_t S,
                            const int32_t* cu, const NarrowSide& behind, const NarrowSide& before, float beta, int64_t out_stride);
 
-// segment.cu: a list of at most MOST_OUTERS outer products over the same segments, in one launch.
+// segment.cu: a list of at most MOST_OUTERS outer products over the same segments, in one launch; in two on Hopper where some of them lie off
+// the 16-byte grid.
 constexpr int MOST_OUTERS = 1 + MOST_GROUPS;
 cudaError_t segment_outers(const Launch& on, int64_t S, const int32_t* cu, const OuterProduct* products, int count, float beta,
                            int64_t out_stride);

@@ -35,8 +35,8 @@ struct Tile {
 };
 
 struct Product : Outer {
-  CUtensorMap wide_map, narrow_map, factors_map;
   int columns;  // of the narrow side that a tile has: 32, 64, 96 or 128
+  CUtensorMap wide_map, narrow_map, factors_map;
 };
 
 struct Products {
@@ -48,6 +48,7 @@ struct Products {
   int stage, stages, ring;  // bytes of a stage; stages of the ring; its bytes. Behind it the stages' factors and barriers
   unsigned tiles;           // of one segment
 };
+static_assert(sizeof(Products) <= 32764, "");  // what a kernel may be given, by drivers of CUDA 12.1 and newer
 
 // Columns of a panel of a narrow tile of NT columns, in the swizzle of its width.
 __host__ __device__ constexpr int panel_of(int NT) { return NT % 64 ? 32 : 64; }
@@ -251,8 +252,8 @@ int64_t tiles_of(const Products& all, int groups) {
 }
 
 // Blocks for every multiprocessor, or nearly; two a multiprocessor where that comes without clusters of more than two: these must lie within
-// a part of the device, and what is left over in each part stays idle. How many rows there are is not known here. Microseconds of `gpu-kernels time linear_gradients` on an H200 (132
-// multiprocessors), builds with a fixed plan, (groups, split):
+// a part of the device, and what is left over in each part stays idle. How many rows there are is not known here.
+// Microseconds of `gpu-kernels time linear_gradients` on an H200 (132 multiprocessors), builds with a fixed plan, (groups, split):
 //
 //                                   (2, 1)  (1, 1)  (2, 2)  (1, 2)  (2, 4)  (1, 4)  (1, 8)
 //   qkv of 4096, 8,192 rows           93.6    83.6    74.4    75.4    84.9    92.0   103.7

@@ -14,7 +14,7 @@ namespace metalora {
 namespace cuda {
 namespace {
 
-constexpr int64_t SHORTEST = 2048;         // least K that is taken
+constexpr int64_t SHORTEST = 2048;  // least K that is taken
 // Bytes of dynamic shared memory with which one block or two fit on a multiprocessor (228 KiB, of which every block takes 1 KiB more).
 constexpr int SHARED_ALONE = 227 * 1024, SHARED_BESIDE = 113 * 1024;
 
