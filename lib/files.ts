@@ -21,7 +21,9 @@ export function reasonOf({ message }: Error): string {
  */
 export function unreadable(error: unknown, advice: string): string {
   if (error instanceof Deno.errors.NotFound) return `there is no such file. ${advice}`;
-  if (error instanceof Deno.errors.NotCapable) return "Deno keeps programs from opening it. Write it into a regular file"; // /dev, /proc
+  if (error instanceof Deno.errors.NotCapable && error.message.startsWith("Requires all access")) { // what is in /dev and /proc
+    return "Deno keeps programs from opening it. Write it into a regular file";
+  }
   if (error instanceof Deno.errors.PermissionDenied) return `${reasonOf(error)}. Check its permissions`;
   return `${error instanceof Error ? reasonOf(error) : error}. ${advice}`;
 }
@@ -59,15 +61,6 @@ export function exists(path: string): boolean {
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return false;
     return true;
-  }
-}
-
-/** Whether a link of that name is there, wherever it leads. */
-export function isLink(path: string): boolean {
-  try {
-    return Deno.lstatSync(path).isSymlink;
-  } catch {
-    return false;
   }
 }
 

@@ -4,9 +4,10 @@ import { type Dataset, loadDataset } from "../data/dataset.ts";
 import { datasetOptions, loadRunData } from "../data/load.ts";
 import { guessSource } from "../data/guess.ts";
 import { UserError } from "../errors.ts";
-import { isLink } from "../files.ts";
+import { exists } from "../files.ts";
 import { weightDtype } from "../train/build.ts";
 import { describeEvaluation, evaluation, requireFinite } from "../train/evaluation.ts";
+import { runFolder } from "../train/folder.ts";
 import { loadModelInputs, type ModelInputs, requirePositions } from "../train/inputs.ts";
 import { loadToEvaluate } from "../train/loaded.ts";
 import { datasetFacts } from "../train/messages.ts";
@@ -135,14 +136,8 @@ function configuredData(config: Config, { tokenizer }: ModelInputs): [name: stri
 
 /** The adapter that a run of this configuration wrote, if it has. */
 function outputAdapter(output: string): string | null {
-  for (const dir of [...isLink(`${output}/current`) ? [`${output}/current/adapter`] : [], `${output}/adapter`]) { // of retrain; of a run
-    try {
-      Deno.statSync(`${dir}/adapter_config.json`);
-      return dir;
-    } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) return dir; // whoever reads it says why it cannot be read
-    }
-  }
-  printNote(`${output}/adapter does not exist: measuring the base model`);
+  const dir = `${runFolder(output)}/adapter`;
+  if (exists(`${dir}/adapter_config.json`)) return dir; // or cannot be looked at: whoever reads it says why
+  printNote(`${dir} does not exist: measuring the base model`);
   return null;
 }

@@ -1,10 +1,11 @@
 import { join } from "node:path";
 import { loadConfig } from "../config/load.ts";
 import { UserError } from "../errors.ts";
-import { exists, isFolder, isLink } from "../files.ts";
+import { exists, isFolder } from "../files.ts";
 import { gatherFromFolder } from "../report/gather.ts";
 import { renderReport } from "../report/report.ts";
 import { writeAll, writeFileAtomic } from "../tensor/atomic.ts";
+import { runFolder } from "../train/folder.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
 import { printJson, printLine, printNote } from "./output.ts";
 
@@ -36,7 +37,7 @@ export const command: Command = {
       const advice = "Name the output folder of a run, or its configuration";
       throw new UserError(`Cannot make a report of ${name}: there is no such folder or file. ${advice}`, 2);
     }
-    const folder = outputOf(isFolder(name) ? name : loadConfig(name, sets).config.output);
+    const folder = runFolder(isFolder(name) ? name : loadConfig(name, sets).config.output);
     if (isFolder(name) && sets.length > 0) {
       throw new UserError("Cannot make a report: --set goes with a configuration, not with a folder. Leave it out", 2);
     }
@@ -50,9 +51,3 @@ export const command: Command = {
     return 0;
   },
 };
-
-/** The folder with the run's files: a retraining has them in its current release, also where a run of `train` lay before. */
-function outputOf(output: string): string {
-  const release = join(output, "current");
-  return isLink(release) && isFolder(release) ? release : output;
-}

@@ -2,7 +2,7 @@
 import { dirname, join, normalize, resolve } from "node:path";
 import type { Config } from "../config/schema.ts";
 import { UserError } from "../errors.ts";
-import { exists, isFolder, readRegularFile, reasonOf, removeQuietly } from "../files.ts";
+import { exists, isFolder, readRegularFile, reasonOf, removeQuietly, within } from "../files.ts";
 import { syncFolder, writeAll, writeFileAtomic } from "../tensor/atomic.ts";
 import { FileLock } from "./lock.ts";
 
@@ -201,6 +201,16 @@ export class RunFiles implements Disposable {
   [Symbol.dispose](): void {
     for (const file of this.#logs.values()) file.close();
     this.#logs.clear();
+  }
+}
+
+/** Where the files of a run lie: in the output, or where `retrain` has published into it, in the current release. */
+export function runFolder(output: string): string {
+  const release = within(output, "current");
+  try {
+    return Deno.lstatSync(release).isSymlink && isFolder(release) ? release : output;
+  } catch { // there is none
+    return output;
   }
 }
 
