@@ -22,7 +22,7 @@ namespace cuda {
 namespace {
 
 constexpr int MOST_COLUMNS = 128;  // of a narrow side, in one tile
-constexpr int FACTORS = DEPTH * 4, BARRIERS = 16;  // bytes of a stage's factors of rows, and of its barriers
+constexpr int BARRIERS = 16;       // bytes of a stage's barriers
 // Bytes of dynamic shared memory with which two blocks fit on a multiprocessor (228 KiB, of which every block takes 1 KiB more).
 constexpr int SHARED = 113 * 1024;
 
@@ -31,12 +31,12 @@ struct Tile {
   static constexpr int WT = 64 * WGS, MULTIPLYING = 128 * WGS, THREADS = MULTIPLYING + WARP;
   static constexpr int PANEL = 64 * DEPTH * 2, WIDE = WGS * PANEL;  // bytes of a stage of 64 columns; of the wide side's
   static constexpr int LEAST_STAGES = 3;
-  static_assert(SHARED / (WIDE + MOST_COLUMNS * DEPTH * 2 + FACTORS + BARRIERS) >= LEAST_STAGES, "");
+  static_assert(SHARED / (WIDE + MOST_COLUMNS * DEPTH * 2 + BARRIERS) >= LEAST_STAGES, "");
 };
 
 struct Product : Outer {
   int columns;  // of the narrow side that a tile has: 32, 64, 96 or 128
-  CUtensorMap wide_map, narrow_map, factors_map;
+  CUtensorMap wide_map, narrow_map;
 };
 
 struct Products {
@@ -45,7 +45,7 @@ struct Products {
   int64_t out_stride;
   float beta;
   int count, split;         // split: blocks of a cluster
-  int stage, stages, ring;  // bytes of a stage; stages of the ring; its bytes. Behind it the stages' factors and barriers
+  int stage, stages, ring;  // bytes of a stage; stages of the ring; its bytes. Behind it the stages' barriers
   unsigned tiles;           // of one segment
 };
 static_assert(sizeof(Products) <= 32764, "");  // what a kernel may be given, by drivers of CUDA 12.1 and newer
@@ -62,31 +62,24 @@ struct Work {
   __device__ int before(int i) const { return begin + (first + i) * DEPTH - row(i); }
 };
 
-// What lies behind the ring: factors, and barriers for the arrival and the release of each stage.
-struct Rest {
-  float* factors;
+// For the arrival and the release of each stage.
+struct Barriers {
   uint64_t *full, *empty;
-  __device__ Rest(const Products& all, uint8_t* memory) {
-    factors = (float*)(memory + all.ring);
-    full = (uint64_t*)(memory + all.ring + all.stages * FACTORS), empty = full + all.stages;
-  }
-  __device__ float* factors_of(int stage) const { return factors + stage * (FACTORS / 4); }
+  __device__ Barriers(const Products& all, uint8_t* memory) : full((uint64_t*)(memory + all.ring)), empty(full + all.stages) {}
 };
 
 template <int WGS, int NT>
 __device__ __forceinline__ void copy_stages(const Products& all, const Product& o, const Work& work, uint8_t* memory) {
   using T = Tile<WGS>;
   constexpr int PANEL = panel_of(NT);
-  const Rest rest(all, memory);
-  const bool scaled = o.row_scale;
+  const Barriers barriers(all, memory);
   int stage = 0, parity = 0;  // parity flips with every round of the ring
   for (int i = 0; i < work.count; i++) {
     uint8_t* to = memory + stage * all.stage;
-    uint64_t* full = rest.full + stage;
+    uint64_t* full = barriers.full + stage;
     const int row = work.row(i);
-    barrier_wait(rest.empty + stage, parity ^ 1);
-    barrier_expect(full, T::WIDE + NT * DEPTH * 2 + (scaled ? FACTORS : 0));
-    if (scaled) copy_box(rest.factors_of(stage), &o.factors_map, row, 0, full);
+    barrier_wait(barriers.empty + stage, parity ^ 1);
+    barrier_expect(full, T::WIDE + NT * DEPTH * 2);
 #pragma unroll
     for (int g = 0; g < WGS; g++) copy_box(to + g * T::PANEL, &o.wide_map, work.wide_at + g * 64, row, full);
 #pragma unroll
@@ -99,8 +92,18 @@ template <int WGS, int NT>
 __device__ __forceinline__ void sum_tile(const Products& all, const Outer& o, const Work& work, uint8_t* memory) {
   using T = Tile<WGS>;
   constexpr int PANEL = panel_of(NT), UNITS = NT / 8 * DEPTH / T::MULTIPLYING;  // UNITS of 16 bytes of a narrow tile are a thread's
-  const Rest rest(all, memory);
+  const Barriers barriers(all, memory);
   const int thread = threadIdx.x, warp = __shfl_sync(ALL_LANES, thread / WARP, 0), lane = thread % WARP;
+  const auto row_of = [&](int unit) { return (unit * T::MULTIPLYING + thread) / (PANEL / 8) % DEPTH; };
+
+  // Factors of the rows of this thread's units, a stage ahead. A bulk copy would have to begin on the 16-byte grid, as segments need not.
+  float factor[UNITS];
+  const auto load_factors = [&](int i) {
+    if (!o.row_scale || i >= work.count) return;
+#pragma unroll
+    for (int unit = 0; unit < UNITS; unit++) factor[unit] = o.row_scale[max(work.row(i) + row_of(unit), work.begin)];
+  };
+  load_factors(0);
 
   float d[NT / 2] = {};
   hold(d);
@@ -109,15 +112,12 @@ __device__ __forceinline__ void sum_tile(const Products& all, const Outer& o, co
     uint8_t* wide = memory + stage * all.stage;
     uint4* narrow = (uint4*)(wide + T::WIDE) + thread;  // unit u of this thread is MULTIPLYING u further on
     const int before = work.before(i);
-    barrier_wait(rest.full + stage, parity);
+    barrier_wait(barriers.full + stage, parity);
     if (o.row_scale || before > 0) {
-      const auto row_of = [&](int unit) { return (unit * T::MULTIPLYING + thread) / (PANEL / 8) % DEPTH; };
       if (o.row_scale) {
-        const float* factors = rest.factors_of(stage);
         uint4 x[UNITS];
-        float factor[UNITS];
 #pragma unroll
-        for (int unit = 0; unit < UNITS; unit++) x[unit] = narrow[unit * T::MULTIPLYING], factor[unit] = factors[row_of(unit)];
+        for (int unit = 0; unit < UNITS; unit++) x[unit] = narrow[unit * T::MULTIPLYING];
 #pragma unroll
         for (int unit = 0; unit < UNITS; unit++) {
           const float2 f = make_float2(factor[unit], factor[unit]);
@@ -139,8 +139,9 @@ __device__ __forceinline__ void sum_tile(const Products& all, const Outer& o, co
 #pragma unroll
     for (int k = 0; k < DEPTH / 16; k++) wgmma_add<1, 1>(d, left + k * 128, right + k * PANEL * 2);
     wgmma_commit();
+    load_factors(i + 1);
     wgmma_wait<1>();
-    if (i > 0 && lane == 0) barrier_arrive(rest.empty + last);
+    if (i > 0 && lane == 0) barrier_arrive(barriers.empty + last);
     last = stage;
     if (++stage == all.stages) stage = 0, parity ^= 1;
   }
@@ -206,11 +207,10 @@ __global__ void __launch_bounds__(Tile<WGS>::THREADS, 2) outer_kernel(const __gr
   if (threadIdx.x == 0) {
     prefetch_map(&o.wide_map);
     prefetch_map(&o.narrow_map);
-    if (o.row_scale) prefetch_map(&o.factors_map);
-    const Rest rest(all, memory);
+    const Barriers barriers(all, memory);
     for (int i = 0; i < all.stages; i++) {
-      barrier_init(rest.full + i, 1);
-      barrier_init(rest.empty + i, WGS * 4);
+      barrier_init(barriers.full + i, 1);
+      barrier_init(barriers.empty + i, WGS * 4);
     }
     fence_async();
   }
@@ -285,9 +285,9 @@ cudaError_t launch(const Launch& on, int64_t S, Products& all, int split) {
   }
   all.split = split;
   all.stage = T::WIDE + most * DEPTH * 2;
-  all.stages = SHARED / (all.stage + FACTORS + BARRIERS);
+  all.stages = SHARED / (all.stage + BARRIERS);
   all.ring = all.stages * all.stage;
-  return launch_clusters(on, outer_kernel<WGS>, S * all.tiles * split, T::THREADS, all.stages * (all.stage + FACTORS + BARRIERS), split, true,
+  return launch_clusters(on, outer_kernel<WGS>, S * all.tiles * split, T::THREADS, all.stages * (all.stage + BARRIERS), split, true,
                          all);
 }
 
@@ -295,7 +295,7 @@ cudaError_t launch(const Launch& on, int64_t S, Products& all, int split) {
 
 bool hopper_outer_fits(const Launch& on, const Outer& o) {
   if (on.arch != 90 || o.wide_count > INT32_MAX / 2 || !tensor_map_encoder()) return false;
-  return aligned16(o.wide, o.ld_wide) && aligned16(o.narrow, o.ld_narrow) && aligned16(o.row_scale);
+  return aligned16(o.wide, o.ld_wide) && aligned16(o.narrow, o.ld_narrow);
 }
 
 cudaError_t hopper_outers(const Launch& on, int64_t S, const int32_t* cu, const Outer* products, int count, float beta, int64_t out_stride) {
@@ -310,7 +310,6 @@ cudaError_t hopper_outers(const Launch& on, int64_t S, const int32_t* cu, const 
     cudaError_t status = describe_boxes(&o.wide_map, o.wide, INT32_MAX, o.wide_count, o.ld_wide, DEPTH, 64);
     if (status == cudaSuccess)
       status = describe_boxes(&o.narrow_map, o.narrow, INT32_MAX, o.narrow_count, o.ld_narrow, DEPTH, panel_of(o.columns));
-    if (status == cudaSuccess && o.row_scale) status = describe_floats(&o.factors_map, o.row_scale, INT32_MAX, DEPTH);
     if (status != cudaSuccess) return status;
   }
   const Plan plan = plan_of(on, S, all);
