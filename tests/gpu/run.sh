@@ -9,7 +9,7 @@
 #     checks     the harnesses: each kernel against references in double
 #     memcheck   compute-sanitizer looks for wrong accesses in the harnesses, in parts, and in the tests that run in one process
 #     racecheck  compute-sanitizer looks for races in the project's kernels: in the harnesses and in the tests that call no cuBLAS, as
-#                already a plain product of cuBLAS fails under it (tests/bench/gpu.md)
+#                already a plain product of cuBLAS fails under it (tests/bench/gpu.md); both in parts
 #   JOBS=1                    how many of these run at once on a GPU
 #   GPUS=0                    the GPUs that they run on, such as "0 1"
 #   DENO=/path/to/deno        else the pinned one, or the one in PATH
@@ -157,8 +157,8 @@ sanitize_harness() {
   done
 }
 
-# sanitize_tests TOOL FILE
-sanitize_tests() { job sanitize "$1" "$2" "$DENO" test --quiet --no-check --allow-all "tests/gpu/$2"; }
+# sanitize_tests TOOL FILE [, which of its parts]
+sanitize_tests() { job sanitize "$1" "$2${3-}" "$DENO" test --quiet --no-check --allow-all "tests/gpu/$2"; }
 
 mkfifo "$work/turns" || exit 1
 exec 9<>"$work/turns"
@@ -176,7 +176,13 @@ fi
 if wanted checks; then each_harness job check; fi
 if command -v compute-sanitizer >/dev/null; then
   if wanted racecheck; then
-    for name in ${RACES-attention operators vectors}; do sanitize_tests racecheck ${name}_test.ts; done
+    for name in ${RACES-attention operators vectors}; do
+      for part in 0 1 2 3; do
+        export METALORA_TEST_PART="$part 4"
+        sanitize_tests racecheck ${name}_test.ts ", $((part + 1)) of 4"
+      done
+    done
+    unset METALORA_TEST_PART
     each_harness sanitize_harness racecheck
   fi
   if wanted memcheck; then

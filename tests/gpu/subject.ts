@@ -28,8 +28,13 @@ function remember(name: string, far: number, allowed: number): void {
   if (far > 0 && !(known && known.far / known.allowed >= far / allowed)) largest.set(name, { far, allowed });
 }
 
+// METALORA_TEST_PART="1 4": of a file's tests the second, the sixth, and so on (run.sh).
+const [part, parts] = (Deno.env.get("METALORA_TEST_PART") ?? "0 1").split(" ").map(Number) as [number, number];
+let turns = 0;
+
 /** A test that needs the device. It ends with the largest difference of each result that was compared. */
 export function gpuTest(name: string, fn: () => void): void {
+  if (turns++ % parts !== part) return;
   Deno.test({
     name,
     ignore: !available,
