@@ -113,12 +113,18 @@ gpuTest("marks tell device time that adds up, and memory() what the driver has l
   assertEquals([...times.keys()], ["ml_gemm"]);
   assert(times.get("ml_gemm")!.calls === 1 && times.get("ml_gemm")!.ms > 0);
 
-  const held = dev.allocatedBytes, before = dev.memory(), bytes = 512 * 2 ** 20;
-  assert(before.free > 0 && before.free <= before.total, JSON.stringify(before));
-  using block = dev.alloc(bytes);
-  assertEquals([block.bytes, dev.allocatedBytes], [bytes, held + bytes]);
-  // A GPU's driver hands memory out at once, the operating system when it is written.
-  if (!standIn) assert(before.free - dev.memory().free >= bytes, `${before.free - dev.memory().free} bytes were taken`);
+  const held = dev.allocatedBytes, bytes = 512 * 2 ** 20;
+  const taken = () => {
+    const before = dev.memory();
+    assert(before.free > 0 && before.free <= before.total, JSON.stringify(before));
+    using block = dev.alloc(bytes);
+    assertEquals([block.bytes, dev.allocatedBytes], [bytes, held + bytes]);
+    return before.free - dev.memory().free;
+  };
+  // A GPU's driver hands memory out at once, the operating system when it is written. Other processes may give theirs back meanwhile.
+  const seen = [taken()];
+  while (!standIn && seen.at(-1)! < bytes && seen.length < 20) seen.push(taken());
+  assert(standIn || seen.at(-1)! >= bytes, `taken after 512 MiB were allocated, as the driver has it: ${seen.join(", ")} bytes`);
 });
 
 gpuTest("an id outside the vocabulary is told once by whoever waits, and the batches behind it are not touched", () => {
