@@ -30,8 +30,9 @@ template <int WGS>
 struct Tile {
   static constexpr int WT = 64 * WGS, MULTIPLYING = 128 * WGS, THREADS = MULTIPLYING + WARP;
   static constexpr int PANEL = 64 * DEPTH * 2, WIDE = WGS * PANEL;  // bytes of a stage of 64 columns; of the wide side's
+  static constexpr int FACTORS = 2 * MULTIPLYING * 4;               // bytes of factors of rows: two lots of one a thread
   static constexpr int LEAST_STAGES = 3;
-  static_assert(SHARED / (WIDE + MOST_COLUMNS * DEPTH * 2 + BARRIERS) >= LEAST_STAGES, "");
+  static_assert((SHARED - FACTORS) / (WIDE + MOST_COLUMNS * DEPTH * 2 + BARRIERS) >= LEAST_STAGES, "");
 };
 
 struct Product : Outer {
@@ -45,7 +46,7 @@ struct Products {
   int64_t out_stride;
   float beta;
   int count, split;         // split: blocks of a cluster
-  int stage, stages, ring;  // bytes of a stage; stages of the ring; its bytes. Behind it the stages' barriers
+  int stage, stages, ring;  // bytes of a stage; stages of the ring; its bytes. Behind it the stages' barriers, and factors of rows
   unsigned tiles;           // of one segment
 };
 static_assert(sizeof(Products) <= 32764, "");  // what a kernel may be given, by drivers of CUDA 12.1 and newer
@@ -66,6 +67,7 @@ struct Work {
 struct Barriers {
   uint64_t *full, *empty;
   __device__ Barriers(const Products& all, uint8_t* memory) : full((uint64_t*)(memory + all.ring)), empty(full + all.stages) {}
+  __device__ float* end(const Products& all) const { return (float*)(empty + all.stages); }
 };
 
 template <int WGS, int NT>
@@ -96,14 +98,21 @@ __device__ __forceinline__ void sum_tile(const Products& all, const Outer& o, co
   const int thread = threadIdx.x, warp = __shfl_sync(ALL_LANES, thread / WARP, 0), lane = thread % WARP;
   const auto row_of = [&](int unit) { return (unit * T::MULTIPLYING + thread) / (PANEL / 8) % DEPTH; };
 
-  // Factors of the rows of this thread's units, a stage ahead. A bulk copy would have to begin on the 16-byte grid, as segments need not.
-  float factor[UNITS];
-  const auto load_factors = [&](int i) {
-    if (!o.row_scale || i >= work.count) return;
-#pragma unroll
-    for (int unit = 0; unit < UNITS; unit++) factor[unit] = o.row_scale[max(work.row(i) + row_of(unit), work.begin)];
+  // Factors of rows come through registers (a bulk copy would have to begin on the 16-byte grid, as segments need not): those of the next
+  // MULTIPLYING rows, one a thread, are on their way while the rows before are multiplied.
+  constexpr int LOT = T::MULTIPLYING / DEPTH;  // stages with as many rows
+  float* factors = barriers.end(all);
+  float next = 0;
+  const auto load_factor = [&](int lot) {
+    const int row = work.begin + work.first * DEPTH + lot * T::MULTIPLYING + thread;
+    next = row < work.end ? o.row_scale[row] : 0;
   };
-  load_factors(0);
+  if (o.row_scale) {
+    load_factor(0);
+    factors[thread] = next;
+    load_factor(1);
+    named_sync(1, T::MULTIPLYING);
+  }
 
   float d[NT / 2] = {};
   hold(d);
@@ -115,9 +124,19 @@ __device__ __forceinline__ void sum_tile(const Products& all, const Outer& o, co
     barrier_wait(barriers.full + stage, parity);
     if (o.row_scale || before > 0) {
       if (o.row_scale) {
+        if (i % LOT == 0) {
+          const int lot = i / LOT + 1;
+          factors[lot % 2 * T::MULTIPLYING + thread] = next;
+          load_factor(lot + 1);
+        }
+        const float* here = factors + i * DEPTH % (2 * T::MULTIPLYING);
         uint4 x[UNITS];
+        float factor[UNITS];
 #pragma unroll
-        for (int unit = 0; unit < UNITS; unit++) x[unit] = narrow[unit * T::MULTIPLYING];
+        for (int unit = 0; unit < UNITS; unit++) {
+          x[unit] = narrow[unit * T::MULTIPLYING];
+          factor[unit] = here[max(row_of(unit) - before, 0)];
+        }
 #pragma unroll
         for (int unit = 0; unit < UNITS; unit++) {
           const float2 f = make_float2(factor[unit], factor[unit]);
@@ -139,7 +158,6 @@ __device__ __forceinline__ void sum_tile(const Products& all, const Outer& o, co
 #pragma unroll
     for (int k = 0; k < DEPTH / 16; k++) wgmma_add<1, 1>(d, left + k * 128, right + k * PANEL * 2);
     wgmma_commit();
-    load_factors(i + 1);
     wgmma_wait<1>();
     if (i > 0 && lane == 0) barrier_arrive(barriers.empty + last);
     last = stage;
@@ -285,10 +303,10 @@ cudaError_t launch(const Launch& on, int64_t S, Products& all, int split) {
   }
   all.split = split;
   all.stage = T::WIDE + most * DEPTH * 2;
-  all.stages = SHARED / (all.stage + BARRIERS);
+  all.stages = (SHARED - T::FACTORS) / (all.stage + BARRIERS);
   all.ring = all.stages * all.stage;
-  return launch_clusters(on, outer_kernel<WGS>, S * all.tiles * split, T::THREADS, all.stages * (all.stage + BARRIERS), split, true,
-                         all);
+  return launch_clusters(on, outer_kernel<WGS>, S * all.tiles * split, T::THREADS, all.ring + all.stages * BARRIERS + T::FACTORS,
+                         split, true, all);
 }
 
 }  // namespace
