@@ -1,7 +1,7 @@
 #!/bin/sh
 # The measurements of tests/bench/gpu.md on a machine with a GPU, the peers beside them on the same card. Needs the built libraries
-# (make all cuda), Python with torch, transformers and peft for the peers, and ../shared/bench. About 12 minutes with all peers, half of
-# it torch.compile. gpu_table.ts prints what it leaves as tables.
+# (make all cuda), Python with torch, transformers and peft for the peers, and ../shared/bench. Five and a half minutes on an H200 without
+# torch.compile, which takes more than four by itself. gpu_table.ts prints what it leaves as tables.
 #
 #   sh tests/bench/gpu.sh [FOLDER]     results go to FOLDER (default: build/gpu)
 #

@@ -15,7 +15,7 @@
 #   DENO=/path/to/deno        else the pinned one, or the one in PATH
 #   CHECK_SECONDS=300         time limit of a test file or a harness
 #   SANITIZE_SECONDS=600      time limit of one run of compute-sanitizer
-#   RACES="attention operators vectors"   files of tests/gpu that racecheck looks at
+#   RACES="attention operators vectors"   files of tests/gpu that racecheck looks at, of four tests or more
 #   METALORA_TEST_BACKEND=cpu the CPU stands in for the GPU, to check the tests themselves
 #
 # What is not finished in time has failed. Where compute-sanitizer is not installed, its stages are left out.
@@ -157,7 +157,7 @@ sanitize_harness() {
   done
 }
 
-# sanitize_tests TOOL FILE [, which of its parts]
+# sanitize_tests TOOL FILE [what of it, for the name of its row]
 sanitize_tests() { job sanitize "$1" "$2${3-}" "$DENO" test --quiet --no-check --allow-all "tests/gpu/$2"; }
 
 mkfifo "$work/turns" || exit 1
