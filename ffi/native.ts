@@ -52,8 +52,8 @@ export type Backend = "cpu" | "cuda";
 type Library = Deno.DynamicLibrary<typeof symbols>;
 
 /**
- * Where the library of a backend may lie, best first: `METALORA_LIBRARY_DIR`, then `build/` beside the program's own source
- * (which is also where `deno compile` embeds it).
+ * Where the library of a backend may lie, best first: `METALORA_LIBRARY_DIR`, then, where it has none, `build/` beside the program's own
+ * source (which is also where `deno compile` embeds it).
  */
 export function libraryCandidates(backend: Backend): string[] {
   const file = `libmetalora_${backend}.so`;
@@ -62,11 +62,11 @@ export function libraryCandidates(backend: Backend): string[] {
   return [...(directory ? [`${directory}/${file}`] : []), ...(own.protocol === "file:" ? [fileURLToPath(own)] : [])];
 }
 
-function isFolder(path: string): boolean {
+function stat(path: string): Deno.FileInfo | null {
   try {
-    return Deno.statSync(path).isDirectory;
+    return Deno.statSync(path);
   } catch {
-    return false;
+    return null;
   }
 }
 
@@ -88,7 +88,7 @@ export class Native {
     const known = loaded.get(backend);
     if (known) return known;
     const directory = Deno.env.get("METALORA_LIBRARY_DIR");
-    if (directory && !isFolder(directory)) {
+    if (directory && !stat(directory)?.isDirectory) {
       throw new LibraryError(`Cannot use METALORA_LIBRARY_DIR: '${directory}' is no folder. Name one, or leave it out`);
     }
     const tried: string[] = [];
@@ -97,7 +97,13 @@ export class Native {
       try {
         library = Deno.dlopen(path, symbols);
       } catch (error) {
-        tried.push(`${path} (${loaderReason(path, error)})`);
+        const reason = loaderReason(path, error);
+        if (directory && path.startsWith(`${directory}/`) && stat(path)) {
+          throw new LibraryError(
+            `Cannot use ${path} of METALORA_LIBRARY_DIR: ${reason}. Rebuild it, or leave METALORA_LIBRARY_DIR out`,
+          );
+        }
+        tried.push(`${path} (${reason})`);
         continue;
       }
       const version = library.symbols.ml_abi_version();

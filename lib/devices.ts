@@ -24,8 +24,10 @@ export interface DeviceChoice {
 export function chooseDevice(text: string | null, threads = 0): DeviceChoice {
   const cpu = { backend: "cpu", index: 0, threads } as const;
   if (text === "cpu") return { ...cpu, note: null };
-  const match = /^cuda(?::(\d+))?$/.exec(text ?? "cuda");
-  if (!match) throw new UserError(`Cannot use --device ${text}: expected cpu, cuda or cuda:N`, 2);
+  const match = /^cuda(?::(\d{1,9}))?$/.exec(text ?? "cuda");
+  if (!match) {
+    throw new UserError(`Cannot use --device ${text}: expected cpu, cuda or cuda:N (metalora doctor tells which there are)`, 2);
+  }
   if (text !== null) return { backend: "cuda", index: Number(match[1] ?? 0), threads, note: null };
   const { index, reason } = firstGpu();
   return index === null ? { ...cpu, note: reason } : { backend: "cuda", index, threads, note: null };

@@ -1,4 +1,5 @@
 import type { Device } from "../../ffi/device.ts";
+import { DeviceError } from "../../ffi/native.ts";
 import { gemm, upload2d } from "../../ffi/operators.ts";
 import { parseConfig } from "../config/load.ts";
 import type { Sample } from "../data/encode.ts";
@@ -9,13 +10,13 @@ import { randomWeights } from "../model/load.ts";
 import { modelShape, stepFlops } from "../model/shapes.ts";
 import { Arena } from "../tensor/arena.ts";
 import { adapterOf, initialAdapters } from "../train/adapters.ts";
-import { buildTraining } from "../train/build.ts";
-import { allowedBytes, requireRoom } from "../train/fit.ts";
+import { buildTraining, unusedSettings } from "../train/build.ts";
+import { requireRoom, smallerConfigs } from "../train/fit.ts";
 import { formatBytes, memoryPlan, release, takenBytes } from "../train/memory.ts";
 import { Trainer, trainerOptions } from "../train/trainer.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
 import { deviceOption, openDevice, threadsOption } from "./device.ts";
-import { memoryTable } from "./memory_table.ts";
+import { memoryTable, savings } from "./memory_table.ts";
 import { printJson, printLine, printNote } from "./output.ts";
 
 /** `metalora bench`: the time and memory of a training step on random weights of a shape. */
@@ -88,16 +89,27 @@ export const command: Command = {
     const { engine } = training;
     using _arena = engine;
     const plan = memoryPlan(dev, training, work);
-    function* inBf16() {
-      if (engine.options.weightDtype === "bf16") return;
-      const half = { ...config, train: { ...config.train, precision: "bf16" as const } };
-      yield { settings: "--precision bf16", bytes: memoryPlan(dev, buildTraining(dev, half, layout, work), work).total_bytes };
+    function* smaller() {
+      for (const { settings, config: { train, optimizer } } of smallerConfigs(config)) {
+        if (train.batch_size !== batch) continue; // nothing is accumulated here
+        const bytes = memoryPlan(dev, buildTraining(dev, { ...config, train, optimizer }, layout, work), work).total_bytes;
+        yield { settings: settings === "train.precision: bf16" ? "--precision bf16" : settings.replace(": ", "="), bytes };
+      }
     }
-    const requireFit = () => requireRoom("run this", plan.total_bytes, inBf16(), allowedBytes(dev, config), dev, SMALLER);
+    const requireFit = () =>
+      requireRoom("run this", plan.total_bytes, smaller(), { dev, memory: config.train.memory, last: SMALLER });
+    const { layout: { recompute, embedding }, options: { weightDtype } } = engine;
+    for (const line of unusedSettings(dev, config, model.tied)) printNote(line);
+    const title = `${shape}, ${batch} × ${length} tokens, ${weightDtype}, method ${method}, on ${dev.name}`;
     if (args.flag("dry-run")) {
       const refusal = refusalOf(requireFit);
-      if (args.flag("json")) printJson({ ...plan, would_start: refusal === null, problems: refusal === null ? [] : [refusal] });
-      else printLine(memoryTable(plan));
+      const problems = refusal === null ? [] : [refusal];
+      if (args.flag("json")) printJson({ ...plan, recompute, embedding, would_start: refusal === null, problems });
+      else {
+        printLine(title);
+        printLine(memoryTable(plan));
+        for (const line of savings(engine.layout)) printLine(line);
+      }
       if (refusal !== null) printNote(`metalora: ${refusal}`);
       return refusal === null ? 0 : 1;
     }
@@ -120,12 +132,12 @@ export const command: Command = {
       adapterParameters: 2 * engine.parameters,
     });
     engine[Symbol.dispose](); // the yardstick needs memory, too
-    const gemmRate = measureGemm(dev, engine.options.weightDtype);
+    const yardstick = measured(() => measureGemm(dev, weightDtype));
     const result = {
       shape,
       batch,
       length,
-      precision: engine.options.weightDtype,
+      precision: weightDtype,
       method,
       step_ms: round(stepMs),
       step_ms_min: round(times.train.min + share),
@@ -134,26 +146,29 @@ export const command: Command = {
         ? { train_ms: round(times.train.median), validation_ms: round(times.validation.median) }
         : {}),
       tokens_per_second: Math.round(batch * length / stepMs * 1000),
-      mfu: round(flops / stepMs * 1000 / gemmRate, 3),
-      gemm_gflops: Math.round(gemmRate / 1e9),
+      mfu: yardstick && round(flops / stepMs * 1000 / yardstick, 3),
+      gemm_gflops: yardstick && Math.round(yardstick / 1e9),
       peak_memory_bytes: peak,
       planned_bytes: plan.total_bytes,
       arena_bytes: engine.arena.bytes,
-      recompute: engine.options.recompute,
-      embedding: engine.options.embedding,
+      recompute,
+      embedding,
       ...(times.parts ? { parts: times.parts } : {}),
       device: dev.name,
     };
     if (args.flag("json")) printJson(result);
     else {
-      printLine(`${shape}, ${batch} × ${length} tokens, ${result.precision}, method ${method}, on ${dev.name}`);
+      printLine(title);
       printLine(`  step     ${result.step_ms} ms (${result.step_ms_min} – ${result.step_ms_max} over ${steps})`);
       if (times.validation.median > 0) {
         printLine(`           of it 1/${config.reweight.validation.every} of a validation batch of ${result.validation_ms} ms`);
       }
       printLine(`  speed    ${result.tokens_per_second.toLocaleString("en")} tokens/s`);
-      printLine(`  mfu      ${(100 * result.mfu).toFixed(1)} % of ${result.gemm_gflops} GFLOP/s, the matrix product's rate`);
-      printLine(`  memory   ${formatBytes(peak)}, planned ${formatBytes(plan.total_bytes)}`);
+      if (result.mfu !== null) {
+        printLine(`  mfu      ${(100 * result.mfu).toFixed(1)} % of ${result.gemm_gflops} GFLOP/s, the matrix product's rate`);
+      }
+      const whose = dev.backend === "cuda" ? " of the GPU, all processes on it together" : "";
+      printLine(`  memory   ${formatBytes(peak)}${whose}; planned ${formatBytes(plan.total_bytes)}`);
       for (const { operator, ms, calls } of times.parts ?? []) {
         printLine(`  ${operator.padEnd(22)} ${ms.toFixed(2).padStart(9)} ms  ${calls} calls`);
       }
@@ -162,17 +177,30 @@ export const command: Command = {
   },
 };
 
-/** Keys that the options decide; --set on them would be timed as something else than it is. */
-const OWNED = ["train.batch_size", "train.accumulate", "train.steps", "reweight.method", "reweight.validation.batch_size"];
+/** Keys that the options decide, or that mean nothing here; --set on them would be timed as something else than it is. */
+const OWNED = /^(train\.(batch_size|accumulate|steps|epochs)|reweight\.(method|validation\.batch_size)|(model|output|data)\b.*)$/;
 
 function refuseOwned(sets: readonly string[]): readonly string[] {
   for (const set of sets) {
     const key = set.split("=")[0]!;
-    if (OWNED.includes(key)) {
-      throw new UserError(`Cannot use --set ${key} in bench: --batch, --steps and --method decide it, nothing is accumulated`, 2);
-    }
+    if (!OWNED.test(key)) continue;
+    throw new UserError(
+      `Cannot use --set ${key} in bench: it takes --model-shape, --batch, --length, --steps and --method, and random data`,
+      2,
+    );
   }
   return sets;
+}
+
+/** What was measured, or null and a line on stderr: the step's time is known without it. */
+function measured(rate: () => number): number | null {
+  try {
+    return rate();
+  } catch (error) {
+    if (!(error instanceof DeviceError) || error.lost) throw error;
+    printNote(`No mfu: the matrix product that it compares with did not run. ${error.message}`);
+    return null;
+  }
 }
 
 /** What to do about a step that does not fit. */

@@ -2,7 +2,7 @@
 import { counted } from "../counted.ts";
 import { RUNGS } from "../model/activations.ts";
 import { formatBytes, type MemoryPlan } from "../train/memory.ts";
-import type { PlannedRun } from "../train/worker.ts";
+import type { EngineLayout } from "../train/engine.ts";
 
 const MEANING: readonly (readonly [keyof MemoryPlan, string])[] = [
   ["weights", "frozen weights, with room for the adapters behind each row"],
@@ -26,7 +26,7 @@ export function memoryTable(plan: MemoryPlan): string {
 }
 
 /** What is done to take less memory, a line each; the layers that are not named stand one rung lower. */
-export function savings({ recompute: { rung, layers }, layers: L, embedding }: PlannedRun["layout"]): string[] {
+export function savings({ recompute: { rung, layers }, layers: L, embedding }: EngineLayout): string[] {
   const lower = RUNGS[RUNGS.indexOf(rung) - 1];
   const others = layers < L && lower !== undefined && lower !== "none" ? `, ${lower} in the others` : "";
   return [

@@ -54,7 +54,12 @@ export function prometheusText(snapshot: Snapshot, { clients }: { clients: numbe
     family("weighted_batch_samples", "gauge", "Samples of the newest weighted batch", one(effective?.samples ?? null)),
     weights(s.weights),
     family("memory_planned_bytes", "gauge", "Memory that the run was planned to take", one(s.memory.planned_bytes)),
-    family("memory_peak_bytes", "gauge", "Most resident bytes of the process so far", one(s.memory.used_bytes)),
+    family(
+      "memory_peak_bytes",
+      "gauge",
+      "Most memory of the run so far, of the GPU where it runs on one",
+      one(s.memory.used_bytes),
+    ),
     family("evaluation_loss", "gauge", "Loss of the newest evaluation in nats", each(({ loss }) => loss)),
     family(
       "evaluation_accuracy_ratio",

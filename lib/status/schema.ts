@@ -64,8 +64,8 @@ export const snapshotSchema = z.strictObject({
   tokens_per_second_mean: numberOrNull().describe("Over the whole run"),
   memory: z.strictObject({
     planned_bytes: count().nullable().describe("What the run was planned to take"),
-    used_bytes: count().nullable().describe("Most resident bytes of the process so far"),
-  }).describe("Memory of the process"),
+    used_bytes: count().nullable().describe("The most that it took so far, of the GPU where it runs on one"),
+  }).describe("Memory of the run"),
   effective_sample_size: z.strictObject({
     size: numberOrNull().describe("1 / Σ w² of the newest weighted batch"),
     samples: count().describe("Samples of that batch: the most that size can be"),

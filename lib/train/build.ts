@@ -96,10 +96,14 @@ export function buildTraining(dev: Device, config: Config, inputs: TrainingInput
  * What a configuration asks for that a device or model has no use for, a line each.
  * @param tied Whether the model's embedding is its head as well.
  */
-export function unusedSettings(dev: Device, { train }: Config, tied: boolean): string[] {
-  if (train.embedding !== "host") return [];
-  if (dev.backend === "cpu") return ["train.embedding: host changes nothing on the CPU, where all memory is the host's"];
-  return tied ? ["train.embedding: host changes nothing: this model's embedding is its head as well, and read as a whole"] : [];
+export function unusedSettings(dev: Device, { train, optimizer }: Config, tied: boolean): string[] {
+  if (dev.backend === "cpu") {
+    const asked = { "train.embedding": train.embedding, "optimizer.placement": optimizer.placement };
+    const unused = Object.entries(asked).filter(([, place]) => place === "host").map(([key]) => key);
+    return unused.map((key) => `${key}: host changes nothing on the CPU, where all memory is the host's`);
+  }
+  if (train.embedding !== "host" || !tied) return [];
+  return ["train.embedding: host changes nothing: this model's embedding is its head as well, and read as a whole"];
 }
 
 /** What trades time for memory. */
@@ -136,7 +140,8 @@ function layOut(
       2,
     );
   }
-  const { eps, clip, placement, weight_decay: weightDecay } = optimizer;
+  const { eps, clip, weight_decay: weightDecay } = optimizer;
+  const placement = dev.backend === "cpu" ? "device" : optimizer.placement;
   const adam = new Adam(dev, engine.arena, engine.parameters, { betas: optimizer.betas, eps, weightDecay, clip, placement });
   return { engine, adam, similarity: weighted ? buildSimilarity(dev, config, engine, adam) : null };
 }

@@ -6,7 +6,7 @@ import type { Device, Place, Tensor } from "../../ffi/device.ts";
 import { download, segmentSum, upload } from "../../ffi/operators.ts";
 import type { ModelConfig } from "../model/config.ts";
 import type { AdaptedMatrix, AdapterOf } from "../model/linear.ts";
-import type { Recompute } from "../model/activations.ts";
+import { KEEP_ALL, type Recompute } from "../model/activations.ts";
 import { Decoder, type DeviceBatch, type GradientSink, type Limits } from "../model/decoder.ts";
 import type { Observed } from "../reweight/similarity.ts";
 import { Arena } from "../tensor/arena.ts";
@@ -55,6 +55,13 @@ export interface EngineOptions {
   readonly embedding?: Place;
   /** Runs samples with right padding of this id; only the reference preset does. */
   readonly padding?: { id: number } | null;
+}
+
+/** How much is computed again, of how many layers, and where the embedding lies. */
+export interface EngineLayout {
+  readonly recompute: Recompute;
+  readonly layers: number;
+  readonly embedding: Place;
 }
 
 /** A model, its adapters and its buffers on one device. */
@@ -109,6 +116,12 @@ export class Engine implements Disposable {
     this.arena.allocate(this.dev);
     this.hostArena.allocate(this.dev);
     this.model.bind(this.theta);
+  }
+
+  /** What trades time for memory, as it was laid out. */
+  get layout(): EngineLayout {
+    const { recompute = KEEP_ALL, embedding = "device" } = this.options;
+    return { recompute, layers: this.model.config.L, embedding };
   }
 
   /** Adapter parameters, P. */

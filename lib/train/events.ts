@@ -71,7 +71,7 @@ export interface SteppedEvent {
   readonly tokensPerSecond: number;
   /** Seconds of training so far, those before a resumption included, by a clock that never jumps. */
   readonly seconds: number;
-  /** Most resident bytes of the process so far. */
+  /** The most bytes that the run took so far: of the GPU where it runs on one, else resident bytes of the process. */
   readonly memoryBytes: number;
   /** 1 / Σ w²; null when the batch was not weighted. */
   readonly effectiveSampleSize: number | null;

@@ -19,54 +19,66 @@ export function allowedBytes(dev: Device, { train }: Config): number {
   return Math.min(train.memory ?? Infinity, roomBytes(dev));
 }
 
+/** What limits a run, and what to say to it. */
+export interface Limit {
+  /** Where it runs; on a GPU the memory of other processes is told. */
+  readonly dev?: Device;
+  /** `train.memory` in bytes. */
+  readonly memory?: number | null;
+  /** What to do when no other setting fits. */
+  readonly last?: string;
+}
+
 /**
  * @param what "train", "score", …: what cannot be done.
  * @param bytes What it takes.
  * @param alternatives Settings that take less, nearest first; only computed as far as needed.
- * @param room What there is.
- * @param dev Where; on a GPU the memory of other processes is told.
- * @param last What to do when none of them fits.
  * @throws {UserError} when it does not fit
  */
 export function requireRoom(
   what: string,
   bytes: number,
   alternatives: Iterable<{ settings: string; bytes: number }>,
-  room: number = roomBytes(),
-  dev?: Device,
-  last = "lower adapter.rank, shorten the samples (data.max_length), or use a smaller model or a larger machine",
+  {
+    dev,
+    memory,
+    last = "lower adapter.rank, shorten the samples (data.max_length), or use a smaller model or a larger machine",
+  }: Limit = {},
 ): void {
+  const free = roomBytes(dev), capped = (memory ?? Infinity) < free, room = capped ? memory! : free;
   if (bytes <= room) return;
-  let advice = `Nothing near it fits: ${last}`;
+  let advice = `Nothing near it fits: ${capped ? "raise train.memory, " : ""}${last}`;
   for (const { settings, bytes: less } of alternatives) {
     if (less > room) continue;
     advice = `Set ${settings}, which takes ${formatBytes(less)}`;
     break;
   }
   const alike = formatBytes(bytes) === formatBytes(room);
-  const [taken, free] = [bytes, room].map((bytes) => alike ? counted(bytes, "byte") : formatBytes(bytes));
-  throw new UserError(
-    `Cannot ${what}: it takes ${taken} of memory, and ${free} is free or allowed${crowd(dev, room)}. ${advice}`,
-  );
+  const [takes, has] = [bytes, room].map((bytes) => alike ? counted(bytes, "byte") : formatBytes(bytes));
+  const limit = capped ? `train.memory allows ${has}` : `${has} is free${crowd(dev)}`;
+  throw new UserError(`Cannot ${what}: it takes ${takes} of memory, and ${limit}. ${advice}`);
 }
 
 /** Says that a GPU is short of memory because other processes hold it. */
-function crowd(dev: Device | undefined, room: number): string {
+function crowd(dev: Device | undefined): string {
   if (dev?.backend !== "cuda") return "";
   const { free, total } = dev.memory();
   const others = total - free - CONTEXT_BYTES - dev.allocatedBytes;
-  if (others < WORTH_TELLING || room < free + CONTEXT_BYTES) return ""; // train.memory is what limits it
+  if (others < WORTH_TELLING) return "";
   return ` (other processes hold ${formatBytes(others)} of the GPU; nvidia-smi shows them)`;
 }
 
 /**
- * Configurations that train on the same number of samples a step with less memory: what is kept computed again, smaller micro-batches,
- * then frozen weights in bf16 as well.
+ * Configurations that train on the same number of samples a step with less memory: what is kept computed again, Adam's moments with the
+ * host, smaller micro-batches, then frozen weights in bf16 as well.
  */
 export function* smallerConfigs(config: Config): Generator<{ settings: string; config: Config }> {
-  const { train, reweight } = config;
+  const { train, reweight, optimizer } = config;
   if (train.recompute !== "auto") {
     yield { settings: "train.recompute: auto", config: { ...config, train: { ...train, recompute: "auto" } } };
+  }
+  if (optimizer.placement === "device") {
+    yield { settings: "optimizer.placement: host", config: { ...config, optimizer: { ...optimizer, placement: "host" } } };
   }
   const samples = train.batch_size * train.accumulate;
   const halved = halves(train.batch_size);

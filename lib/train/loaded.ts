@@ -6,7 +6,7 @@ import { loadWeights } from "../model/load.ts";
 import { openCheckpoint } from "../tensor/checkpoint.ts";
 import { adapterOfPeft, fromPeft, noAdapters } from "./adapters.ts";
 import { Engine, limitsFor } from "./engine.ts";
-import { requireRoom, roomBytes } from "./fit.ts";
+import { requireRoom } from "./fit.ts";
 import type { ModelInputs } from "./inputs.ts";
 import { evaluationBytes } from "./memory.ts";
 
@@ -37,7 +37,7 @@ export function loadToEvaluate(
   const theta = saved
     ? fromPeft(saved, engine.adapters, { P: engine.parameters, config: model, dir: adapter! })
     : new Float32Array(0);
-  requireRoom("evaluate", evaluationBytes(dev, engine), [], roomBytes(dev), dev);
+  requireRoom("evaluate", evaluationBytes(dev, engine), [], { dev });
   engine.allocate();
   loadWeights(dev, engine.model, checkpoint);
   engine.setAdapters(theta);

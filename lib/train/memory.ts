@@ -123,6 +123,25 @@ export function takenBytes(dev: Device): number {
   return total - free;
 }
 
+/**
+ * Measures what a run takes: on CUDA of the GPU, counted from now on (what other processes take or give back meanwhile blurs it), else
+ * resident bytes of this process. Call it before the arena is taken.
+ * @returns what tells the most bytes so far
+ */
+export function memoryMeter(dev: Device): () => number {
+  if (dev.backend === "cpu") return peakMemoryBytes;
+  const { free } = dev.memory();
+  let most = 0, next = 0;
+  return () => {
+    if (performance.now() < next) return most;
+    next = performance.now() + METER_MS;
+    return most = Math.max(most, free - dev.memory().free + CONTEXT_BYTES);
+  };
+}
+
+/** The driver is asked no more often: a step of a small model takes 11 ms. */
+const METER_MS = 100;
+
 /** Most resident bytes of this process so far. */
 export function peakMemoryBytes(): number {
   const known = highWater();

@@ -2,7 +2,6 @@
 import type { Dataset } from "../data/dataset.ts";
 import { VERSION } from "../version.ts";
 import type { BatchSample, DatasetFacts, StartedEvent, SteppedEvent } from "./events.ts";
-import { peakMemoryBytes } from "./memory.ts";
 import type { StepReport } from "./pass.ts";
 import type { PreparedRun } from "./run.ts";
 
@@ -38,7 +37,8 @@ export function startedEvent(
 export function steppedEvent(
   report: StepReport,
   { inputs, steps }: PreparedRun,
-  { seconds, tokensPerSecond, texts }: { seconds: number; tokensPerSecond: number; texts: boolean },
+  measured: Pick<SteppedEvent, "seconds" | "tokensPerSecond" | "memoryBytes">,
+  texts: boolean,
 ): SteppedEvent {
   const { step, kind, epoch, lr, loss, gradNorm, tokens, effectiveSampleSize, skipped, fault, weights, similarities } = report;
   const samples = (kind === "train" ? inputs.data.train : inputs.data.validation!).samples;
@@ -52,9 +52,7 @@ export function steppedEvent(
     loss,
     gradNorm,
     tokens,
-    tokensPerSecond,
-    seconds,
-    memoryBytes: peakMemoryBytes(),
+    ...measured,
     effectiveSampleSize,
     skipped,
     fault,

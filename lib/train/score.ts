@@ -9,7 +9,7 @@ import { adapterOf, adapterOfPeft, fromPeft, initialAdapters } from "./adapters.
 import { weightDtype } from "./build.ts";
 import { Engine, limitsFor } from "./engine.ts";
 import { requireFinite } from "./evaluation.ts";
-import { requireRoom, roomBytes } from "./fit.ts";
+import { requireRoom } from "./fit.ts";
 import type { RunInputs } from "./inputs.ts";
 import { evaluationBytes } from "./memory.ts";
 import { requireModules } from "./run.ts";
@@ -49,7 +49,7 @@ export function scoreSamples(
     normalize: "none",
     adam: null,
   });
-  requireRoom("score", evaluationBytes(dev, engine), [], roomBytes(dev), dev);
+  requireRoom("score", evaluationBytes(dev, engine), [], { dev });
   engine.allocate();
   loadWeights(dev, engine.model, checkpoint);
   engine.setAdapters(theta);

@@ -29,12 +29,12 @@ import {
 } from "./checkpoint.ts";
 import { type Evaluation, evaluation } from "./evaluation.ts";
 import type { Ending, RunListener, RunResult } from "./events.ts";
-import { allowedBytes, requireRoom } from "./fit.ts";
+import { requireRoom } from "./fit.ts";
 import { RunFiles, writing } from "./folder.ts";
 import { madeFrom, type RunIdentity, runIdentity } from "./identity.ts";
 import { loadRunInputs } from "./inputs.ts";
 import { Interrupted, StopFlag } from "./interrupt.ts";
-import { peakMemoryBytes, release } from "./memory.ts";
+import { memoryMeter, release } from "./memory.ts";
 import { metricsLine, startedEvent, steppedEvent } from "./messages.ts";
 import type { StepReport } from "./pass.ts";
 import { type FoundCheckpoint, restoreCheckpoint } from "./restore.ts";
@@ -90,15 +90,16 @@ export function train(
   if (from?.kind === "complete") return { kind: "was complete", result: recalledResult(config.output) };
 
   using dev = openDevice(device);
+  const meter = memoryMeter(dev);
   const prepared = prepareRun(dev, config, inputs);
   using engine = prepared.engine;
   for (const text of unusedSettings(dev, config, inputs.model.tied)) note(text);
-  requireRoom("train", prepared.plan.total_bytes, smallerRuns(dev, prepared), allowedBytes(dev, config), dev);
+  requireRoom("train", prepared.plan.total_bytes, smallerRuns(dev, prepared), { dev, memory: config.train.memory });
   const room = checkpointBytes(engine.parameters, inputs.data.train.samples.length);
   writing(config.output, () => requireDiskRoom(config.output, room, "train"));
   loadRun(dev, prepared, from?.kind === "checkpoint" ? null : start);
   using files = new RunFiles(config.output);
-  const session = new Session({ prepared, identity, device: dev.name, texts, position }, files, emit, stop);
+  const session = new Session({ prepared, identity, device: dev.name, meter, texts, position }, files, emit, stop);
   session.begin(from?.kind === "checkpoint" ? from.found : null);
   return session.run();
 }
@@ -124,7 +125,14 @@ class Session {
   #idle = 0;
 
   constructor(
-    readonly about: { prepared: PreparedRun; identity: RunIdentity; device: string; texts: boolean; position: Position },
+    readonly about: {
+      prepared: PreparedRun;
+      identity: RunIdentity;
+      device: string;
+      meter: () => number;
+      texts: boolean;
+      position: Position;
+    },
     readonly files: RunFiles,
     readonly emit: RunListener,
     readonly stop: StopFlag,
@@ -210,7 +218,7 @@ class Session {
     const { prepared, texts } = this.about;
     const seconds = this.#seconds;
     const rate = (this.#tokens - this.#before.tokens) / (seconds - this.#before.seconds);
-    const event = steppedEvent(report, prepared, { seconds, tokensPerSecond: rate, texts });
+    const event = steppedEvent(report, prepared, { seconds, tokensPerSecond: rate, memoryBytes: this.about.meter() }, texts);
     this.files.log("metrics.jsonl", metricsLine(event));
     if (event.fault !== null) {
       const ids = listed(event.samples.map(({ id }) => id));
@@ -338,7 +346,7 @@ class Session {
       loss: this.#loss,
       seconds,
       tokens_per_second: this.#tokens / seconds,
-      peak_memory_bytes: peakMemoryBytes(),
+      peak_memory_bytes: this.about.meter(),
       output,
       ...results,
     };

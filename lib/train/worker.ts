@@ -3,17 +3,16 @@
  * status server live in the main thread (`background.ts`). Include this module when compiling: it is named by URL only.
  */
 /// <reference lib="deno.worker" />
-import type { Place } from "../../ffi/device.ts";
 import { DeviceError } from "../../ffi/native.ts";
 import type { Config } from "../config/schema.ts";
 import { firstError, refusalOf, UserError } from "../errors.ts";
 import { openDevice } from "../devices.ts";
-import { KEEP_ALL, type Recompute } from "../model/activations.ts";
 import { isWorthRepeating, type Work } from "../repeat.ts";
+import type { EngineLayout } from "./engine.ts";
 import type { DatasetFacts, FailedEnding, RunEvent } from "./events.ts";
 import { unusedSettings } from "./build.ts";
 import { checkpointBytes } from "./checkpoint.ts";
-import { allowedBytes, requireRoom } from "./fit.ts";
+import { requireRoom } from "./fit.ts";
 import { runIdentity } from "./identity.ts";
 import { loadRunInputs } from "./inputs.ts";
 import { StopFlag } from "./interrupt.ts";
@@ -43,8 +42,7 @@ export interface PlannedRun {
   readonly steps: number;
   readonly data: { readonly train: DatasetFacts; readonly validation: DatasetFacts | null; readonly test: DatasetFacts | null };
   readonly plan: MemoryPlan;
-  /** How much is computed again, of how many layers, and where the embedding lies. */
-  readonly layout: { readonly recompute: Recompute; readonly layers: number; readonly embedding: Place };
+  readonly layout: EngineLayout;
   /** What the reader should know, such as where it would go on. */
   readonly notes: readonly string[];
   /** Why it would not start all the same, complete with what to do; null: it would. */
@@ -82,7 +80,7 @@ function planRun(config: Config, { device = {}, resume = false, allowChange = []
   const { train, validation, test } = inputs.data;
   const bytes = checkpointBytes(engine.parameters, train.samples.length);
   const refusal = from?.kind === "complete" ? null : refusalOf(() => { // there, nothing is done
-    requireRoom("train", plan.total_bytes, smallerRuns(dev, prepared), allowedBytes(dev, config), dev);
+    requireRoom("train", plan.total_bytes, smallerRuns(dev, prepared), { dev, memory: config.train.memory });
     requireDiskRoom(existingFolder(output), bytes, "train");
   });
   return {
@@ -95,11 +93,7 @@ function planRun(config: Config, { device = {}, resume = false, allowChange = []
       test: test && datasetFacts(test),
     },
     plan,
-    layout: {
-      recompute: engine.options.recompute ?? KEEP_ALL,
-      layers: inputs.model.L,
-      embedding: engine.options.embedding ?? "device",
-    },
+    layout: engine.layout,
     notes,
     refusal,
   };

@@ -101,7 +101,7 @@ export const configuration: Case[] = [
     name: "a device that there is not",
     args: ["train", "run.yaml", "--device=tpu"],
     code: 2,
-    says: /^Cannot use --device tpu: expected cpu, cuda or cuda:N$/,
+    says: /^Cannot use --device tpu: expected cpu, cuda or cuda:N \(metalora doctor tells which there are\)$/,
   },
 ];
 
@@ -233,7 +233,7 @@ export const models: Case[] = [
     name: "a model that no machine can hold",
     prepare: editedJson("model/config.json", { intermediate_size: 2 ** 29 }),
     code: 1,
-    says: /^Cannot train: it takes \d+\.\d+ GiB of memory, and [\d.]+ [GM]iB is free or allowed\. Nothing near it fits/,
+    says: /^Cannot train: it takes \d+\.\d+ GiB of memory, and [\d.]+ [GM]iB is free\. Nothing near it fits/,
   },
   {
     name: "sizes that are no sizes",

@@ -137,7 +137,7 @@ Deno.test("bench names --precision bf16 where that fits", async () => {
   const args = ["bench", "--model-shape=smollm2-135m", "--batch=1", "--length=16", "--dry-run", "--threads=1"];
   const { code, err } = await space.run(...args, "--set=train.memory=600 MiB");
   assertEquals(code, 1);
-  assertMatch(err, /600 MiB is free or allowed\. Set --precision bf16, which takes \d+ MiB\n$/);
+  assertMatch(err, /train\.memory allows 600 MiB\. Set --precision bf16, which takes \d+ MiB\n$/);
 });
 
 Deno.test("bench takes samples as long as a model of few positions was made for", async () => {
@@ -188,14 +188,40 @@ Deno.test("config check finds nothing wrong with the configurations in configs/ 
   }
 });
 
-Deno.test("a METALORA_LIBRARY_DIR that is no folder ends a command with one line", async () => {
+Deno.test("a METALORA_LIBRARY_DIR that is no folder, or has a library that is none, ends a command with one line", async () => {
   using space = workspace();
-  const { code, stderr } = await command(["bench", "--steps=1"], space.path, { METALORA_LIBRARY_DIR: "nowhere" })
-    .output();
-  assertEquals(
-    [code, new TextDecoder().decode(stderr)],
-    [1, "metalora: Cannot use METALORA_LIBRARY_DIR: 'nowhere' is no folder. Name one, or leave it out\n"],
-  );
+  Deno.mkdirSync(space.file("folder"));
+  space.write("folder/libmetalora_cpu.so", "no library");
+  const folders = {
+    nowhere: /^metalora: Cannot use METALORA_LIBRARY_DIR: 'nowhere' is no folder\. Name one, or leave it out\n$/,
+    folder:
+      /^metalora: Cannot use folder\/libmetalora_cpu\.so of METALORA_LIBRARY_DIR: .+\. Rebuild it, or leave METALORA_LIBRARY_DIR out\n$/,
+  };
+  for (const [folder, says] of Object.entries(folders)) {
+    const { code, stderr } = await command(["bench", "--steps=1", "--device=cpu"], space.path, { METALORA_LIBRARY_DIR: folder })
+      .output();
+    assertEquals(code, 1);
+    assertMatch(new TextDecoder().decode(stderr), says);
+  }
+});
+
+Deno.test("bench refuses keys that its options decide or that mean nothing to it", async () => {
+  using space = workspace();
+  for (const key of ["train.batch_size=2", "data.max_length=8", "model=x", "reweight.validation.batch_size=2"]) {
+    const { code, err } = await space.run("bench", "--steps=1", "--set", key);
+    assertEquals(code, 2);
+    assertMatch(err, /^metalora: Cannot use --set [\w.]+ in bench: it takes --model-shape, --batch, /);
+  }
+});
+
+Deno.test("bench --dry-run says what it would time, and what of it is computed again", async () => {
+  using space = workspace();
+  const args = ["bench", "--model-shape=stories260k", "--batch=1", "--length=8", "--threads=1", "--dry-run"];
+  const { out, err } = await space.ok(...args, "--set=train.recompute=block", "--set=optimizer.placement=host");
+  assertMatch(out, /^stories260k, 1 × 8 tokens, f32, method none, on .*\n(.+\n)+recompute {4}block in 5 of 5 layers\n$/);
+  assertEquals(err, "optimizer.placement: host changes nothing on the CPU, where all memory is the host's\n");
+  const { recompute, embedding } = JSON.parse((await space.ok(...args, "--json")).out);
+  assertEquals([recompute, embedding], [{ rung: "none", layers: 0 }, "device"]);
 });
 
 Deno.test("eval reads only what it measures: the training file may be gone, unless validation data is split off it", async () => {
