@@ -134,10 +134,10 @@ function configuredData(config: Config, { tokenizer }: ModelInputs): [name: stri
   throw new UserError("Cannot evaluate: the configuration has neither data.test nor data.validation. Give --data FILE", 2);
 }
 
-/** The adapter that a run of this configuration wrote, if it has. */
+/** The adapter that a run of this configuration wrote, if it has; a release always has one. Whoever reads it says what is wrong with it. */
 function outputAdapter(output: string): string | null {
-  const dir = `${runFolder(output)}/adapter`;
-  if (exists(`${dir}/adapter_config.json`)) return dir; // or cannot be looked at: whoever reads it says why
+  const folder = runFolder(output), dir = `${folder}/adapter`;
+  if (folder !== output || exists(dir)) return dir;
   printNote(`${dir} does not exist: measuring the base model`);
   return null;
 }

@@ -204,11 +204,11 @@ export class RunFiles implements Disposable {
   }
 }
 
-/** Where the files of a run lie: in the output, or where `retrain` has published into it, in the current release. */
+/** Where the files of a run lie: in the output, or where `retrain` has published into it, in the current release, be it there or gone. */
 export function runFolder(output: string): string {
   const release = within(output, "current");
   try {
-    return Deno.lstatSync(release).isSymlink && isFolder(release) ? release : output;
+    return Deno.lstatSync(release).isSymlink ? release : output;
   } catch { // there is none
     return output;
   }

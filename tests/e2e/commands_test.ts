@@ -49,6 +49,34 @@ Deno.test("eval takes the run's adapter for missing only where it is", async () 
   assertMatch(err, /^metalora: Cannot [^\n]*out\/adapter[^\n]*: Too many levels of symbolic links[^\n]*\n$/);
 });
 
+Deno.test("eval refuses an adapter that is damaged where it looks itself as it does where it is named, and measures no base model", async () => {
+  using space = workspace();
+  await space.ok("retrain", "run.yaml", "--threads=1", "--device=cpu", "--set", "output=published");
+  Deno.mkdirSync(space.file("out/adapter"), { recursive: true });
+  const damages: [output: string, adapter: string, damage: () => void][] = [
+    ["out", "out/adapter", () => {}], // an empty folder
+    [
+      "published",
+      "published/current/adapter",
+      () => Deno.removeSync(space.file("published/current/adapter/adapter_config.json")),
+    ],
+    [
+      "published",
+      "published/current/adapter",
+      () => Deno.removeSync(space.file("published/current/adapter"), { recursive: true }),
+    ],
+    ["published", "published/current/adapter", () => Deno.removeSync(space.file("published/releases/0001"), { recursive: true })],
+  ];
+  for (const [output, adapter, damage] of damages) {
+    damage();
+    const { code, err, out } = await space.run("eval", "run.yaml", "--set", `output=${output}`);
+    const line =
+      `Cannot read the adapter ${adapter}/adapter_config.json: there is no such file. Name a folder that holds a PEFT adapter`;
+    assertEquals([code, err, out], [2, `metalora: ${line}\n`, ""]);
+    assertEquals((await space.run("eval", "run.yaml", "--adapter", adapter)).err, err);
+  }
+});
+
 Deno.test("eval gives each sample the same loss, whatever lies beside it in a batch", async () => {
   using space = workspace();
   const lines = await evaluate(space, "--model", "model", "--data", "train.jsonl", "--per-sample");
