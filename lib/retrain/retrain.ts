@@ -139,11 +139,12 @@ export class Retraining {
     const inputs = hashInputs(config);
     using store = await Store.hold(config.output);
     for (const note of store.notes) this.#note(note);
-    const { history, current } = store;
+    const { history } = store;
     this.#candidate.end(history);
     const last = history.findLast(isDecided);
     const changed = last ? changedInputs(last.inputs!, inputs) : [];
     this.#known = { inputs, changed };
+    const { published: facts, current } = store;
     if (last && changed.length === 0 && current !== null && !options.force) {
       const what = last.outcome === "published" ? `published as release ${last.release}` : `not published: ${last.reason}`;
       const reason = `data, configuration and base model are unchanged since attempt ${last.attempt} (${what})`;
@@ -153,7 +154,7 @@ export class Retraining {
       return record;
     }
     if (changed.length > 0) this.#note(`changed: ${changed.join(", ")}`);
-    return { inputs, history, current, changed, facts: current === null ? null : store.facts(current) };
+    return { inputs, history, current, changed, facts };
   }
 
   /** The release to start from; null: a fresh adapter. */
@@ -263,8 +264,8 @@ export class Retraining {
 
   async #published(): Promise<{ current: string | null; facts: ReleaseFacts | null }> {
     using store = await Store.hold(this.config.output);
-    const { current } = store;
-    return { current, facts: current === null ? null : store.facts(current) };
+    const { published: facts, current } = store;
+    return { current, facts };
   }
 
   async #measure(adapters: readonly (string | null)[]): Promise<Measured | null> {

@@ -14,13 +14,13 @@
 import { join } from "node:path";
 import { sha256OfFile } from "../data/readers.ts";
 import { UserError } from "../errors.ts";
-import { readRegularFile, reasonOf } from "../files.ts";
+import { exists, isFolder, readRegularFile, reasonOf } from "../files.ts";
 import { syncFolder, writeAll, writeFolderAtomic } from "../tensor/atomic.ts";
 import { removeUnfinished, RunFiles, writing } from "../train/folder.ts";
 import { FileLock } from "../train/lock.ts";
 import type { ReleaseFacts, RetrainRecord } from "./records.ts";
 
-const WEIGHTS = "adapter/adapter_model.safetensors";
+const WEIGHTS = "adapter/adapter_model.safetensors", CONFIG = "adapter/adapter_config.json";
 const PATIENCE_MS = 60_000; // copying an adapter of gigabytes to a slow disk takes seconds
 
 /** What is to be changed. */
@@ -38,13 +38,17 @@ export class Store implements Disposable {
   }
 
   /**
-   * Takes the lock, waiting while a neighbour publishes or rolls back, and finishes what was interrupted.
+   * Takes the lock, waiting while a neighbour publishes or rolls back, and finishes what was interrupted. Where somebody has removed
+   * the whole folder of releases to begin anew, nothing is current any more.
    * @param output Folder of the retraining, which exists.
    * @throws {UserError} exit code 75 when somebody holds it for a minute; 1 when it cannot be written
    */
   static async hold(output: string): Promise<Store> {
     const releases = join(output, "releases");
-    writing(output, () => Deno.mkdirSync(releases, { recursive: true }));
+    writing(output, () => {
+      if (!exists(releases) && linked(output) !== null) Deno.removeSync(join(output, "current"));
+      Deno.mkdirSync(releases, { recursive: true });
+    });
     for (let waited = 0;; waited += 50) {
       try {
         const lock = FileLock.take(join(releases, ".lock"), `the releases of ${output}`);
@@ -69,6 +73,20 @@ export class Store implements Disposable {
   get current(): string | null {
     const release = linked(this.output);
     return release !== null && this.releases.includes(release) ? release : null;
+  }
+
+  /**
+   * Where the current release comes from; null: nothing is published.
+   * @throws {UserError} when it is gone, or not as it was published
+   */
+  get published(): ReleaseFacts | null {
+    const release = linked(this.output) ?? (this.releases.length > 0 ? this.#last : null);
+    return release === null ? null : this.facts(release);
+  }
+
+  /** The release that was current when somebody last wrote it down; where nobody has, the newest one. */
+  get #last(): string | null {
+    return this.history.findLast(({ current }) => current !== null)?.current ?? this.releases.at(-1) ?? null;
   }
 
   /** Releases that are there, oldest first. */
@@ -101,36 +119,24 @@ export class Store implements Disposable {
    */
   facts(release: string): ReleaseFacts {
     const folder = this.folder(release);
-    const facts = readJson(join(folder, "release.json")) as ReleaseFacts | null;
-    let found: string | null = null;
-    try {
-      found = sha256OfFile(join(folder, WEIGHTS));
-    } catch { // said below
-    }
-    if (facts !== null && facts.adapter_sha256 === found) return facts;
-    const what = facts === null
-      ? "release.json"
-      : found === null
-      ? `${WEIGHTS} cannot be read`
-      : `${WEIGHTS} is not what was published`;
-    throw new UserError(
-      `Cannot use the release ${folder}: ${facts === null ? "it has no readable " : ""}${what}. ` +
-        `Go back to the one before it with metalora retrain CONFIG --rollback, or remove that folder to begin anew`,
-    );
+    const damage = damageOf(folder);
+    if (damage === null) return readFacts(folder)!;
+    const whole = this.releases.filter((other) => other !== release && this.isWhole(other));
+    const advice = whole.length > 0
+      ? `Go back to a whole one (${whole.join(", ")}) with metalora retrain CONFIG --rollback --release N`
+      : "No other one is whole: restore it";
+    const anew = `remove ${join(this.output, "releases")} to begin anew`;
+    throw new UserError(`Cannot use the release ${folder}: ${damage}. ${advice}, or ${anew}`);
   }
 
   /** Whether a release is as it was published. */
   isWhole(release: string): boolean {
-    try {
-      return this.facts(release) !== null;
-    } catch {
-      return false;
-    }
+    return damageOf(this.folder(release)) === null;
   }
 
   /** The release that one replaced; null: it was the first, or does not tell. */
   previous(release: string): string | null {
-    return (readJson(join(this.folder(release), "release.json")) as ReleaseFacts | null)?.previous ?? null;
+    return readFacts(this.folder(release))?.previous ?? null;
   }
 
   /**
@@ -142,7 +148,7 @@ export class Store implements Disposable {
     this.#change({ record }, () => {
       writeFolderAtomic(this.folder(release), (folder) => {
         Deno.mkdirSync(join(folder, "adapter"));
-        for (const name of ["adapter/adapter_config.json", WEIGHTS]) copy(join(candidate, name), join(folder, name));
+        for (const name of [CONFIG, WEIGHTS]) copy(join(candidate, name), join(folder, name));
         syncFolder(join(folder, "adapter"));
         for (const name of ["config.yaml", "report.html", "metrics.jsonl", "weights.jsonl"]) {
           if (new RunFiles(candidate).has(name)) copy(join(candidate, name), join(folder, name));
@@ -226,12 +232,27 @@ export class Store implements Disposable {
         notes.push(`finished what was interrupted: ${record.outcome}${record.release ? ` release ${record.release}` : ""}`);
       } else Deno.removeSync(this.#journal);
     }
-    const last = this.history.findLast(({ current }) => current !== null)?.current ?? null;
+    const last = this.#last;
     if (linked(output) === null && last !== null && this.releases.includes(last)) {
       link(output, last);
       notes.push(`the link current was gone: it points to release ${last} again`);
     }
     return notes;
+  }
+}
+
+const readFacts = (folder: string) => readJson(join(folder, "release.json")) as ReleaseFacts | null;
+
+/** What keeps the release in a folder from being used; null: it is as it was published. */
+function damageOf(folder: string): string | null {
+  if (!isFolder(folder)) return "it is gone";
+  const facts = readFacts(folder);
+  if (facts === null) return "it has no readable release.json";
+  if (readJson(join(folder, CONFIG)) === null) return `it has no readable ${CONFIG}`;
+  try {
+    return sha256OfFile(join(folder, WEIGHTS)) === facts.adapter_sha256 ? null : `${WEIGHTS} is not what was published`;
+  } catch {
+    return `${WEIGHTS} cannot be read`;
   }
 }
 

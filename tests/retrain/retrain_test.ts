@@ -360,9 +360,58 @@ Deno.test("a damaged release is not trained from or compared with, and a rollbac
   newData(space, 2);
   const failed = await space.run("retrain", "run.yaml", ...SHORT);
   assertEquals(failed.code, 1);
-  assertMatch(failed.err, /Cannot use the release out\/releases\/0002: .* is not what was published\. Go back to the one before/);
+  assertMatch(
+    failed.err,
+    /Cannot use the release out\/releases\/0002: .* is not what was published\. Go back to a whole one \(0001\)/,
+  );
   await night(space, "--rollback");
   assertEquals((await night(space)).record.start, "0001");
+});
+
+Deno.test("a damaged release is told of on a night without changes, too", async () => {
+  using space = workspace();
+  await night(space);
+  const path = space.file("out/releases/0001/adapter");
+  const refused = async (what: string) => {
+    const { code, err } = await space.run("retrain", "run.yaml", ...SHORT);
+    const advice = "No other one is whole: restore it, or remove out/releases to begin anew";
+    assertEquals([code, err], [1, `metalora: Cannot use the release out/releases/0001: ${what}. ${advice}\n`]);
+    assertEquals(space.json("out/result.json").outcome, "failed");
+  };
+  const config = space.read("out/current/adapter/adapter_config.json");
+  for (const damaged of [null, config.slice(0, 40)]) {
+    if (damaged === null) Deno.removeSync(`${path}/adapter_config.json`);
+    else Deno.writeTextFileSync(`${path}/adapter_config.json`, damaged);
+    await refused("it has no readable adapter/adapter_config.json");
+  }
+  Deno.writeTextFileSync(`${path}/adapter_config.json`, config);
+  Deno.truncateSync(`${path}/adapter_model.safetensors`, 100);
+  await refused("adapter/adapter_model.safetensors is not what was published");
+});
+
+Deno.test("where the current release is gone nothing is published unseen, until it is chosen what to go on from or to begin anew", async () => {
+  using space = workspace();
+  await twoReleases(space);
+  await night(space, "--force", ...set("retrain.margin=100"));
+  const refused = async () => {
+    const { code, err, out } = await space.run("retrain", "run.yaml", ...SHORT, ...set("train.steps=5"));
+    assertEquals([code, out, space.exists("out/candidate")], [1, "", false], err);
+    assertStringIncludes(
+      err,
+      "metalora: Cannot use the release out/releases/0003: it is gone. Go back to a whole one (0001, 0002) with metalora retrain CONFIG " +
+        "--rollback --release N, or remove out/releases to begin anew\n",
+    );
+  };
+  Deno.removeSync(space.file("out/releases/0003"), { recursive: true });
+  await refused(); // the link leads nowhere
+  Deno.removeSync(space.file("out/current"));
+  await refused();
+  await night(space, "--rollback", "--release=2");
+  const next = await night(space, ...set("retrain.margin=100", "train.steps=5"));
+  assertEquals([next.record.release, next.record.start, next.record.comparison!.release], ["0004", "0002", "0002"]);
+  Deno.removeSync(space.file("out/releases"), { recursive: true });
+  const anew = await night(space, ...set("retrain.margin=100", "train.steps=5"));
+  assertEquals([anew.record.release, anew.record.start, anew.record.comparison!.release], ["0005", null, null]);
 });
 
 Deno.test("files of somebody else are left alone", async () => {
