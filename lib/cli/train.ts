@@ -31,7 +31,8 @@ export const command: Command = {
     "exit code 143; a second SIGTERM or SIGINT ends it at once, nothing saved, with 130. SIGHUP does not count: " +
     "after one, too, it takes two of the others to end the run at once. --resume " +
     "continues from the newest whole checkpoint, to the very adapter that the run would have made without a stop. Where nothing " +
-    "is to be resumed the run starts from the beginning; where it is complete nothing is done. Without --resume it starts from the " +
+    "is to be resumed the run starts from the beginning; where it is complete nothing is done, unless its adapter is damaged: that is " +
+    "written again from the newest checkpoint. Without --resume it starts from the " +
     "beginning in any case; what an interrupted run had saved stays in <output>/previous until the new one is complete; of several such " +
     "runs, what the one that came furthest had saved.",
     "--dry-run checks configuration, model, data and output folder, prints the memory plan and stops, with the exit code that the run " +

@@ -5,7 +5,7 @@
  */
 
 import { join } from "node:path";
-import { UserError } from "../errors.ts";
+import { refusalOf, UserError } from "../errors.ts";
 import { readRegularFile, unreadable, within } from "../files.ts";
 import { Fields } from "../model/fields.ts";
 import { writeAll, writeFileAtomic, writeFolderAtomic } from "../tensor/atomic.ts";
@@ -152,6 +152,21 @@ export function readPeftAdapter(dir: string): LoadedPeftAdapter {
     targets: [...new Set(modules.map(({ name }) => name.slice(name.lastIndexOf(".") + 1)))],
     modules,
   };
+}
+
+/**
+ * Looks at an adapter folder without reading its matrices.
+ *
+ * @param dir Folder with `adapter_config.json` and `adapter_model.safetensors`.
+ * @returns Such as "adapter_config.json is missing or damaged"; null: both can be read, and the weights are as long as their header says.
+ */
+export function peftDamage(dir: string): string | null {
+  const looks: [name: string, look: (path: string) => unknown][] = [
+    [CONFIG, readConfig],
+    [WEIGHTS, (path) => openSafetensors(path)[Symbol.dispose]()],
+  ];
+  const bad = looks.find(([name, look]) => refusalOf(() => look(within(dir, name))) !== null);
+  return bad === undefined ? null : `${bad[0]} is missing or damaged`;
 }
 
 function readConfig(path: string): Fields {

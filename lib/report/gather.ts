@@ -10,6 +10,7 @@ import { readRows, type Row } from "../data/readers.ts";
 import { UserError } from "../errors.ts";
 import { openSafetensors } from "../tensor/safetensors.ts";
 import { labelledTokens } from "../train/batch.ts";
+import { adapterDamage, isComplete } from "../train/folder.ts";
 import { loadRunInputs } from "../train/inputs.ts";
 import type { PreparedRun } from "../train/run.ts";
 import { VERSION } from "../version.ts";
@@ -67,7 +68,9 @@ export function gatherFromFolder(folder: string): ReportInput {
     remarks.push(`Texts of samples, lengths and overlaps are missing: ${error.message}`);
   }
   const parameters = countParameters(join(folder, "adapter/adapter_model.safetensors"));
-  if (parameters === null) remarks.push("The run is not complete: it has no adapter yet.");
+  const damage = adapterDamage(folder);
+  if (damage !== null) remarks.push(`The run has no adapter that can be used: ${damage}.`);
+  else if (!isComplete(folder)) remarks.push("The run is not complete: it has no adapter yet.");
   const page = textOf(join(folder, "report.html"), 1 << 16);
   return gather(folder, { config, data, parameters, notes: page === null ? null : readNotes(page), remarks });
 }

@@ -2,6 +2,7 @@
 import { dirname, join, normalize, resolve } from "node:path";
 import type { Config } from "../config/schema.ts";
 import { UserError } from "../errors.ts";
+import { peftDamage } from "../export/peft.ts";
 import { exists, isFolder, readRegularFile, reasonOf, removeQuietly, within } from "../files.ts";
 import { syncFolder, writeAll, writeFileAtomic } from "../tensor/atomic.ts";
 import { FileLock } from "./lock.ts";
@@ -212,6 +213,16 @@ export function runFolder(output: string): string {
   } catch { // there is none
     return output;
   }
+}
+
+/** Whether the run in an output came to its end, and the adapter that it wrote can still be used. */
+export function isComplete(output: string): boolean {
+  return new RunFiles(output).has("adapter") && adapterDamage(output) === null;
+}
+
+/** What is wrong with the adapter in an output, see {@linkcode peftDamage}; null: nothing, or there is none. */
+export function adapterDamage(output: string): string | null {
+  return new RunFiles(output).has("adapter") ? peftDamage(join(output, "adapter")) : null;
 }
 
 /** Removes what a process that was killed had not finished writing into a folder that somebody holds. */

@@ -7,7 +7,7 @@ import { UserError } from "../errors.ts";
 import { readRegularFile } from "../files.ts";
 import { changesBetween, type Described, requireAllowed, requireKnownKeys } from "./changes.ts";
 import { readMadeFrom, type RunIdentity } from "./identity.ts";
-import { RunFiles } from "./folder.ts";
+import { adapterDamage, isComplete } from "./folder.ts";
 import { checkpointSteps } from "./checkpoint.ts";
 import { findCheckpoint, type FoundCheckpoint } from "./restore.ts";
 
@@ -21,7 +21,8 @@ export type Resumption =
  * Looks into the output of a run that is to go on.
  * @param allowed Keys that may have changed.
  * @param note Hears which checkpoint is passed over and where the run begins.
- * @throws {UserError} exit code 2, when something else has changed, or the run is to be shorter than it is already
+ * @throws {UserError} exit code 2, when something else has changed, or the run is to be shorter than it is already; 1, when the adapter
+ * of a complete run is damaged and there is no checkpoint to write it again from
  */
 export function resumption(
   now: { config: Config; identity: RunIdentity; steps: number },
@@ -31,12 +32,18 @@ export function resumption(
   requireKnownKeys(allowed);
   const { output } = now.config;
   const { found, damaged } = findCheckpoint(output);
-  const complete = new RunFiles(output).has("adapter");
+  const complete = isComplete(output), damage = adapterDamage(output);
   const before = (complete ? describe(output, found) : null) ??
     (found ? { config: found.state.config, identity: found.state } : null);
   const changes = before ? changesBetween(before, now) : [];
   requireAllowed(output, changes, allowed);
   if (complete && changes.length === 0) return { kind: "complete" };
+  if (damage !== null && found === null) {
+    throw new UserError(
+      `Cannot resume ${output}: adapter/${damage}, and there is no whole checkpoint to write it again from. Restore that file, or train ` +
+        "without --resume to make the run anew",
+    );
+  }
   if (found && found.state.step > now.steps) {
     throw new UserError(
       `Cannot resume ${output}: it is at step ${found.state.step} already, beyond the ${
@@ -48,6 +55,7 @@ export function resumption(
   }
   const next = found ? goingOn(found.state.step) : "starting from the beginning";
   for (const { step, what } of damaged) note(`passing over the checkpoint of step ${step}: ${what}; ${next}`);
+  if (damage !== null) note(`passing over ${join(output, "adapter")}: ${damage}; ${next}`);
   const aside = savedStep(join(output, "previous"));
   if (aside > (found?.state.step ?? 0)) {
     const place = join(output, "previous", "checkpoints");
@@ -82,7 +90,7 @@ export const nothingToDo = (output: string): string =>
 /** Says that an output holds a run that was interrupted and will not be gone on with, and what is kept; null: it holds none. */
 export function abandoned(output: string): string | null {
   const step = checkpointSteps(output).at(-1);
-  if (step === undefined || new RunFiles(output).has("adapter")) return null;
+  if (step === undefined || isComplete(output)) return null;
   const previous = join(output, "previous");
   const kept = cameFurther(output)
     ? `keeps in ${previous} those of step ${savedStep(previous)} of a run before that, which came further,`

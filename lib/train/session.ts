@@ -30,7 +30,7 @@ import {
 import { type Evaluation, evaluation } from "./evaluation.ts";
 import type { Ending, RunListener, RunResult } from "./events.ts";
 import { requireRoom } from "./fit.ts";
-import { RunFiles, writing } from "./folder.ts";
+import { isComplete, RunFiles, writing } from "./folder.ts";
 import { madeFrom, type RunIdentity, runIdentity } from "./identity.ts";
 import { loadRunInputs } from "./inputs.ts";
 import { Interrupted, StopFlag } from "./interrupt.ts";
@@ -147,7 +147,7 @@ class Session {
     const { prepared, device } = this.about;
     const { config, inputs } = prepared;
     const notes = found ? restoreCheckpoint(found, prepared, this.#trainer) : [];
-    const interrupted = found === null && !files.has("adapter") && files.has("checkpoints");
+    const interrupted = found === null && !isComplete(config.output) && files.has("checkpoints");
     files.setAside();
     files.writeText(
       "config.yaml",

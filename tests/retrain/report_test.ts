@@ -46,6 +46,19 @@ Deno.test("report works while texts are gone, for a run that was killed, and int
   assertStringIncludes(changed.err, "train.jsonl is not what it was: 5 samples of the run are not in it.");
 });
 
+Deno.test("report and train --resume say the same of an adapter that is damaged, the dry run, too", async () => {
+  using space = workspace();
+  await space.train("out", ["checkpoints.every=2"]);
+  Deno.truncateSync(space.file("out/adapter/adapter_model.safetensors"), 100);
+  const what = "adapter_model.safetensors is missing or damaged";
+  assertEquals((await space.ok("report", "out")).err, `The run has no adapter that can be used: ${what}.\n`);
+  const resume = ["train", "run.yaml", "--resume", "--threads=1", "--set", "checkpoints.every=2"];
+  const said = `passing over out/adapter: ${what}; continuing from step 4\n`;
+  assertStringIncludes((await space.ok(...resume, "--dry-run")).err, said);
+  assertStringIncludes((await space.ok(...resume)).err, said);
+  assertEquals((await space.ok("report", "out")).err, "");
+});
+
 Deno.test("report names the first line that is damaged, by file and number", async () => {
   using space = workspace();
   await space.train("out", GUIDED);

@@ -1,5 +1,5 @@
 /** N + M steps equal N, stop, resume, M, bit for bit; and what --resume refuses, passes over and repairs. */
-import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { Native } from "../../ffi/native.ts";
 import { loadConfig } from "../../lib/config/load.ts";
@@ -179,6 +179,46 @@ Deno.test("a run that was killed behind its last step, before the adapter stood 
   Deno.removeSync(space.file("out/adapter"), { recursive: true });
   assertEquals(run(space, "out", sets, { resume: true }).ending.kind, "complete");
   assertEquals(outcome(space, "out"), expected);
+});
+
+Deno.test("a complete run whose adapter is damaged writes it again from its newest checkpoint, or says that it has none", () => {
+  using space = noisy();
+  run(space, "out", SHORT);
+  const expected = outcome(space, "out"), adapter = space.file("out/adapter");
+  const damages: [what: string, damage: () => void][] = [
+    ["adapter_config.json", () => Deno.removeSync(`${adapter}/adapter_config.json`)],
+    ["adapter_config.json", () => Deno.truncateSync(`${adapter}/adapter_config.json`, 20)],
+    ["adapter_model.safetensors", () => Deno.removeSync(`${adapter}/adapter_model.safetensors`)],
+    ["adapter_model.safetensors", () => Deno.truncateSync(`${adapter}/adapter_model.safetensors`, 2000)],
+  ];
+  for (const [name, damage] of damages) {
+    damage();
+    const { ending, notes } = run(space, "out", SHORT, { resume: true });
+    assertEquals(ending.kind, "complete");
+    assertEquals(notes, [`passing over ${adapter}: ${name} is missing or damaged; continuing from step 8`]);
+    assertEquals([outcome(space, "out"), space.exists("out/previous")], [expected, false]);
+  }
+  for (const [name, damage] of damages) {
+    const bare = [...SHORT, "checkpoints.every=0"];
+    run(space, "out", bare);
+    damage();
+    const before = space.tree("out");
+    const error = assertThrows(() => run(space, "out", bare, { resume: true }), UserError);
+    const what = `adapter/${name} is missing or damaged, and there is no whole checkpoint to write it again from`;
+    const advice = "Restore that file, or train without --resume to make the run anew";
+    assertEquals([error.message, error.exitCode], [`Cannot resume ${space.file("out")}: ${what}. ${advice}`, 1]);
+    assertEquals(space.tree("out"), before);
+  }
+});
+
+Deno.test("a run that begins anew keeps the checkpoints of one whose adapter is damaged until it is complete", () => {
+  using space = noisy();
+  run(space, "out", SHORT);
+  Deno.truncateSync(space.file("out/adapter/adapter_model.safetensors"), 100);
+  const { ending, notes } = run(space, "out", SHORT, { stop: new StopAt(2) });
+  assertEquals([ending.kind, notes.length], ["stopped", 1]);
+  assertStringIncludes(notes[0]!, "saved at step 8; --resume goes on with it");
+  assertEquals(space.checkpoints("out/previous").sort(), ["step-4", "step-6", "step-8"]);
 });
 
 Deno.test("a complete run is not resumed, and nothing in it changes", () => {
