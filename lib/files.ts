@@ -1,4 +1,5 @@
 /** Files that somebody named, and files that somebody may have removed. */
+import { dirname } from "node:path";
 import { UserError } from "./errors.ts";
 
 /**
@@ -43,6 +44,12 @@ export function refuseLfsPointer(path: string, start: string | Uint8Array): void
 /** A file of a folder as its user named it: `join` would make "config.json" of "./config.json". */
 export function within(folder: string, name: string): string {
   return `${folder.replace(/\/+$/, "")}/${name}`;
+}
+
+/** @throws {UserError} exit code 2, when there is no folder for a file that is to be written */
+export function requireParent(path: string): void {
+  const folder = dirname(path);
+  if (!exists(folder)) throw new UserError(`Cannot write ${path}: there is no folder ${folder}. Make it first`, 2);
 }
 
 /** Removes a file or an empty folder, if it is there. */

@@ -4,7 +4,7 @@ import type { StartingData } from "../config/start.ts";
 import { startingConfig } from "../config/start.ts";
 import { guessSource } from "../data/guess.ts";
 import { UserError } from "../errors.ts";
-import { reasonOf } from "../files.ts";
+import { reasonOf, requireParent } from "../files.ts";
 import { loadModelConfig } from "../model/config.ts";
 import { type Command, jsonOption } from "./command.ts";
 import { printJson, printLine } from "./output.ts";
@@ -104,14 +104,12 @@ function quotedForShell(word: string): string {
 
 /** Writes a file that is not there yet. */
 function writeNew(path: string, text: string): void {
+  requireParent(path);
   try {
     Deno.writeTextFileSync(path, text, { createNew: true });
   } catch (error) {
     if (error instanceof Deno.errors.AlreadyExists) {
       throw new UserError(`Cannot write ${path}: it is there already. Choose another file with --output, or remove it`, 2);
-    }
-    if (error instanceof Deno.errors.NotFound) {
-      throw new UserError(`Cannot write ${path}: there is no folder ${dirname(path)}. Make it first`, 2);
     }
     if (error instanceof Deno.errors.NotCapable) { // /proc, /sys and the like
       throw new UserError(`Cannot write ${path}: programs may not write there. Choose another file with --output`, 1);

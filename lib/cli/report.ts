@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { loadConfig } from "../config/load.ts";
 import { UserError } from "../errors.ts";
-import { exists, isFolder } from "../files.ts";
+import { exists, isFolder, requireParent } from "../files.ts";
 import { gatherFromFolder } from "../report/gather.ts";
 import { renderReport } from "../report/report.ts";
 import { writeAll, writeFileAtomic } from "../tensor/atomic.ts";
@@ -41,8 +41,10 @@ export const command: Command = {
     if (isFolder(name) && sets.length > 0) {
       throw new UserError("Cannot make a report: --set goes with a configuration, not with a folder. Leave it out", 2);
     }
+    const elsewhere = args.value("output");
+    if (elsewhere !== undefined) requirePlace(elsewhere);
     const input = gatherFromFolder(folder);
-    const path = args.value("output") ?? join(folder, "report.html");
+    const path = elsewhere ?? join(folder, "report.html");
     writeFileAtomic(path, (file) => writeAll(file, new TextEncoder().encode(renderReport(input))));
     const notes = input.facts.flatMap(([key, value]) => key === "Note" ? [value] : []);
     for (const note of notes) printNote(note);
@@ -51,3 +53,9 @@ export const command: Command = {
     return 0;
   },
 };
+
+/** @throws {UserError} exit code 2, where no file can be written by that name */
+function requirePlace(path: string): void {
+  requireParent(path);
+  if (isFolder(path)) throw new UserError(`Cannot write ${path}: it is a folder. Name a file with --output`, 2);
+}

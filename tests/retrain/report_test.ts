@@ -104,6 +104,15 @@ Deno.test("report of a retraining is that of its current release, and of no run 
   const elsewhere = await space.run("report", "out", "--output", "/proc/x.html");
   const advice = "programs may not write there. Choose another place";
   assertEquals([elsewhere.code, elsewhere.err], [1, `metalora: Cannot write /proc/x.html: ${advice}\n`]);
+  for (
+    const [output, what] of [
+      ["nowhere/x.html", "there is no folder nowhere. Make it first"],
+      ["empty", "it is a folder. Name a file with --output"],
+    ] as const
+  ) {
+    const { code, err } = await space.run("report", "out", "--output", output);
+    assertEquals([code, err], [2, `metalora: Cannot write ${output}: ${what}\n`]);
+  }
   const { code, err } = await space.run("report", "empty");
   assertEquals([code, err], [
     2,
