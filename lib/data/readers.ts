@@ -20,6 +20,7 @@ export interface Row {
 }
 
 const CHUNK_BYTES = 1 << 20;
+/** What to do about what is no data: for a file that somebody else made. */
 const KINDS = "A data file is JSONL (one object a line) or JSON (one array of objects)";
 
 /**
@@ -27,13 +28,17 @@ const KINDS = "A data file is JSONL (one object a line) or JSON (one array of ob
  * blank lines are skipped.
  *
  * @param path The file.
- * @param unfinished What becomes of a last line without a line break: "skip" where its writer may not be done with it.
+ * @param options `unfinished`: what becomes of a last line without a line break, "skip" where its writer may not be done with it.
+ * `advice`: what to do about what cannot be read, where the file is no data of the user's.
  * @throws {UserError} With `file:line:column` for what is no JSON object, or when the file cannot be read.
  */
-export function* readRows(path: string, { unfinished = "read" }: { unfinished?: "read" | "skip" } = {}): Generator<Row> {
+export function* readRows(
+  path: string,
+  { unfinished = "read", advice = KINDS }: { unfinished?: "read" | "skip"; advice?: string } = {},
+): Generator<Row> {
   using file = openData(path);
-  if (firstCharacter(file) === "[") yield* arrayRows(path);
-  else yield* lineRows(path, file, unfinished);
+  if (firstCharacter(file) === "[") yield* arrayRows(path, advice);
+  else yield* lineRows(path, file, { unfinished, advice });
 }
 
 /** SHA-256 of a file, in hexadecimal; read in pieces. */
@@ -69,11 +74,17 @@ function firstCharacter(file: Deno.FsFile): string {
   return text.charAt(0);
 }
 
-function* lineRows(path: string, file: Deno.FsFile, unfinished: "read" | "skip"): Generator<Row> {
+function* lineRows(
+  path: string,
+  file: Deno.FsFile,
+  { unfinished, advice }: { unfinished: "read" | "skip"; advice: string },
+): Generator<Row> {
   let index = 0;
   for (const bytes of lines(file, unfinished)) {
-    const text = decode(path, bytes, index + 1);
-    if (text.trim() !== "") yield { fields: parseObject(path, text, index + 1), index, where: `${path}:${index + 1}` };
+    const text = decode(path, bytes, { line: index + 1, advice });
+    if (text.trim() !== "") {
+      yield { fields: parseObject(path, text, { line: index + 1, advice }), index, where: `${path}:${index + 1}` };
+    }
     index++;
   }
 }
@@ -105,14 +116,14 @@ function concatenate(parts: Uint8Array[]): Uint8Array {
   return all;
 }
 
-function* arrayRows(path: string): Generator<Row> {
-  const text = decode(path, Deno.readFileSync(path), 1);
-  const rows = parse(path, text, 1) as unknown[];
+function* arrayRows(path: string, advice: string): Generator<Row> {
+  const text = decode(path, Deno.readFileSync(path), { line: 1, advice });
+  const rows = parse(path, text, { line: 1, advice }) as unknown[];
   const starts = elementLines(text);
   for (const [index, fields] of rows.entries()) {
     const where = `${path}:${starts[index]}`;
     if (!isObject(fields)) {
-      throw new UserError(`${where}: Cannot use element ${index} of the array: it is ${kindOf(fields)}. ${KINDS}`, 2);
+      throw new UserError(`${where}: Cannot use element ${index} of the array: it is ${kindOf(fields)}. ${advice}`, 2);
     }
     yield { fields, index, where };
   }
@@ -145,21 +156,31 @@ function elementLines(text: string): number[] {
   return result;
 }
 
-function decode(path: string, bytes: Uint8Array, line: number): string {
+/** Which line of the file, from 1, and what to do about it. */
+interface Place {
+  readonly line: number;
+  readonly advice: string;
+}
+
+function decode(path: string, bytes: Uint8Array, { line, advice }: Place): string {
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes); // drops a byte order mark
   } catch {
-    throw new UserError(`${path}:${line}: Cannot read the data: it is not valid UTF-8. Save the file as UTF-8`, 2);
+    throw new UserError(
+      `${path}:${line}: Cannot read the data: it is not valid UTF-8. ${advice === KINDS ? "Save the file as UTF-8" : advice}`,
+      2,
+    );
   }
 }
 
-function parseObject(path: string, text: string, line: number): Record<string, unknown> {
-  const value = parse(path, text, line);
+function parseObject(path: string, text: string, place: Place): Record<string, unknown> {
+  const value = parse(path, text, place);
   if (isObject(value)) return value;
-  throw new UserError(`${path}:${line}: Cannot use the row: it is ${kindOf(value)} instead of an object. ${KINDS}`, 2);
+  const { line, advice } = place;
+  throw new UserError(`${path}:${line}: Cannot use the row: it is ${kindOf(value)} instead of an object. ${advice}`, 2);
 }
 
-function parse(path: string, text: string, line: number): unknown {
+function parse(path: string, text: string, { line, advice }: Place): unknown {
   try {
     return JSON.parse(text);
   } catch (error) {
@@ -167,7 +188,7 @@ function parse(path: string, text: string, line: number): unknown {
     const { message, offset } = explain(text, error);
     const before = text.slice(0, offset).split("\n");
     const where = `${path}:${line + before.length - 1}:${before.at(-1)!.length + 1}`;
-    throw new UserError(`${where}: Cannot read the data: ${message}. ${KINDS}`, 2);
+    throw new UserError(`${where}: Cannot read the data: ${message}. ${advice}`, 2);
   }
 }
 

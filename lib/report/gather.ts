@@ -16,7 +16,7 @@ import type { PreparedRun } from "../train/run.ts";
 import { VERSION } from "../version.ts";
 import { number } from "./charts.ts";
 import type { MetricsLine, ReportInput, RunNotes } from "./input.ts";
-import { checkMetricsLine, checkWeightsLine } from "./lines.ts";
+import { checkMetricsLine, checkWeightsLine, LINE_ADVICE } from "./lines.ts";
 import { RunLog } from "./log.ts";
 import { countOverlaps } from "./overlap.ts";
 import { readNotes } from "./report.ts";
@@ -77,7 +77,7 @@ export function gatherFromFolder(folder: string): ReportInput {
 
 function gather(output: string, about: About): ReportInput {
   const { config, data } = about;
-  const log = new RunLog(lines(join(output, "metrics.jsonl"), checkMetricsLine));
+  const log = new RunLog(lines(join(output, "metrics.jsonl"), checkMetricsLine, "skip"));
   const known = new Map(data?.train.samples.map((sample) => [sample.id, sample]));
   const samples = [...lines(join(output, "weights.jsonl"), checkWeightsLine)];
   const lost = data === null ? 0 : samples.filter(({ id }) => !known.has(id)).length;
@@ -116,13 +116,13 @@ function gather(output: string, about: About): ReportInput {
 }
 
 /**
- * The lines of a file, one after the other; none where there is no file. A run that goes on, or was killed, may have half a line at
- * the end.
+ * The lines of a file, one after the other; none where there is no file.
+ * @param unfinished What becomes of half a line at the end, which a log of a run that goes on, or was killed, may have.
  * @throws {UserError} exit code 2, naming the first line that is none
  */
-function* lines<T>(path: string, check: (row: Row) => T): Generator<T> {
+function* lines<T>(path: string, check: (row: Row) => T, unfinished: "read" | "skip" = "read"): Generator<T> {
   if (!isThere(path)) return;
-  for (const row of readRows(path, { unfinished: "skip" })) yield check(row);
+  for (const row of readRows(path, { unfinished, advice: LINE_ADVICE })) yield check(row);
 }
 
 function facts(

@@ -4,6 +4,9 @@ import type { Row } from "../data/readers.ts";
 import { UserError } from "../errors.ts";
 import type { MetricsLine, SampleLine } from "./input.ts";
 
+/** What to do about a damaged line. */
+export const LINE_ADVICE = "Restore the file, or remove that line";
+
 /** A line of weights.jsonl. */
 export type WeightsLine = Omit<SampleLine, "prompt" | "response" | "length">;
 
@@ -58,5 +61,5 @@ function check<T>({ fields, where }: Row, schema: z.ZodType): T {
   const name = path.join(".");
   const shown = typeof found === "number" ? String(found) : JSON.stringify(found); // JSON has no Infinity
   const what = found === undefined ? `has no '${name}'` : `has ${shown} as '${name}'`;
-  throw new UserError(`${where}: Cannot make a report: the line ${what}. Restore the file, or remove that line`, 2);
+  throw new UserError(`${where}: Cannot make a report: the line ${what}. ${LINE_ADVICE}`, 2);
 }

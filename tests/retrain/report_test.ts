@@ -78,8 +78,10 @@ Deno.test("report names the first line that is damaged, by file and number", asy
       (l) => changed(l, { source_weights: { odd: [1, null] } }),
       `: Cannot make a report: the line has null as 'source_weights.odd.1'. ${advice}`,
     ],
-    ["metrics.jsonl", 4, () => "null", ": Cannot use the row: it is null instead of an object. "],
-    ["metrics.jsonl", 1, (l) => l.slice(0, 9), ": Cannot read the data: "],
+    ["metrics.jsonl", 4, () => "null", `: Cannot use the row: it is null instead of an object. ${advice}`],
+    ["metrics.jsonl", 1, (l) => l.slice(0, 9), `. ${advice}`],
+    ["weights.jsonl", 3, () => "garbage", `: Cannot read the data: expected a value, found "g". ${advice}`],
+    ["weights.jsonl", 21, () => '{"id": "row', `: Cannot read the data: a string has no closing quote. ${advice}`],
   ];
   for (const [name, number, damage, says] of cases) {
     const lines = logs[name].split("\n");
@@ -90,6 +92,10 @@ Deno.test("report names the first line that is damaged, by file and number", asy
     assert(err.startsWith(`metalora: out/${name}:${number}`) && err.includes(says), err);
     space.write(`out/${name}`, logs[name]);
   }
+  space.write("out/weights.jsonl", Uint8Array.of(0xff, 0xfe));
+  const { err } = await space.run("report", "out");
+  assertEquals(err, `metalora: out/weights.jsonl:1: Cannot read the data: it is not valid UTF-8. ${advice}`);
+  space.write("out/weights.jsonl", logs["weights.jsonl"]);
   await space.ok("report", "out");
   assertEquals(space.read("out/report.html"), page);
 });
