@@ -30,11 +30,13 @@ interface Journal {
 
 /** The published side, held by this process. */
 export class Store implements Disposable {
-  /** What was found half-done and finished, for the reader. */
+  /** What was found half-done and finished, or damaged and passed over, for the reader. */
   readonly notes: readonly string[];
 
   private constructor(readonly output: string, readonly lock: FileLock) {
-    this.notes = this.#recover();
+    const { damaged } = readHistory(output);
+    const lines = damaged.map((line) => `line ${line} of ${join(output, "history.jsonl")} is damaged: it is passed over`);
+    this.notes = [...lines, ...this.#recover()];
   }
 
   /**
@@ -103,9 +105,9 @@ export class Store implements Disposable {
     return String(Math.max(0, ...[...this.releases, ...named].map(Number)) + 1).padStart(4, "0");
   }
 
-  /** Every record, oldest first. A last line that a power cut left half-written is none. */
+  /** Every record, oldest first. A last line that a power cut left half-written is none, nor is one that somebody has damaged. */
   get history(): RetrainRecord[] {
-    return readLines(join(this.output, "history.jsonl"));
+    return readHistory(this.output).records;
   }
 
   /** Folder of a release. */
@@ -327,19 +329,29 @@ function readJson(path: string): unknown {
   }
 }
 
-function readLines(path: string): RetrainRecord[] {
+/** The records of history.jsonl, and the numbers of the whole lines that are none, from 1. */
+function readHistory(output: string): { records: RetrainRecord[]; damaged: number[] } {
+  const path = join(output, "history.jsonl");
   let text: string;
   try {
     text = readRegularFile(path);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return [];
+    if (error instanceof Deno.errors.NotFound) return { records: [], damaged: [] };
     throw new UserError(`Cannot read the history ${path}: ${reasonOf(error as Error)}. Restore the file, or move it away`);
   }
-  return text.slice(0, text.lastIndexOf("\n") + 1).split("\n").flatMap((line) => {
-    try {
-      return line === "" ? [] : [JSON.parse(line) as RetrainRecord];
-    } catch { // a line that somebody edited
-      return [];
-    }
-  });
+  const lines = text.split("\n").slice(0, -1).map((line, i) => ({ line, number: i + 1, record: recordOf(line) }));
+  return {
+    records: lines.flatMap(({ record }) => record ?? []),
+    damaged: lines.flatMap(({ line, number, record }) => record === null && line !== "" ? [number] : []),
+  };
+}
+
+/** The record in a line; null: somebody has damaged it. */
+function recordOf(line: string): RetrainRecord | null {
+  try {
+    const record = JSON.parse(line);
+    return "outcome" in record ? record : null;
+  } catch { // not even JSON, or no object
+    return null;
+  }
 }

@@ -440,6 +440,8 @@ Deno.test("a result.json that is damaged beside its history is written anew", as
     assertEquals([code, record.outcome, space.json("out/result.json")], [0, "unchanged", record]);
     assertStringIncludes(err, "out/result.json is damaged: the next decision writes it anew\n");
   }
+  space.write("out/history.jsonl", `{"format": 1, "numb\n${space.read("out/history.jsonl")}`);
+  assertStringIncludes((await night(space)).err, "line 1 of out/history.jsonl is damaged: it is passed over\n");
 });
 
 Deno.test("data that changes while the candidate is trained is told, whether it is test data or held out of the training data", async () => {

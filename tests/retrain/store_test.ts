@@ -176,6 +176,23 @@ Deno.test("a half-written line at the end of the history is dropped, and a link 
   }
 });
 
+Deno.test("a damaged line inside the history is told of and passed over", async () => {
+  const output = Deno.makeTempDirSync();
+  try {
+    for (let i = 0; i < 3; i++) await publish(output);
+    const path = join(output, "history.jsonl");
+    const [first, second, third] = Deno.readTextFileSync(path).split("\n") as [string, string, string];
+    for (const damaged of [second.slice(0, 20), "null", "{}"]) {
+      Deno.writeTextFileSync(path, [first, damaged, third, ""].join("\n"));
+      using store = await Store.hold(output);
+      assertEquals(store.notes, [`line 2 of ${path} is damaged: it is passed over`]);
+      assertEquals([store.history.map(({ number }) => number), store.nextRelease], [[1, 3], "0004"]);
+    }
+  } finally {
+    Deno.removeSync(output, { recursive: true });
+  }
+});
+
 Deno.test("decide() publishes up to the margin, the better one by its metric, and never what is no number", () => {
   const evaluation = (loss: number, accuracy = 0.5) => ({ loss, accuracy, tokens: 10, samples: 4, perplexity: Math.exp(loss) });
   const base = { data: "test", path: "t", sha256: "", release: "0007", base: null } as const;
