@@ -107,27 +107,31 @@ Deno.test({
 });
 
 Deno.test({
-  name: "Adam on the host and on the device move the adapters by the same bits",
+  name: "Adam on the host and on the device move the adapters by the same bits, also where one goes on from the other's state",
   ignore: !hasModel,
   fn() {
     using dev = Device.open();
     const { rank, alpha, targets, initial } = fixture.trajectories.decay;
-    const results = (["device", "host"] as const).map((placement) => {
+    const places = [["device", "device"], ["host", "host"], ["device", "host"], ["host", "device"]] as const;
+    const results = places.map((places) => {
       using engine = trainingEngine(dev, samples, { adapterOf: uniformAdapters(targets, rank, alpha), batchSize: 4 });
-      const options = { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1, clip: 1, placement } as const;
-      const adam = new Adam(dev, engine.arena, engine.parameters, options);
+      const options = { betas: [0.9, 0.95], eps: 1e-8, weightDecay: 0.1, clip: 1 } as const;
+      const [first, second] = places.map((placement) =>
+        new Adam(dev, engine.arena, engine.parameters, { ...options, placement })
+      );
       loadStories(dev, engine);
       using tensors = new FixtureTensors("peft_trajectory");
       engine.setAdapters(tensors.theta(initial, engine.adapters, engine.parameters));
-      for (const batch of fixture.batches.slice(0, 4)) {
+      for (const [i, batch] of fixture.batches.slice(0, 4).entries()) {
         const part: Tokens[] = batch.map((i: number) => samples[i]!);
         engine.sumGradients(part, { per: "token", tokens: tokensIn(part) });
-        adam.update(engine.theta, engine.grad!.rows, 1e-3);
+        if (i === 2) second!.restore({ step: first!.step, ...first!.state() });
+        (i < 2 ? first : second)!.update(engine.theta, engine.grad!.rows, 1e-3);
         engine.refresh();
       }
       return engine.getAdapters();
     });
-    assertEquals(results[0], results[1]);
+    for (const result of results.slice(1)) assertEquals(result, results[0]);
     assert(results[0]!.some((value) => value !== 0));
   },
 });

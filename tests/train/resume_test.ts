@@ -66,12 +66,11 @@ function noisy(): Workspace {
 const guided = (...more: string[]) => ["reweight.method=meta-lora", ...more];
 const VARIANTS: Record<string, string[]> = {
   "none": ["reweight.method=none"],
-  "none, accumulating, Adam on the host": ["train.accumulate=2", "train.batch_size=3", "optimizer.placement=host"],
+  "none, accumulating": ["train.accumulate=2", "train.batch_size=3"],
   "mix": ["reweight.method=mix"],
   "exact": guided(),
   "exact, accumulating": guided("train.accumulate=2", "train.batch_size=3"),
   "exact-adam": guided("reweight.similarity=exact-adam"),
-  "exact-adam, Adam on the host": guided("reweight.similarity=exact-adam", "optimizer.placement=host"),
   "core": guided("reweight.similarity=core"),
   "pooled": guided("reweight.similarity=pooled"),
   "clip, not trained on validation": guided("reweight.weights=clip", "reweight.validation.train_on=false"),
