@@ -12,7 +12,7 @@ import { Arena } from "../tensor/arena.ts";
 import { adapterOf, initialAdapters } from "../train/adapters.ts";
 import { buildTraining, unusedSettings } from "../train/build.ts";
 import { requireRoom, smallerConfigs } from "../train/fit.ts";
-import { formatBytes, memoryPlan, release, takenBytes } from "../train/memory.ts";
+import { formatBytes, memoryPlan, release, residentBytes, takenBytes } from "../train/memory.ts";
 import { Trainer, trainerOptions } from "../train/trainer.ts";
 import { type Command, jsonOption, setOption } from "./command.ts";
 import { deviceOption, openDevice, threadsOption } from "./device.ts";
@@ -84,7 +84,9 @@ export const command: Command = {
     // Planned before there are any samples: those of a batch that fits nowhere would not fit, either.
     const limits = { tokens: batch * length, rows: batch * (length - 1), segments: batch, positions: length };
     const layout = { model, limits, sumsPasses: false, adapterOf: adapterOf(config.adapter, model), padId: 0 };
-    const work = { saves: "nothing", data: 4 * batch * length } as const;
+    // Plans that are compared start with the same number.
+    const before = { resident: residentBytes(), peak: 0 };
+    const work = { saves: "nothing", data: 4 * batch * length, before } as const;
     const training = buildTraining(dev, config, layout, work);
     const { engine } = training;
     using _arena = engine;
